@@ -1,1 +1,3 @@
+"""Sparse neural-network training in JAX: exact, functional, fast."""
+
 __version__ = "0.1.0"

@@ -74,10 +74,10 @@ def active_count(total: int, sparsity: float) -> int:
 
 
 def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
-    """``fraction`` of ``count``, as an exact integer, for traced values too.
+    """``fraction`` of ``count`` as an integer, computed alike traced or not.
 
-    A float32 fraction stands for the decimal next to it: a product within a relative
-    2**-22 of an integer counts as that integer, so a traced 0.1 of 10 is 1, not 2,
+    The fraction is taken in float32 and stands for the decimal next to it: a product
+    within a relative 2**-22 of an integer counts as that integer, so 0.1 of 10 is 1
     whichever way it is rounded.
 
     Args:
@@ -92,18 +92,14 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
       >>> int(portion(10, 0.3, "ceil")), int(portion(3, 0.5, "ceil"))
       (3, 2)
     """
-    if isinstance(fraction, int | float):
-        part = jnp.uint32(round(exact(min(max(fraction, 0.0), 1.0)) * _ONE))
-    else:
-        clipped = jnp.clip(jnp.asarray(fraction, jnp.float32), 0.0, 1.0)
-        part = jnp.round(clipped * jnp.float32(_ONE)).astype(jnp.uint32)
-    slack = part >> 22
-    if rounding == "floor":
-        part, add = jnp.minimum(part + slack, jnp.uint32(_ONE)), 0
-    elif rounding == "ceil":
+    clipped = jnp.clip(jnp.asarray(fraction, jnp.float32), 0.0, 1.0)
+    part = jnp.round(clipped * jnp.float32(_ONE)).astype(jnp.uint32)
+    slack = jnp.where(part == _ONE, jnp.uint32(0), part >> 22)
+    if rounding == "ceil":
         part, add = part - slack, _ONE - 1
     else:
-        part, add = part, _ONE // 2
+        part = jnp.minimum(part + slack, jnp.uint32(_ONE))
+        add = _ONE // 2 if rounding == "nearest" else 0
     return _multiply_and_shift(jnp.asarray(count).astype(jnp.uint32), part, add)
 
 
@@ -116,8 +112,8 @@ def _multiply_and_shift(count: jax.Array, part: jax.Array, add: int) -> jax.Arra
     low = count_low * part_low
     with_middle = low + (middle << 16)
     with_add = with_middle + jnp.uint32(add)
-    carries = (with_middle < low).astype(jnp.uint32) + (
-        with_add < with_middle
-    ).astype(jnp.uint32)
+    carries = (with_middle < low).astype(jnp.uint32) + (with_add < with_middle).astype(
+        jnp.uint32
+    )
     high = count_high * part_high + (middle >> 16) + carries
     return ((high << 2) | (with_add >> 30)).astype(jnp.int32)

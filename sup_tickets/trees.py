@@ -19,7 +19,7 @@ Rule = Callable[[str, Any], bool]
 """``(name, leaf) -> is it sparse``."""
 
 RuleLike = Rule | str | Sequence[tuple[str, bool]]
-"""A rule, a regular expression of the sparse names, or ``(expression, sparse)`` pairs."""
+"""A rule, an expression of the sparse names, or ``(expression, sparse)`` pairs."""
 
 # Biases of attention layers and scales of layer norms can have rank 2 or more.
 _NEVER_SPARSE = re.compile(
