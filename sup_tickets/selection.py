@@ -64,21 +64,12 @@ def select(scores: Scores, counts: Counts, *, among: Masks | None = None) -> Mas
     else:
         check_same_leaves("among", among, "scores", scores)
 
-    zero = None
-
-    def choose(name: str, score: jax.Array, count: Any, candidates: Any) -> Any:
-        nonlocal zero
+    def choose(name: str, turn: Turn, score: jax.Array, count: Any, candidates: Any):
         if count is None:
-            return None
-        keys = _keys(name, score, candidates)
-        if zero is not None:
-            keys = keys + zero.astype(keys.dtype)
-        mask, n = _largest([keys], count)
-        zero = jnp.minimum(n, 0)
-        mask = mask[0]
-        return mask
+            return None, turn
+        return top_k(name, turn, score, count, candidates)
 
-    return map_named(choose, scores, counts, among)
+    return map_in_turn(choose, scores, counts, among)
 
 
 def select_globally(
@@ -200,6 +191,56 @@ def select_blocks(
     return map_named(choose, scores, counts, among)
 
 
+# --- One leaf after another -----------------------------------------------------------
+
+Turn = jax.Array | None
+"""Waits for the leaf before: an int32 scalar, 0, that only its selection can tell."""
+
+
+def map_in_turn(
+    function: Callable[..., tuple[Any, Turn]], tree: Any, *rest: Any
+) -> Any:
+    """`map_named` that works on one leaf at a time, so that one leaf's keys are live.
+
+    Args:
+      function: ``(name, turn, leaf, *leaves) -> (result, turn)``, handing ``turn`` to
+        and on from `top_k`.
+      tree: pytree.
+      *rest: pytrees with its structure, which may have ``None`` at its leaves.
+    """
+    turn = None
+
+    def step(name: str, *leaves: Any) -> Any:
+        nonlocal turn
+        result, turn = function(name, turn, *leaves)
+        return result
+
+    return map_named(step, tree, *rest)
+
+
+def top_k(
+    name: str, turn: Turn, score: jax.Array, k: Number, candidates: jax.Array | None
+) -> tuple[jax.Array, Turn]:
+    """Mask of the ``k`` largest scores of one array.
+
+    Args:
+      name: what to call the array in an error.
+      turn: from the selection that must come first, or ``None``.
+      score: floating point array.
+      k: integer scalar, Python or traced; clipped to [0, number of candidates].
+      candidates: bool array shaped like ``score``, or ``None`` for all.
+
+    Returns:
+      The mask and the turn for the next selection.
+    """
+    keys = _keys(name, score, candidates)
+    if turn is not None:
+        keys = keys + turn.astype(keys.dtype)
+    (mask,), cut = _largest([keys], k)
+    # Never negative, so always 0, but the compiler cannot know and keeps the order.
+    return mask, jnp.minimum(cut, 0)
+
+
 # --- Ordered integer keys -------------------------------------------------------------
 
 
@@ -231,8 +272,12 @@ def _integer_info(itemsize: int) -> Any:
 # --- The largest k --------------------------------------------------------------------
 
 
-def _largest(leaves: list[jax.Array], k: Number) -> list[jax.Array]:
-    """Masks of the ``k`` largest keys of all the leaves together, ties by index."""
+def _largest(leaves: list[jax.Array], k: Number) -> tuple[list[jax.Array], jax.Array]:
+    """Masks of the ``k`` largest keys of all the leaves together, ties by index.
+
+    Returns:
+      The masks, and the index before which ties were chosen.
+    """
     total = sum(leaf.size for leaf in leaves)
     if total > MAX_COUNT:
         raise ValueError(
@@ -240,7 +285,7 @@ def _largest(leaves: list[jax.Array], k: Number) -> list[jax.Array]:
             "select per leaf, or split the leaf"
         )
     if total == 0:
-        return [jnp.zeros(leaf.shape, bool) for leaf in leaves]
+        return [jnp.zeros(leaf.shape, bool) for leaf in leaves], jnp.int32(0)
     k = jnp.clip(jnp.asarray(k, jnp.int32), 0, total)
     threshold, at_least, above = _threshold(leaves, k)
     cut = _index_cut(leaves, threshold, k - above, at_least > k)

@@ -148,6 +148,20 @@ def leaf_keys(key: jax.Array, tree: Any) -> Any:
     )
 
 
+def uniform_draws(key: jax.Array, tree: Any) -> Any:
+    """Independent uniform draws in [0, 1) shaped like ``tree``, float32.
+
+    Args:
+      key: a random key, consumed; the draws of a leaf depend on its name alone.
+      tree: pytree of arrays, of which only the shapes are read.
+    """
+    return jax.tree.map(
+        lambda k, leaf: jax.random.uniform(k, leaf.shape, jnp.float32),
+        leaf_keys(key, tree),
+        tree,
+    )
+
+
 def check_same_leaves(name: str, tree: Any, like_name: str, like: Any) -> None:
     """Raises unless ``tree`` has, leaf by leaf, the names and shapes of ``like``.
 

@@ -1,0 +1,223 @@
+"""Masks: make, apply, count, compare, pack.
+
+Masks are pytrees with the structure of the parameters: a bool array at a sparse leaf,
+``None`` at a leaf that is never pruned. A weight is *active* where its mask is True.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sup_tickets.selection import select
+from sup_tickets.trees import (
+    RuleLike,
+    check_same_leaves,
+    default_rule,
+    map_named,
+    named_leaves,
+    sparse_leaves,
+    uniform_draws,
+)
+from sup_tickets.types import Counts, Masks, Params
+
+
+def full_masks(params: Params, *, where: RuleLike = default_rule) -> Masks:
+    """Masks with every weight of the sparse leaves active.
+
+    Args:
+      params: pytree of arrays.
+      where: which leaves are sparse, see `sparse_leaves`.
+    """
+    chosen = sparse_leaves(params, where=where)
+    return jax.tree.map(
+        lambda leaf, sparse: jnp.ones(leaf.shape, bool) if sparse else None,
+        params,
+        chosen,
+    )
+
+
+def random_masks(key: jax.Array, params: Params, counts: Counts) -> Masks:
+    """Masks with exactly ``counts`` active weights at random places of each leaf.
+
+    Args:
+      key: a random key, consumed; the draw of a leaf depends on its name alone.
+      params: pytree of arrays, of which only the shapes are read.
+      counts: pytree of integers, ``None`` where a leaf is never pruned.
+    """
+    return select(uniform_draws(key, params), counts)
+
+
+def apply_masks(masks: Masks, tree: Any) -> Any:
+    """``tree`` with exactly +0 where a mask is False; unchanged where it is ``None``.
+
+    The bits are cleared, not multiplied: what stood in a dead place, NaN, infinity or
+    -0, is gone. On a CPU this is also a third cheaper than a ``where``.
+
+    Args:
+      masks: masks, or any pytree of bool arrays and ``None``.
+      tree: pytree with the same structure: parameters, gradients, moments.
+    """
+    return jax.tree.map(
+        lambda leaf, mask: leaf if mask is None else _clear(leaf, mask), tree, masks
+    )
+
+
+def _clear(leaf: jax.Array, mask: jax.Array) -> jax.Array:
+    size = leaf.dtype.itemsize
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or size not in (1, 2, 4, 8):
+        return jnp.where(mask, leaf, jnp.zeros_like(leaf))
+    integer = np.dtype(f"int{8 * size}")
+    # -1 has all bits set and 0 none.
+    kept = lax.bitcast_convert_type(leaf, integer) & -mask.astype(integer)
+    return lax.bitcast_convert_type(kept, leaf.dtype)
+
+
+def check_masks(params: Params, masks: Masks) -> None:
+    """Raises unless ``masks`` are masks of ``params``.
+
+    Raises:
+      ValueError: naming the first leaf whose structure or shape differs.
+      TypeError: naming the first leaf that is not bool.
+    """
+    check_same_leaves("masks", masks, "params", params)
+    for name, mask in named_leaves(masks):
+        if mask.dtype != bool:
+            raise TypeError(f"masks must be bool, got {mask.dtype} at leaf {name!r}")
+
+
+# --- Counting -------------------------------------------------------------------------
+
+
+def layer_counts(masks: Masks) -> Counts:
+    """Active weights of each leaf, int32 scalars; ``None`` where masks is ``None``."""
+    return jax.tree.map(lambda mask: jnp.sum(mask.astype(jnp.int32)), masks)
+
+
+def layer_densities(masks: Masks) -> Any:
+    """Share of active weights of each leaf, float32 scalars; ``None`` at dense ones."""
+    return jax.tree.map(
+        lambda mask: jnp.mean(mask, dtype=jnp.float32) if mask.size else jnp.float32(1),
+        masks,
+    )
+
+
+def count(masks: Masks) -> jax.Array:
+    """Active weights of all sparse leaves, int32 scalar."""
+    return sum(jax.tree.leaves(layer_counts(masks)), start=jnp.int32(0))
+
+
+def size(masks: Masks) -> int:
+    """Number of places of all sparse leaves, active or not."""
+    return sum(mask.size for mask in jax.tree.leaves(masks))
+
+
+def density(masks: Masks) -> jax.Array:
+    """Share of active weights of the sparse leaves, float32; 1 if none is sparse."""
+    if size(masks) == 0:
+        return jnp.float32(1)
+    return count(masks).astype(jnp.float32) / size(masks)
+
+
+def sparsity(masks: Masks) -> jax.Array:
+    """Share of inactive weights of the sparse leaves: ``1 - density``, float32."""
+    return 1 - density(masks)
+
+
+class LayerRow(NamedTuple):
+    """One line of `layer_table`."""
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    active: int
+    density: float
+
+
+def layer_table(masks: Masks) -> list[LayerRow]:
+    """Name, shape and exact counts of every sparse leaf, and their total; on the host.
+
+    Args:
+      masks: concrete masks (not traced).
+
+    Returns:
+      A row for each sparse leaf in tree order, then one named "total".
+    """
+    rows = [
+        LayerRow(name, mask.shape, mask.size, int(active), int(active) / mask.size)
+        for (name, mask), active in zip(
+            named_leaves(masks), jax.tree.leaves(layer_counts(masks)), strict=True
+        )
+        if mask.size
+    ]
+    places, active = sum(row.size for row in rows), sum(row.active for row in rows)
+    share = active / places if places else 1.0
+    return [*rows, LayerRow("total", (), places, active, share)]
+
+
+# --- Comparing ------------------------------------------------------------------------
+
+
+def union(a: Masks, b: Masks) -> Masks:
+    """Active in either."""
+    return jax.tree.map(jnp.logical_or, a, b)
+
+
+def intersection(a: Masks, b: Masks) -> Masks:
+    """Active in both."""
+    return jax.tree.map(jnp.logical_and, a, b)
+
+
+def hamming(a: Masks, b: Masks) -> jax.Array:
+    """Number of places where two masks differ, int32 scalar."""
+    return count(jax.tree.map(jnp.logical_xor, a, b))
+
+
+def overlap(a: Masks, b: Masks) -> jax.Array:
+    """Jaccard index: active in both over active in either, float32 in [0, 1].
+
+    1 if neither has an active weight.
+    """
+    either = count(union(a, b))
+    both = count(intersection(a, b))
+    share = both.astype(jnp.float32) / jnp.maximum(either, 1).astype(jnp.float32)
+    return jnp.where(either == 0, jnp.float32(1), share)
+
+
+# --- Packing --------------------------------------------------------------------------
+
+
+def pack(masks: Masks) -> Any:
+    """One bit a weight: a uint8 array of ``ceil(size / 8)`` bytes for each mask.
+
+    The first place is the highest bit of the first byte; the last byte is padded with
+    zeros. ``None`` stays ``None``.
+    """
+    return jax.tree.map(lambda mask: jnp.packbits(mask.reshape(-1)), masks)
+
+
+def unpack(packed: Any, params: Params) -> Masks:
+    """The masks that were packed; exact inverse of `pack`.
+
+    Args:
+      packed: pytree of uint8 arrays of rank 1, ``None`` at dense leaves.
+      params: pytree of arrays with the shapes of the masks.
+
+    Raises:
+      ValueError: naming the first leaf whose number of bytes does not fit its shape.
+    """
+
+    def restore(name: str, leaf: Any, bits: Any) -> Any:
+        if bits is None:
+            return None
+        if bits.shape != (-(-leaf.size // 8),):
+            raise ValueError(
+                f"packed has shape {bits.shape} at leaf {name!r}, "
+                f"where shape {leaf.shape} needs {(-(-leaf.size // 8),)}"
+            )
+        flat = jnp.unpackbits(bits, count=leaf.size)
+        return flat.reshape(leaf.shape).astype(bool)
+
+    return map_named(restore, params, packed)

@@ -1,0 +1,107 @@
+"""Saliency: how much each weight matters, as a tree of scores.
+
+Every function here is pure and returns a tree shaped like the parameters, the larger
+the more worth keeping. They differ in what they look at: parameters, gradients, the
+optimizer's momentum, or nothing but a key. Dynamic methods are handed all of these in
+one `Signals` and choose: a *score function* maps ``Signals`` to scores, so a new
+criterion, one that looks at data for example, is a function bound by
+``functools.partial``, not a class.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sup_tickets.trees import uniform_draws
+from sup_tickets.types import Masks, Params, Scores
+
+
+class Signals(NamedTuple):
+    """What a score function may look at; parts that a method does not keep are None."""
+
+    params: Params  # weights, exactly 0 where inactive
+    masks: Masks  # active weights
+    gradients: Params | None = None  # dense: also where the weight is inactive
+    momentum: Params | None = None  # running average of the dense gradients
+    key: jax.Array | None = None  # for this use alone
+
+
+ScoreFunction = Callable[[Signals], Scores]
+
+
+def magnitude(params: Params) -> Scores:
+    """``|w|``, the magnitude of the weights."""
+    return jax.tree.map(jnp.abs, params)
+
+
+def gradient(gradients: Params) -> Scores:
+    """``|dL/dw|``: how fast the loss changes with a weight, active or not.
+
+    References:
+      Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020,
+      https://arxiv.org/abs/1911.11134
+    """
+    return jax.tree.map(jnp.abs, gradients)
+
+
+def momentum(average: Params) -> Scores:
+    """``|m|`` of a running average of dense gradients.
+
+    References:
+      Dettmers and Zettlemoyer, Sparse Networks from Scratch: Faster Training without
+      Losing Performance, 2019, https://arxiv.org/abs/1907.04840
+    """
+    return jax.tree.map(jnp.abs, average)
+
+
+def taylor(params: Params, gradients: Params) -> Scores:
+    """``|w dL/dw|``: first-order change of the loss when a weight is set to zero.
+
+    References:
+      Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient
+      Inference, 2017, https://arxiv.org/abs/1611.06440
+    """
+    return jax.tree.map(lambda w, g: jnp.abs(w * g), params, gradients)
+
+
+def random_scores(key: jax.Array, params: Params) -> Scores:
+    """Independent uniform draws in [0, 1), float32.
+
+    Args:
+      key: a random key, consumed; the draws of a leaf depend on its name alone.
+      params: pytree of arrays, of which only the shapes are read.
+    """
+    return uniform_draws(key, params)
+
+
+def by_magnitude(signals: Signals) -> Scores:
+    """Score function: the magnitude of the weights."""
+    return magnitude(signals.params)
+
+
+def by_gradient(signals: Signals) -> Scores:
+    """Score function: the magnitude of the dense gradient (RigL's growth)."""
+    return gradient(_given(signals.gradients, "gradients"))
+
+
+def by_momentum(signals: Signals) -> Scores:
+    """Score function: the magnitude of the averaged dense gradient (SNFS's growth)."""
+    return momentum(_given(signals.momentum, "momentum"))
+
+
+def by_taylor(signals: Signals) -> Scores:
+    """Score function: ``|w dL/dw|``."""
+    return taylor(signals.params, _given(signals.gradients, "gradients"))
+
+
+def by_chance(signals: Signals) -> Scores:
+    """Score function: uniform draws (SET's growth)."""
+    return random_scores(_given(signals.key, "key"), signals.params)
+
+
+def _given(part: Params | None, name: str) -> Params:
+    if part is None:
+        raise ValueError(f"this score function needs Signals.{name}, which is None")
+    return part

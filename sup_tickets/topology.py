@@ -1,0 +1,303 @@
+"""Topology: drop, grow, rewire, prune.
+
+One `rewire` serves the whole family of dynamic sparse training: in every layer, drop
+the weights that score lowest, then grow as many where the growth score is highest. SET
+grows at random, RigL by the dense gradient, SNFS by its running average with the growth
+shared out between layers, ITOP at places that were never active.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sup_tickets.counting import (
+    Rounding,
+    active_count,
+    check_fraction,
+    check_sparsity,
+    portion,
+)
+from sup_tickets.masks import (
+    apply_masks,
+    check_masks,
+    intersection,
+    layer_counts,
+    size,
+    union,
+)
+from sup_tickets.saliency import magnitude
+from sup_tickets.selection import Turn, map_in_turn, select, select_globally, top_k
+from sup_tickets.trees import check_same_leaves
+from sup_tickets.types import Counts, Masks, Number, Params, Scores
+
+Scope = Literal["global", "layer"]
+
+
+class Rewired(NamedTuple):
+    """What a rewire leaves: a consistent pair, and what is new in it."""
+
+    params: Params  # exactly 0 where inactive or newly grown
+    masks: Masks  # as many active weights as before
+    grown: Masks  # active now, not before: reset their optimizer slots
+
+
+def drop(
+    masks: Masks, scores: Scores, fraction: Number, *, rounding: Rounding = "floor"
+) -> Masks:
+    """In each layer, deactivates a fraction of the active weights, the lowest scores.
+
+    Args:
+      masks: the active weights.
+      scores: pytree of floating point arrays; the largest are kept.
+      fraction: of the active weights of each layer, in [0, 1]; may be traced.
+      rounding: how the number dropped is rounded; RigL takes the floor, the PyTorch
+        family (ITOP, GraNet, Sup-tickets) the ceiling.
+
+    Returns:
+      Masks of the weights that stay.
+
+    Raises:
+      ValueError: if the fraction is outside [0, 1], or the trees differ.
+    """
+    check_fraction(fraction)
+    check_masks(scores, masks)
+    kept = jax.tree.map(
+        lambda active: active - portion(active, fraction, rounding),
+        layer_counts(masks),
+    )
+    return select(scores, kept, among=masks)
+
+
+def grow(masks: Masks, scores: Scores, counts: Counts) -> Masks:
+    """In each layer, activates the ``counts`` inactive weights that score highest.
+
+    Args:
+      masks: the active weights, which all stay active.
+      scores: pytree of floating point arrays.
+      counts: pytree of integers, ``None`` at dense leaves; clipped to the number of
+        inactive weights.
+
+    Raises:
+      ValueError: if the trees differ.
+    """
+    check_masks(scores, masks)
+    inactive = jax.tree.map(jnp.logical_not, masks)
+    return union(masks, select(scores, counts, among=inactive))
+
+
+def rewire(
+    params: Params,
+    masks: Masks,
+    *,
+    drop_scores: Scores,
+    grow_scores: Scores,
+    fraction: Number,
+    rounding: Rounding = "floor",
+    regrow_dropped: bool = True,
+    prefer: Masks | None = None,
+    shares: Any | None = None,
+) -> Rewired:
+    """Drops and grows the same number of weights: one step of dynamic sparse training.
+
+    A weight dropped and grown again in the same rewire keeps its value and its
+    optimizer state, as in the reference implementations; any other grown weight starts
+    at 0.
+
+    Args:
+      params: pytree of arrays, 0 where inactive.
+      masks: the active weights.
+      drop_scores: pytree of floating point arrays; the lowest active ones are dropped.
+      grow_scores: likewise; the highest candidates are grown.
+      fraction: of the active weights of each layer, in [0, 1]; may be traced.
+      rounding: of the number dropped, see `drop`.
+      regrow_dropped: whether the weights just dropped are candidates for growth, as in
+        the references. If not, a layer with fewer inactive weights than it would drop
+        drops only as many.
+      prefer: masks of places to be grown first, whatever their score (ITOP: those
+        never active).
+      shares: how the total that was dropped is shared out between layers: a pytree of
+        non-negative scalars with ``None`` at dense leaves (SNFS). By default each
+        layer grows what it dropped.
+
+    Returns:
+      The new parameters and masks, and the newly grown places. Each layer's count of
+      active weights is kept, or, with ``shares``, the total.
+
+    Raises:
+      ValueError: if the fraction is outside [0, 1], or the trees differ.
+
+    References:
+      Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020, Algorithm 1,
+      https://arxiv.org/abs/1911.11134
+    """
+    check_fraction(fraction)
+    check_masks(params, masks)
+    check_same_leaves("drop_scores", drop_scores, "params", params)
+    check_same_leaves("grow_scores", grow_scores, "params", params)
+    active = layer_counts(masks)
+    dropped = jax.tree.map(lambda n: portion(n, fraction, rounding), active)
+    if not regrow_dropped:
+        dropped = jax.tree.map(
+            lambda d, n, m: jnp.minimum(d, m.size - n), dropped, active, masks
+        )
+    kept = jax.tree.map(jnp.subtract, active, dropped)
+    if shares is None:
+        added = dropped
+    else:
+        before = kept if regrow_dropped else active
+        room = jax.tree.map(lambda n, m: m.size - n, before, masks)
+        added = share_out(shares, dropped, room)
+    if prefer is None:
+        prefer = jax.tree.map(lambda _: None, masks)
+
+    def change(name: str, turn: Turn, w: Any, mask: Any, *rest: Any):
+        if mask is None:
+            return None, turn
+        drop_score, grow_score, keep, add, first = rest
+        staying, turn = top_k(name, turn, drop_score, keep, mask)
+        candidates = ~staying if regrow_dropped else ~mask
+        new, turn = _grown(name, turn, grow_score, add, candidates, first)
+        return staying | new, turn
+
+    new_masks = map_in_turn(
+        change, params, masks, drop_scores, grow_scores, kept, added, prefer
+    )
+    return Rewired(
+        params=apply_masks(intersection(masks, new_masks), params),
+        masks=new_masks,
+        grown=jax.tree.map(lambda new, old: new & ~old, new_masks, masks),
+    )
+
+
+def prune_to(
+    params: Params,
+    masks: Masks,
+    *,
+    sparsity: Number,
+    scope: Scope = "global",
+    scores: Scores | None = None,
+) -> tuple[Params, Masks]:
+    """Keeps the highest-scoring active weights, so many that the sparsity is met.
+
+    Pruning never activates: where fewer weights are active than the target, all stay.
+
+    Args:
+      params: pytree of arrays.
+      masks: the active weights.
+      sparsity: in [0, 1), of all sparse leaves together or of each; may be traced. A
+        Python number is resolved exactly, a traced one as finely as float32 can.
+      scope: "global" compares the weights of all layers, "layer" within each.
+      scores: pytree of floating point arrays; the magnitude of ``params`` by default.
+
+    Returns:
+      Parameters, exactly 0 where inactive, and masks.
+
+    Raises:
+      ValueError: if the sparsity is outside [0, 1), the scope unknown, or the trees
+        differ.
+    """
+    check_sparsity(sparsity)
+    if scope not in ("global", "layer"):
+        raise ValueError(f"scope must be 'global' or 'layer', got {scope!r}")
+    if scope == "global":
+        targets: Any = _target(size(masks), sparsity)
+    else:
+        targets = jax.tree.map(lambda mask: _target(mask.size, sparsity), masks)
+    return prune_to_counts(params, masks, targets, scores=scores)
+
+
+def prune_to_counts(
+    params: Params, masks: Masks, counts: Any, *, scores: Scores | None = None
+) -> tuple[Params, Masks]:
+    """`prune_to` an exact number of active weights.
+
+    Args:
+      params: pytree of arrays.
+      masks: the active weights.
+      counts: an integer for all layers together, or a pytree of integers, ``None`` at
+        dense leaves, for each; may be traced.
+      scores: pytree of floating point arrays; the magnitude of ``params`` by default.
+
+    Raises:
+      ValueError: if the trees differ.
+    """
+    check_masks(params, masks)
+    scores = magnitude(params) if scores is None else scores
+    together = jax.tree_util.treedef_is_leaf(jax.tree.structure(counts))
+    choose = select_globally if together else select
+    kept = choose(scores, counts, among=masks)
+    return apply_masks(kept, params), kept
+
+
+def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
+    """Shares the total of ``dropped`` out between layers, exactly, within their room.
+
+    Every round gives each layer with room its share of what is left, rounded down; what
+    rounding leaves over goes one by one to the largest shares.
+
+    Args:
+      shares: pytree of non-negative scalars, one a layer; need not sum to 1. Where all
+        open layers have share 0 they share alike.
+      dropped: pytree of integers of the same structure.
+      room: likewise: at most this many for each layer; in total at least ``dropped``.
+
+    Returns:
+      Pytree of int32 scalars with the sum of ``dropped``.
+
+    References:
+      Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019, section 3.2,
+      https://arxiv.org/abs/1907.04840. The release rounds every layer up, caps at 99%
+      of the room and corrects the surplus in later updates; here the sum is exact.
+    """
+    leaves, structure = jax.tree.flatten(shares)
+    if not leaves:
+        return shares
+    share = jnp.stack([jnp.asarray(s, jnp.float32) for s in leaves])
+    limit = jnp.stack([jnp.asarray(r, jnp.int32) for r in jax.tree.leaves(room)])
+    total = sum(jax.tree.leaves(dropped), start=jnp.int32(0))
+
+    def give(given: jax.Array) -> jax.Array:
+        left, free = total - jnp.sum(given), limit - given
+        open_share = jnp.where(free > 0, share, 0.0)
+        alike = (free > 0).astype(jnp.float32)
+        open_share = jnp.where(jnp.sum(open_share) > 0, open_share, alike)
+        part = open_share / jnp.sum(open_share)
+        each = jnp.floor(part * left.astype(jnp.float32) * (1 + 2.0**-22))
+        each = jnp.minimum(each.astype(jnp.int32), free)
+        # float32 may round the parts up past what is left; clip them in order.
+        each = jnp.clip(left - (jnp.cumsum(each) - each), 0, each)
+        over, free = left - jnp.sum(each), free - each
+        order = jnp.argsort(-jnp.where(free > 0, open_share, -1.0), stable=True)
+        one = (jnp.arange(share.size) < over) & (free[order] > 0)
+        return given + each + jnp.zeros_like(each).at[order].set(one.astype(jnp.int32))
+
+    given = jax.lax.while_loop(
+        lambda given: jnp.sum(given) < jnp.minimum(total, jnp.sum(limit)),
+        give,
+        jnp.zeros_like(limit),
+    )
+    return jax.tree.unflatten(structure, list(given))
+
+
+def _target(total: int, sparsity: Number) -> Number:
+    if isinstance(sparsity, jax.Array):
+        return portion(total, 1 - sparsity, "nearest")
+    return active_count(total, sparsity)
+
+
+def _grown(
+    name: str,
+    turn: Turn,
+    score: jax.Array,
+    k: jax.Array,
+    candidates: jax.Array,
+    first: jax.Array | None,
+) -> tuple[jax.Array, Turn]:
+    """The ``k`` highest candidates, those in ``first`` before all others."""
+    if first is None:
+        return top_k(name, turn, score, k, candidates)
+    chosen, turn = top_k(name, turn, score, k, candidates & first)
+    rest = k - jnp.sum(chosen.astype(jnp.int32))
+    others, turn = top_k(name, turn, score, rest, candidates & ~first)
+    return chosen | others, turn
