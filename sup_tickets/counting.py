@@ -77,8 +77,8 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
     """``fraction`` of ``count`` as an integer, computed alike traced or not.
 
     The fraction is taken in float32 and stands for the decimal next to it: a product
-    within a relative 2**-22 of an integer counts as that integer, so 0.1 of 10 is 1
-    whichever way it is rounded.
+    within a relative 2**-22 of an integer (and at most a quarter from it) counts as
+    that integer, so 0.1 of 10 is 1 whichever way it is rounded.
 
     Args:
       count: integer in [0, 2**31), scalar.
@@ -94,13 +94,17 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
     """
     clipped = jnp.clip(jnp.asarray(fraction, jnp.float32), 0.0, 1.0)
     part = jnp.round(clipped * jnp.float32(_ONE)).astype(jnp.uint32)
-    slack = jnp.where(part == _ONE, jnp.uint32(0), part >> 22)
+    count = jnp.asarray(count).astype(jnp.uint32)
+    # Below 2**-8 the fixed point is what rounds, by up to half a unit.
+    slack = jnp.maximum(part >> 22, jnp.uint32(1))
+    slack = jnp.minimum(slack, jnp.uint32(_ONE // 4) // jnp.maximum(count, 1))
+    slack = jnp.where((part == 0) | (part == _ONE), jnp.uint32(0), slack)
     if rounding == "ceil":
         part, add = part - slack, _ONE - 1
     else:
         part = jnp.minimum(part + slack, jnp.uint32(_ONE))
         add = _ONE // 2 if rounding == "nearest" else 0
-    return _multiply_and_shift(jnp.asarray(count).astype(jnp.uint32), part, add)
+    return _multiply_and_shift(count, part, add)
 
 
 def _multiply_and_shift(count: jax.Array, part: jax.Array, add: int) -> jax.Array:

@@ -65,9 +65,27 @@ def apply_masks(masks: Masks, tree: Any) -> Any:
     )
 
 
+def choose(masks: Masks, tree: Any, other: Any) -> Any:
+    """``tree`` where a mask is True or ``None``, ``other`` where it is False.
+
+    Args:
+      masks: masks, or any pytree of bool arrays and ``None``.
+      tree: pytree with the same structure.
+      other: likewise.
+    """
+    return jax.tree.map(
+        lambda leaf, mask, at_dead: (
+            leaf if mask is None else jnp.where(mask, leaf, at_dead)
+        ),
+        tree,
+        masks,
+        other,
+    )
+
+
 def _clear(leaf: jax.Array, mask: jax.Array) -> jax.Array:
     size = leaf.dtype.itemsize
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or size not in (1, 2, 4, 8):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or size not in (2, 4, 8):
         return jnp.where(mask, leaf, jnp.zeros_like(leaf))
     integer = np.dtype(f"int{8 * size}")
     # -1 has all bits set and 0 none.
@@ -106,7 +124,7 @@ def layer_densities(masks: Masks) -> Any:
 
 def count(masks: Masks) -> jax.Array:
     """Active weights of all sparse leaves, int32 scalar."""
-    return sum(jax.tree.leaves(layer_counts(masks)), start=jnp.int32(0))
+    return jax.tree.reduce(jnp.add, layer_counts(masks), jnp.int32(0))
 
 
 def size(masks: Masks) -> int:
@@ -118,7 +136,7 @@ def density(masks: Masks) -> jax.Array:
     """Share of active weights of the sparse leaves, float32; 1 if none is sparse."""
     if size(masks) == 0:
         return jnp.float32(1)
-    return count(masks).astype(jnp.float32) / size(masks)
+    return count(masks).astype(jnp.float32) / float(size(masks))
 
 
 def sparsity(masks: Masks) -> jax.Array:
@@ -168,6 +186,11 @@ def union(a: Masks, b: Masks) -> Masks:
 def intersection(a: Masks, b: Masks) -> Masks:
     """Active in both."""
     return jax.tree.map(jnp.logical_and, a, b)
+
+
+def difference(a: Masks, b: Masks) -> Masks:
+    """Active in the first but not in the second."""
+    return jax.tree.map(lambda x, y: x & ~y, a, b)
 
 
 def hamming(a: Masks, b: Masks) -> jax.Array:

@@ -99,7 +99,8 @@ def select_globally(
     leaves = jax.tree.leaves(taking_part)
     if not leaves:
         return taking_part
-    widest = functools.reduce(jnp.promote_types, [leaf.dtype for leaf in leaves])
+    with jax.numpy_dtype_promotion("standard"):
+        widest = functools.reduce(jnp.promote_types, [leaf.dtype for leaf in leaves])
     keys = map_named(
         lambda name, s, m: _keys(name, s.astype(widest), m), taking_part, among
     )
@@ -183,7 +184,8 @@ def select_blocks(
         if candidates is not None:
             candidates = jnp.all(blocked(name, candidates), axis=inside)
         keys = _keys(name, jnp.sum(parts, axis=inside), candidates)
-        chosen = jnp.expand_dims(_largest([keys], count)[0], inside)
+        (chosen,), _ = _largest([keys], count)
+        chosen = jnp.expand_dims(chosen, inside)
         return jnp.broadcast_to(chosen, parts.shape).reshape(score.shape)
 
     if among is None:
@@ -255,11 +257,11 @@ def _keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
             f"scores must be floating point, got {score.dtype} at leaf {name!r}"
         )
     info = _integer_info(score.dtype.itemsize)
-    # -0 and +0 are equal scores with different bits.
-    bits = lax.bitcast_convert_type(
-        jnp.where(score == 0, jnp.zeros_like(score), score), info.dtype
-    )
+    bits = lax.bitcast_convert_type(score, info.dtype)
     lowest, highest = info.dtype.type(info.min), info.dtype.type(info.max)
+    # -0 and +0 are equal scores with different bits. `score == 0` would also be true of
+    # the smallest numbers, which some devices take for zeros.
+    bits = jnp.where(bits == lowest, info.dtype.type(0), bits)
     keys = jnp.where(bits < 0, bits ^ highest, bits)
     keys = jnp.where(jnp.isnan(score), info.dtype.type(info.min + 1), keys)
     return keys if candidates is None else jnp.where(candidates, keys, lowest)

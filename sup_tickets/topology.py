@@ -21,6 +21,7 @@ from sup_tickets.counting import (
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
+    difference,
     intersection,
     layer_counts,
     size,
@@ -166,7 +167,7 @@ def rewire(
     return Rewired(
         params=apply_masks(intersection(masks, new_masks), params),
         masks=new_masks,
-        grown=jax.tree.map(lambda new, old: new & ~old, new_masks, masks),
+        grown=difference(new_masks, masks),
     )
 
 

@@ -179,7 +179,7 @@ def check_same_leaves(name: str, tree: Any, like_name: str, like: Any) -> None:
     for leaf, value in given.items():
         if value is None:
             continue
-        if jnp.shape(value) != jnp.shape(wanted[leaf]) or wanted[leaf] is None:
+        if wanted[leaf] is None or jnp.shape(value) != jnp.shape(wanted[leaf]):
             shape = None if wanted[leaf] is None else jnp.shape(wanted[leaf])
             raise ValueError(
                 f"{name} has shape {jnp.shape(value)} at leaf {leaf!r}, "

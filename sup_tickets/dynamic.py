@@ -1,0 +1,401 @@
+"""A method of sparse training as a value: which weights, which scores, when.
+
+Every method is one builder, `dynamic`, with other scores and schedules: a distribution
+says how many weights each layer has, a drop and a grow score which of them change, a
+window of steps how far the network is pruned on the way, and a predicate when. There
+is no class to subclass; a new method is a call of ``dynamic``.
+
+The order of a training step is the method's too. RigL's update *replaces* the weight
+step (``consumes_step``); the others follow one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sup_tickets.counting import active_count, check_fraction, check_sparsity, portion
+from sup_tickets.distributions import allocate
+from sup_tickets.masks import (
+    apply_masks,
+    check_masks,
+    count,
+    density,
+    difference,
+    intersection,
+    layer_counts,
+    random_masks,
+    size,
+    union,
+)
+from sup_tickets.saliency import (
+    ScoreFunction,
+    Signals,
+    by_gradient,
+    by_magnitude,
+)
+from sup_tickets.schedules import TicketPlan, update_due
+from sup_tickets.topology import prune_to_counts, rewire
+from sup_tickets.trees import (
+    RuleLike,
+    default_rule,
+    map_named,
+    matching_names,
+    named_leaves,
+)
+from sup_tickets.types import Masks, Number, Params, Schedule
+
+
+class MethodState(NamedTuple):
+    """What a method carries from step to step."""
+
+    masks: Masks  # active weights
+    key: jax.Array  # never changes; an update at step t draws from fold_in(key, t)
+    ever_active: Masks | None = None  # union of all masks so far (ITOP), if tracked
+    momentum: Params | None = None  # running average of the dense gradients (SNFS)
+
+
+class Change(NamedTuple):
+    """The result of a topology update."""
+
+    params: Params  # exactly 0 where inactive or newly grown, else as they were
+    state: MethodState
+    grown: Masks  # active now, not before: their optimizer slots must be 0
+
+
+class Method(NamedTuple):
+    """A method of sparse training: a name, numbers and pure functions."""
+
+    name: str
+    sparsity: float  # of all sparse leaves, at the end of the method's schedule
+    init: Callable[[jax.Array, Params], MethodState]  # (key, params)
+    update: Callable[..., Change]  # (state, params, gradients, step)
+    explore: Callable[..., Change]  # (state, params, gradients, step, fraction)
+    observe: Callable[[MethodState, Params], MethodState]  # (state, dense gradients)
+    due: Callable[[Number], Any]  # completed steps -> does the topology change now?
+    update_every: int  # steps; 0 if never
+    consumes_step: bool  # the update replaces a weight step (RigL) or follows one
+    observes: bool  # whether `observe` does anything
+
+
+def dynamic(
+    name: str,
+    *,
+    sparsity: float,
+    distribution: str | Callable[..., Any] = "erk",
+    distribution_options: dict[str, Any] | None = None,
+    where: RuleLike = default_rule,
+    dense: Sequence[str] | str = (),
+    update_every: int = 100,
+    begin_step: int | None = None,
+    end_step: int | None = None,
+    drop_fraction: Number | Schedule = 0.3,
+    drop_score: ScoreFunction = by_magnitude,
+    grow_score: ScoreFunction = by_gradient,
+    rounding: str = "floor",
+    regrow_dropped: bool = True,
+    redistribute: bool = False,
+    track_exploration: bool = False,
+    prefer_unexplored: bool = False,
+    momentum_decay: float | None = None,
+    initial_sparsity: float | None = None,
+    prune_begin_step: int = 0,
+    prune_end_step: int | None = None,
+    prune_scope: str = "global",
+    rewires: bool = True,
+    consumes_step: bool = False,
+) -> Method:
+    """A method of dynamic sparse training from its parts.
+
+    Args:
+      name: what to call it in reports.
+      sparsity: in [0, 1), of all sparse leaves together, at the end.
+      distribution: how the active weights are shared out between layers at the start,
+        see `allocate`.
+      distribution_options: further arguments of the distribution.
+      where: which leaves are sparse, see `sparse_leaves`.
+      dense: expressions of sparse leaves that stay fully dense; they count in the
+        sparsity and are never pruned by the method.
+      update_every: steps between topology updates; 0 for never.
+      begin_step: first step that may have an update; ``update_every`` by default.
+      end_step: last step that may have an update; by default there is no end.
+      drop_fraction: of each layer's active weights, in [0, 1], or a schedule of it.
+      drop_score, grow_score: score functions of `saliency.Signals`.
+      rounding: of the number dropped, "floor" (RigL, SET) or "ceil" (ITOP, GraNet).
+      regrow_dropped: whether weights just dropped may be grown again, as in the
+        reference implementations.
+      redistribute: whether layers grow in proportion to the mean magnitude of the
+        gradient average over their active weights (SNFS); needs ``momentum_decay``.
+      track_exploration: whether to keep the union of all masks (ITOP).
+      prefer_unexplored: whether never-active places grow first; implies tracking.
+      momentum_decay: of a running average of the dense gradients, observed at every
+        step; ``None`` keeps none.
+      initial_sparsity: at the start, where the network is pruned on the way to
+        ``sparsity`` along the cubic schedule; by default it starts at ``sparsity``.
+      prune_begin_step, prune_end_step: the window of the cubic schedule; at the last
+        update in it the target count is met exactly.
+      prune_scope: "global" or "layer": what is compared when pruning.
+      rewires: whether updates drop and grow at all; if not they only prune.
+      consumes_step: whether an update replaces the weight step.
+
+    Raises:
+      ValueError: naming an argument outside its range.
+    """
+    check_sparsity(sparsity)
+    if update_every < 0:
+        raise ValueError(f"update_every must be 0 (never) or more, got {update_every}")
+    if not callable(drop_fraction):
+        check_fraction(drop_fraction, "drop_fraction")
+    if redistribute and momentum_decay is None:
+        raise ValueError("redistribute=True needs momentum_decay, got None")
+    if momentum_decay is not None:
+        check_fraction(momentum_decay, "momentum_decay")
+    if prune_scope not in ("global", "layer"):
+        raise ValueError(
+            f"prune_scope must be 'global' or 'layer', got {prune_scope!r}"
+        )
+    tracks = track_exploration or prefer_unexplored
+    fraction_at = drop_fraction if callable(drop_fraction) else lambda _: drop_fraction
+    prune = None
+    if initial_sparsity is not None:
+        check_sparsity(initial_sparsity, "initial_sparsity")
+        prune = _pruner(
+            initial_sparsity,
+            sparsity,
+            update_every,
+            prune_begin_step,
+            prune_end_step,
+            prune_scope,
+            dense,
+        )
+
+    def init(key: jax.Array, params: Params) -> MethodState:
+        counts = allocate(
+            params,
+            sparsity=sparsity if initial_sparsity is None else initial_sparsity,
+            distribution=distribution,
+            where=where,
+            dense=dense,
+            **(distribution_options or {}),
+        )
+        draw, keep = jax.random.split(key)
+        masks = random_masks(draw, params, counts)
+        average = None
+        if momentum_decay is not None:
+            average = jax.tree.map(
+                lambda w, m: None if m is None else jnp.zeros_like(w), params, masks
+            )
+        return MethodState(masks, keep, masks if tracks else None, average)
+
+    def observe(state: MethodState, gradients: Params) -> MethodState:
+        if momentum_decay is None:
+            return state
+        average = jax.tree.map(
+            lambda m, g: _running_average(m, g, momentum_decay),
+            state.momentum,
+            _at_leaves_of(state.momentum, gradients),
+        )
+        return state._replace(momentum=average)
+
+    def change(
+        state: MethodState,
+        params: Params,
+        gradients: Params | None,
+        step: Number,
+        fraction: Number,
+        rounding: Any,
+    ) -> Change:
+        key = jax.random.fold_in(state.key, step)
+        signals = Signals(params, state.masks, gradients, state.momentum, key)
+        changed = rewire(
+            params,
+            state.masks,
+            drop_scores=drop_score(signals),
+            grow_scores=grow_score(signals),
+            fraction=fraction,
+            rounding=rounding,
+            regrow_dropped=regrow_dropped,
+            prefer=_never(state.ever_active) if prefer_unexplored else None,
+            shares=_shares(state) if redistribute else None,
+        )
+        return Change(changed.params, _with_masks(state, changed.masks), changed.grown)
+
+    def update(
+        state: MethodState, params: Params, gradients: Params | None, step: Number
+    ) -> Change:
+        check_masks(params, state.masks)
+        pruned, now = params, state
+        if prune is not None:
+            pruned, masks = prune(params, state.masks, step)
+            now = state._replace(masks=masks)
+        if rewires:
+            fraction = fraction_at(step)
+            now = change(now, pruned, gradients, step, fraction, rounding).state
+        # What is active before and after keeps its value, however it got there.
+        grown = difference(now.masks, state.masks)
+        kept = intersection(state.masks, now.masks)
+        return Change(apply_masks(kept, params), now, grown)
+
+    def explore(
+        state: MethodState,
+        params: Params,
+        gradients: Params | None,
+        step: Number,
+        fraction: Number,
+    ) -> Change:
+        check_fraction(fraction)
+        # Rounded up as in the Sup-tickets release, for every method alike.
+        return change(state, params, gradients, step, fraction, "ceil")
+
+    if update_every:
+        due = update_due(every=update_every, begin=begin_step, end=end_step)
+    else:
+        due = _never_due
+    return Method(
+        name=name,
+        sparsity=sparsity,
+        init=init,
+        update=update,
+        explore=explore,
+        observe=observe,
+        due=due,
+        update_every=update_every,
+        consumes_step=consumes_step,
+        observes=momentum_decay is not None,
+    )
+
+
+def scheduled(method: Method, step: Number, tickets: TicketPlan | None = None) -> Any:
+    """Whether the method's own schedule changes the topology after ``step`` steps.
+
+    Cheap tickets train with frozen masks, so from their first step on it never does;
+    nor shortly before (a quarter of the interval), because an exploration would drop
+    first of all the weights that have only just been grown.
+
+    Args:
+      method: the method.
+      step: number of completed steps, Python or traced.
+      tickets: the plan of the cheap-ticket phase, if there is one.
+    """
+    due = method.due(step)
+    if tickets is None or not tickets.cycles:
+        return due
+    return due & (step < tickets.phase1_steps - method.update_every // 4)
+
+
+def exploration_rate(state: MethodState) -> jax.Array:
+    """R_s of ITOP: share of the sparse places that were ever active, float32.
+
+    Raises:
+      ValueError: if the method does not track it.
+    """
+    if state.ever_active is None:
+        raise ValueError(
+            "this method keeps no union; make it with track_exploration=True"
+        )
+    return density(state.ever_active)
+
+
+# --- Parts ----------------------------------------------------------------------------
+
+
+def _pruner(
+    initial: float,
+    final: float,
+    every: int,
+    begin: int,
+    end: int | None,
+    scope: str,
+    dense: Sequence[str] | str,
+) -> Callable[[Params, Masks, Number], tuple[Params, Masks]]:
+    """Prunes to the exact count that the cubic schedule asks for at a step."""
+    if every < 1:
+        raise ValueError(f"a method that prunes needs update_every >= 1, got {every}")
+    if end is None or end - begin < every:
+        raise ValueError(
+            "prune_end_step must be at least prune_begin_step + update_every = "
+            f"{begin + every}, got {end}"
+        )
+    if initial > final:
+        raise ValueError(
+            f"initial_sparsity must be at most sparsity={final}, got {initial}"
+        )
+    updates = (end - begin) // every
+
+    def target(total: int, step: Number) -> jax.Array:
+        done = jnp.clip((jnp.asarray(step, jnp.int32) - begin) // every, 0, updates)
+        left = (1 - done.astype(jnp.float32) / updates) ** 3
+        low, high = active_count(total, final), active_count(total, initial)
+        # Both ends are exact integers; only the way between them is rounded.
+        return low + portion(high - low, left, "nearest")
+
+    def prune(params: Params, masks: Masks, step: Number) -> tuple[Params, Masks]:
+        free = _without(masks, dense)
+        if scope == "global":
+            held = size(masks) - size(free)
+            counts: Any = jnp.maximum(target(size(masks), step) - held, 0)
+            asked = counts
+        else:
+            counts = jax.tree.map(lambda mask: target(mask.size, step), free)
+            asked = sum(jax.tree.leaves(counts), start=jnp.int32(0))
+
+        def keep_largest(masks: Masks) -> Masks:
+            return prune_to_counts(params, masks, counts)[1]
+
+        kept = jax.lax.cond(count(free) > asked, keep_largest, lambda m: m, free)
+        masks = jax.tree.map(
+            lambda _, mask, pruned: mask if pruned is None else pruned,
+            params,
+            masks,
+            kept,
+        )
+        return apply_masks(masks, params), masks
+
+    return prune
+
+
+def _without(masks: Masks, expressions: Sequence[str] | str) -> Masks:
+    """``masks`` with ``None`` at the leaves that the expressions match."""
+    if not expressions:
+        return masks
+    held = matching_names(expressions, [name for name, _ in named_leaves(masks)])
+    return map_named(lambda name, mask: None if name in held else mask, masks)
+
+
+def _with_masks(state: MethodState, masks: Masks) -> MethodState:
+    ever = state.ever_active
+    ever = None if ever is None else union(ever, masks)
+    return state._replace(masks=masks, ever_active=ever)
+
+
+def _never(ever_active: Masks | None) -> Masks:
+    return jax.tree.map(jnp.logical_not, ever_active)
+
+
+def _shares(state: MethodState) -> Any:
+    """Mean magnitude of the averaged gradient over each layer's active weights."""
+    sums = jax.tree.map(
+        lambda m: jnp.sum(jnp.abs(m).astype(jnp.float32)),
+        apply_masks(state.masks, state.momentum),
+    )
+    return jax.tree.map(
+        lambda total, n: total / jnp.maximum(n, 1).astype(jnp.float32),
+        sums,
+        layer_counts(state.masks),
+    )
+
+
+def _running_average(average: jax.Array, new: jax.Array, decay: float) -> jax.Array:
+    return (decay * average + (1 - decay) * new.astype(average.dtype)).astype(
+        average.dtype
+    )
+
+
+def _at_leaves_of(tree: Any, other: Any) -> Any:
+    """``other`` with ``None`` where ``tree`` has it."""
+    return jax.tree.map(lambda o, t: None if t is None else o, other, tree)
+
+
+def _never_due(step: Number) -> Any:
+    return jnp.zeros(jnp.shape(step), bool) if isinstance(step, jax.Array) else False

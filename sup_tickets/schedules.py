@@ -1,0 +1,564 @@
+"""Schedules: learning rates, drop fractions, sparsities, and when to do what.
+
+A schedule is a closure ``step -> float32 scalar``; a predicate is ``step -> bool``.
+Both take a Python int or a traced integer (of any shape, elementwise), so that a
+training step compiled once serves every step. ``step`` counts from 0.
+
+Whatever is decided by whole numbers (stairs, cycles, updates) is computed in integers:
+corners fall exactly where they are asked for, at any step below 2**31.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from math import floor, isfinite
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sup_tickets.counting import check_fraction, check_sparsity, exact
+from sup_tickets.types import Number, Schedule
+
+Predicate = Callable[[Number], bool | jax.Array]
+"""``step -> is it due``: a bool for a Python number, a bool array for an array."""
+
+_CYCLE_FORMS = ("paper", "release")
+
+
+# --- Learning rates -------------------------------------------------------------------
+
+
+def step_lr(
+    base_lr: float,
+    *,
+    milestones: Sequence[int],
+    factor: float = 0.1,
+    warmup_steps: int = 0,
+    warmup_every: int = 1,
+) -> Schedule:
+    """A learning rate that is multiplied by ``factor`` at every milestone.
+
+    The warm-up is a staircase: with ``W = warmup_steps / warmup_every`` stairs, stair
+    ``e = step // warmup_every`` multiplies by ``(e + 1) / (W + 1)``.
+
+    Args:
+      base_lr: positive.
+      milestones: steps from which each further factor holds, in any order. A step named
+        twice counts twice.
+      factor: positive.
+      warmup_steps: length of the warm-up; 0 is none.
+      warmup_every: steps of one stair, a divisor of ``warmup_steps``.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Example:
+      >>> lr = step_lr(0.1, milestones=[100, 200])
+      >>> [round(float(lr(step)), 6) for step in (0, 99, 100, 199, 200)]
+      [0.1, 0.1, 0.01, 0.01, 0.001]
+      >>> lr = step_lr(0.6, milestones=[], warmup_steps=10, warmup_every=5)
+      >>> [round(float(lr(step)), 6) for step in (0, 4, 5, 9, 10)]
+      [0.2, 0.2, 0.4, 0.4, 0.6]
+
+    References:
+      Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017,
+      https://arxiv.org/abs/1706.02677 (a warm-up in stairs of one epoch)
+    """
+    _check_positive("base_lr", base_lr)
+    _check_positive("factor", factor)
+    drops = sorted(_whole("milestones", step, 0) for step in milestones)
+    # Levels, not repeated products: each is the float32 next to the true value.
+    levels = [base_lr * factor**i for i in range(len(drops) + 1)]
+    stairs = _joined([optax.constant_schedule(level) for level in levels], drops)
+    return _warmed_up(stairs, warmup_steps, warmup_every)
+
+
+def cosine_lr(
+    base_lr: float,
+    *,
+    total_steps: int,
+    final_lr: float = 0.0,
+    warmup_steps: int = 0,
+    warmup_every: int = 1,
+) -> Schedule:
+    """A learning rate that falls along half a cosine from the end of the warm-up.
+
+    Args:
+      base_lr: positive; reached at step ``warmup_steps``.
+      total_steps: step at which ``final_lr`` is reached; it stays there.
+      final_lr: in [0, base_lr].
+      warmup_steps: length of the warm-up, below ``total_steps``; as in `step_lr`.
+      warmup_every: as in `step_lr`.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Example:
+      >>> lr = cosine_lr(0.2, total_steps=100)
+      >>> [round(float(lr(step)), 6) for step in (0, 50, 100, 101)]
+      [0.2, 0.1, 0.0, 0.0]
+
+    References:
+      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017,
+      https://arxiv.org/abs/1608.03983
+    """
+    _check_positive("base_lr", base_lr)
+    if not 0 <= final_lr <= base_lr:
+        raise ValueError(f"final_lr must be in [0, base_lr={base_lr}], got {final_lr}")
+    _whole("warmup_steps", warmup_steps, 0)
+    _check_span("warmup_steps", warmup_steps, "total_steps", total_steps)
+    fall = _cosine(base_lr, final_lr, warmup_steps, total_steps)
+    return _warmed_up(fall, warmup_steps, warmup_every)
+
+
+def cheap_ticket_schedule(
+    base: Schedule,
+    *,
+    phase1_steps: int,
+    cycle_steps: int,
+    cycles: int,
+    lr_min: float,
+    lr_max: float,
+    form: str = "paper",
+) -> Schedule:
+    """``base`` through phase 1, then one triangle a cycle, low to high to low.
+
+    Step ``j`` of a cycle of ``C`` steps, counted from 0, is at ``t = (j + 1) / C``: the
+    last step of a cycle, after which its ticket is collected, has exactly ``lr_min``.
+    The release has ``t = j / C``: the same triangle one step later.
+
+    Args:
+      base: the schedule of phase 1.
+      phase1_steps: length of phase 1.
+      cycle_steps: length of a cycle, ``C``.
+      cycles: number of cycles; with 0 there is no phase 2 and ``base`` never ends.
+      lr_min: lowest rate, at the ends of a cycle and after the last.
+      lr_max: highest rate, in the middle of a cycle. (For odd ``C`` the triangle has no
+        step exactly there.)
+      form: "paper" or "release".
+
+    Raises:
+      ValueError: if a length is not positive, if not 0 <= lr_min <= lr_max, or if the
+        form is unknown.
+
+    Example:
+      >>> lr = cheap_ticket_schedule(
+      ...     lambda step: 0.1,
+      ...     phase1_steps=10, cycle_steps=8, cycles=3, lr_min=0.001, lr_max=0.005,
+      ... )
+      >>> [round(float(lr(step)), 6) for step in range(9, 19)]
+      [0.1, 0.002, 0.003, 0.004, 0.005, 0.004, 0.003, 0.002, 0.001, 0.002]
+
+    References:
+      Yin et al., Superposing Many Tickets into One, 2022, eq. (3),
+      https://arxiv.org/abs/2205.15322
+    """
+    _whole("phase1_steps", phase1_steps, 1)
+    _whole("cycle_steps", cycle_steps, 1)
+    _whole("cycles", cycles, 0)
+    if not (0 <= lr_min <= lr_max and isfinite(lr_max)):
+        raise ValueError(
+            f"lr_min={lr_min} and lr_max={lr_max} must be finite, 0 <= lr_min <= lr_max"
+        )
+    shift = 1 - _one_of("form", form, _CYCLE_FORMS)
+
+    def cycle(step: Any) -> jax.Array:
+        i = (step + shift) % cycle_steps
+        # Twice the distance from the nearer end of the cycle, in whole steps.
+        height = _ratio(2 * jnp.minimum(i, cycle_steps - i), cycle_steps)
+        inside = (step >= 0) & (step < cycles * cycle_steps)
+        return _blend(lr_min, lr_max, jnp.where(inside, height, 0.0))
+
+    joined = _joined([base, cycle], [phase1_steps]) if cycles else base
+    return lambda step: _float(joined(_integer(step)))
+
+
+# --- Drop fractions -------------------------------------------------------------------
+
+
+def constant(value: float) -> Schedule:
+    """The same value at every step.
+
+    Raises:
+      ValueError: if the value is not finite.
+
+    Example:
+      >>> round(float(constant(0.3)(1000)), 6)
+      0.3
+    """
+    if not isfinite(value):
+        raise ValueError(f"value must be finite, got {value}")
+    return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
+
+
+def cosine_fraction(
+    initial: float, *, end_step: int, begin_step: int = 0, final: float = 0.0
+) -> Schedule:
+    """A drop fraction that falls along half a cosine, constant before and after.
+
+    Args:
+      initial: value up to ``begin_step``, in [0, 1].
+      end_step: step from which it is ``final``, after ``begin_step``.
+      begin_step: RigL's code measures the step from 0 against ``end - begin``, and so
+        reaches 0 too early where ``begin_step`` is positive; here the whole span is
+        used.
+      final: 0 in RigL; 0.005 in the PyTorch family (ITOP, GraNet, Sup-tickets).
+
+    Raises:
+      ValueError: if a fraction is outside [0, 1], or the span is empty.
+
+    Example:
+      >>> fraction = cosine_fraction(0.3, end_step=75000)
+      >>> [round(float(fraction(step)), 6) for step in (0, 18750, 37500, 75000, 90000)]
+      [0.3, 0.256066, 0.15, 0.0, 0.0]
+
+    References:
+      Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020, section 3,
+      https://arxiv.org/abs/1911.11134
+    """
+    _check_fractions(initial, final, begin_step, end_step)
+    fall = _cosine(initial, final, begin_step, end_step)
+    return lambda step: fall(_integer(step))
+
+
+def linear_fraction(
+    initial: float, *, end_step: int, begin_step: int = 0, final: float = 0.0
+) -> Schedule:
+    """A drop fraction that changes in a straight line, constant before and after.
+
+    Args:
+      initial: value up to ``begin_step``, in [0, 1].
+      end_step: step from which it is ``final``, after ``begin_step``.
+      begin_step: where the change begins.
+      final: in [0, 1].
+
+    Raises:
+      ValueError: if a fraction is outside [0, 1], or the span is empty.
+
+    Example:
+      >>> fraction = linear_fraction(0.5, begin_step=10, end_step=20)
+      >>> [round(float(fraction(step)), 6) for step in (0, 10, 15, 20, 30)]
+      [0.5, 0.5, 0.25, 0.0, 0.0]
+    """
+    _check_fractions(initial, final, begin_step, end_step)
+    return _polynomial(initial, final, 1, begin_step, end_step)
+
+
+def inverse_power_fraction(
+    initial: float, *, end_step: int, power: float, begin_step: int = 0
+) -> Schedule:
+    """A drop fraction ``initial * (1 - progress) ** power``, clipped to the span.
+
+    Args:
+      initial: value up to ``begin_step``, in [0, 1].
+      end_step: step from which it is 0, after ``begin_step``.
+      power: positive; 1 is linear, 3 is RigL's alternative to the cosine.
+      begin_step: where the fall begins.
+
+    Raises:
+      ValueError: if the fraction is outside [0, 1], the span is empty, or the power is
+        not positive.
+
+    Example:
+      >>> fraction = inverse_power_fraction(0.8, end_step=100, power=3)
+      >>> [round(float(fraction(step)), 6) for step in (0, 50, 100)]
+      [0.8, 0.1, 0.0]
+
+    References:
+      Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020,
+      https://arxiv.org/abs/1911.11134
+    """
+    _check_fractions(initial, 0.0, begin_step, end_step)
+    _check_positive("power", power)
+    return _polynomial(initial, 0.0, power, begin_step, end_step)
+
+
+# --- Sparsity -------------------------------------------------------------------------
+
+
+def cubic_sparsity(
+    initial: float, final: float, *, begin_step: int, every: int, updates: int
+) -> Schedule:
+    """The sparsity of gradual pruning: fast at first, slow near the end.
+
+    ``s = final + (initial - final) * (1 - k / updates) ** 3``, where
+    ``k = (step - begin_step) // every``, clipped to [0, updates], counts the updates
+    done: the sparsity changes at updates alone. (GraNet's code stops at
+    ``k = updates - 1``, short of ``final``.)
+
+    Args:
+      initial: sparsity before the first update, in [0, 1).
+      final: sparsity from the last update on, in [initial, 1).
+      begin_step: step of update ``k = 0``.
+      every: steps between two updates.
+      updates: number of updates from ``initial`` to ``final``.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Example:
+      >>> sparsity = cubic_sparsity(0.5, 0.9, begin_step=0, every=100, updates=10)
+      >>> [round(float(sparsity(step)), 6) for step in (0, 99, 100, 500, 1000, 2000)]
+      [0.5, 0.5, 0.6084, 0.85, 0.9, 0.9]
+
+    References:
+      Zhu and Gupta, To prune, or not to prune, 2017, eq. (1),
+      https://arxiv.org/abs/1710.01878
+    """
+    check_sparsity(initial, "initial")
+    check_sparsity(final, "final")
+    if final < initial:
+        raise ValueError(
+            f"final={final} must be at least initial={initial}; "
+            "both are sparsities, not densities"
+        )
+    _whole("begin_step", begin_step, 0)
+    _whole("every", every, 1)
+    _whole("updates", updates, 1)
+    cube = _polynomial(initial, final, 3, 0, updates)
+    return lambda step: cube((_integer(step) - begin_step) // every)
+
+
+# --- When -----------------------------------------------------------------------------
+
+
+def update_due(
+    *, every: int, begin: int | None = None, end: int | None = None
+) -> Predicate:
+    """Whether the topology is updated at a step.
+
+    Due at ``begin``, ``begin + every``, ... up to and including ``end``.
+
+    Args:
+      every: steps between two updates.
+      begin: first update; by default ``every``, as the PyTorch family counts. RigL
+        begins at 0.
+      end: no update after this step; by default they never end. With ``end`` before
+        ``begin`` there is none.
+
+    Raises:
+      ValueError: if ``every`` is below 1, or ``begin`` or ``end`` below 0.
+
+    Example:
+      >>> [step for step in range(12) if update_due(every=3, end=9)(step)]
+      [3, 6, 9]
+      >>> [step for step in range(12) if update_due(every=3, begin=0, end=8)(step)]
+      [0, 3, 6]
+    """
+    _whole("every", every, 1)
+    first = every if begin is None else _whole("begin", begin, 0)
+    if end is not None:
+        _whole("end", end, 0)
+
+    def due(step: Number) -> bool | jax.Array:
+        on_beat = (step >= first) & ((step - first) % every == 0)
+        return on_beat if end is None else on_beat & (step <= end)
+
+    return due
+
+
+class TicketPlan(NamedTuple):
+    """The phases of Sup-tickets in steps: phase 1, then ``cycles`` cycles of tickets.
+
+    ``step`` is everywhere the number of *completed* steps, an int or an integer array.
+    Where a cycle ends and the next begins both `ticket_due` and `explore_due` hold: the
+    ticket is collected first.
+
+    Example:
+      >>> plan = TicketPlan(phase1_steps=10, cycle_steps=4, cycles=2)
+      >>> plan.total_steps
+      18
+      >>> [step for step in range(30) if plan.explore_due(step)]
+      [10, 14]
+      >>> [step for step in range(30) if plan.ticket_due(step)]
+      [14, 18]
+    """
+
+    phase1_steps: int  # steps of normal sparse training, at least 0
+    cycle_steps: int  # steps of one cycle, at least 1
+    cycles: int  # number of tickets, at least 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of both phases."""
+        return self.phase1_steps + self.cycles * self.cycle_steps
+
+    def explore_due(self, step: int | jax.Array) -> bool | jax.Array:
+        """Whether a cycle starts: exactly once a cycle, before its first step."""
+        return self._at_boundary(step) & (step < self.total_steps)
+
+    def ticket_due(self, step: int | jax.Array) -> bool | jax.Array:
+        """Whether ``step`` completed steps end a cycle."""
+        at_end = (step > self.phase1_steps) & (step <= self.total_steps)
+        return self._at_boundary(step) & at_end
+
+    def in_tickets(self, step: int | jax.Array) -> bool | jax.Array:
+        """Whether phase 1 is over: no scheduled topology update any more."""
+        return step >= self.phase1_steps
+
+    def _at_boundary(self, step: int | jax.Array) -> bool | jax.Array:
+        whole = (step - self.phase1_steps) % self.cycle_steps == 0
+        return self.in_tickets(step) & whole
+
+
+class TicketBudget(NamedTuple):
+    """How epochs are split between the two phases; see `ticket_budget`."""
+
+    phase1_epochs: int  # normal sparse training
+    phase2_epochs: int  # cycles * cycle_epochs
+    cycles: int  # number of tickets
+    milestones: tuple[int, int]  # epochs, at a half and three quarters of phase 1
+
+
+def ticket_budget(
+    epochs: int,
+    *,
+    fraction: float = 0.1,
+    cycle_epochs: int = 8,
+    cycles: int | None = None,
+) -> TicketBudget:
+    """Splits the epochs into phase 1 and whole cycles of cheap tickets.
+
+    Phase 2 takes ``fraction`` of the epochs, rounded down to whole cycles; where not
+    one fits, there is no phase 2. All in exact arithmetic.
+
+    Args:
+      epochs: of both phases.
+      fraction: of the epochs that phase 2 may take, in [0, 1]; not used if ``cycles``
+        is given.
+      cycle_epochs: length of a cycle.
+      cycles: number of cycles; by default as many as ``fraction`` allows.
+
+    Raises:
+      ValueError: if an argument is out of its range, or if less than one epoch is left
+        for phase 1.
+
+    Example:
+      >>> ticket_budget(250)
+      TicketBudget(phase1_epochs=226, phase2_epochs=24, cycles=3, milestones=(113, 169))
+      >>> ticket_budget(100, cycle_epochs=2, cycles=4).phase1_epochs
+      92
+
+    References:
+      Yin et al., Superposing Many Tickets into One, 2022, Algorithm 1 and Table 5,
+      https://arxiv.org/abs/2205.15322
+    """
+    _whole("epochs", epochs, 1)
+    _whole("cycle_epochs", cycle_epochs, 1)
+    if cycles is None:
+        check_fraction(fraction)
+        cycles = floor(exact(fraction) * epochs) // cycle_epochs
+    phase2 = _whole("cycles", cycles, 0) * cycle_epochs
+    phase1 = epochs - phase2
+    if phase1 < 1:
+        raise ValueError(
+            f"cycles={cycles} of cycle_epochs={cycle_epochs} take {phase2} of "
+            f"epochs={epochs}; phase 1 needs at least 1"
+        )
+    return TicketBudget(phase1, phase2, cycles, (phase1 // 2, 3 * phase1 // 4))
+
+
+# --- Parts ----------------------------------------------------------------------------
+
+
+def _integer(step: Number) -> jax.Array:
+    return jnp.asarray(step, jnp.int32)
+
+
+def _float(value: Any) -> jax.Array:
+    return jnp.asarray(value, jnp.float32)
+
+
+def _ratio(part: jax.Array, whole: int) -> jax.Array:
+    """``part / whole``, exactly 1 where they are equal.
+
+    XLA compiles a division by a constant as a product with its reciprocal, which may
+    miss 1 by a rounding.
+    """
+    return jnp.where(part == whole, 1.0, _float(part) / whole)
+
+
+def _blend(low: float, high: float, part: jax.Array) -> jax.Array:
+    """From ``low`` at part 0 to ``high`` at part 1, both exactly."""
+    return (1 - part) * low + part * high
+
+
+def _joined(
+    schedules: Sequence[Callable[[Any], Any]], boundaries: Sequence[int]
+) -> Callable[[Any], Any]:
+    return optax.join_schedules(schedules, boundaries)
+
+
+def _cosine(initial: float, final: float, begin: int, end: int) -> Schedule:
+    shape = optax.cosine_decay_schedule(1.0, end - begin)
+
+    def schedule(step: Any) -> jax.Array:
+        since = jnp.clip(step - begin, 0, end - begin)
+        return _blend(final, initial, _float(shape(_float(since))))
+
+    return schedule
+
+
+def _polynomial(
+    initial: float, final: float, power: float, begin: int, end: int
+) -> Schedule:
+    # Not optax's polynomial schedule: in a compiled program its 1 - count / steps can
+    # end below 0, and a power of that is NaN.
+    def schedule(step: Number) -> jax.Array:
+        left = jnp.clip(end - _integer(step), 0, end - begin)
+        return _blend(final, initial, _ratio(left, end - begin) ** power)
+
+    return schedule
+
+
+def _warmed_up(schedule: Schedule, warmup_steps: int, every: int) -> Schedule:
+    _whole("warmup_every", every, 1)
+    if _whole("warmup_steps", warmup_steps, 0) % every:
+        raise ValueError(
+            f"warmup_steps={warmup_steps} must be a multiple of warmup_every={every}"
+        )
+    stairs = warmup_steps // every + 1
+
+    def warmed(step: Number) -> jax.Array:
+        stair = jnp.minimum(_integer(step) // every + 1, stairs)
+        return _float(schedule(_integer(step))) * _ratio(stair, stairs)
+
+    return warmed
+
+
+def _check_fractions(initial: float, final: float, begin: int, end: int) -> None:
+    check_fraction(initial, "initial")
+    check_fraction(final, "final")
+    _whole("begin_step", begin, 0)
+    _check_span("begin_step", begin, "end_step", end)
+
+
+def _check_span(begin_name: str, begin: int, end_name: str, end: int) -> None:
+    if _whole(end_name, end, 1) <= begin:
+        raise ValueError(f"{end_name}={end} must be above {begin_name}={begin}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(
+            f"{name} must be a whole number of at least {least}, got {value!r}"
+        )
+    return value
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> int:
+    """The place of a word among the allowed ones."""
+    if value in allowed:
+        return allowed.index(value)
+    nearest = difflib.get_close_matches(str(value).lower(), allowed, 1, 0)[0]
+    raise ValueError(
+        f"{name} must be one of {', '.join(allowed)}, got {value!r}; "
+        f"did you mean {nearest!r}?"
+    )

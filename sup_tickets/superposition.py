@@ -1,0 +1,419 @@
+"""Superposition: many cheap tickets averaged into one, at the sparsity asked for.
+
+A *ticket* is a sparse network ``(params, masks)`` taken from a training run. The
+superposed ticket S is a running average of them, so that it costs one extra copy of the
+parameters however many there are. Nothing here feeds back into training.
+
+Three averages, by the paper's definitions; T_t is the t-th ticket, 0 where inactive:
+
+* ``"cia"``, connection independent: ``S_t = ((t - 1) S_{t-1} + T_t) / t`` (eq. 4), the
+  zeros of inactive weights included. The paper's results use it. (The release calls
+  this one CAA.)
+* ``"caa"``, connection aware: the mean over those tickets in which the weight is
+  active, by their masks and not by value; 0 where it is active in none.
+* ``"cima"``, connection independent moving: ``S_t = decay S_{t-1} + (1 - decay) T_t``
+  and ``S_1 = T_1``. The decay weights the past. (The release weights the new ticket.)
+
+Leaves without a mask (biases, norms) are averaged with the same factors, with CAA by
+the plain mean, and never pruned. **Batch-norm statistics** are averaged (the paper's
+default, "AV") by handing them over as one more part of the tree, without masks. Means
+and variances are averaged as they are, like in the release:
+
+>>> import jax, jax.numpy as jnp
+>>> params, masks = {"w": jnp.array([2.0, 0.0])}, {"w": jnp.array([True, False])}
+>>> statistics = {"mean": jnp.array(1.0), "var": jnp.array(4.0)}
+>>> network = {"params": params, "batch_stats": statistics}
+>>> no_masks = jax.tree.map(lambda _: None, statistics)
+>>> network_masks = {"params": masks, "batch_stats": no_masks}
+>>> tickets = superposition("cia", sparsity=0.5)
+>>> state = tickets.init(network, network_masks)
+>>> state = tickets.update(state, network, network_masks)
+>>> superposed, superposed_masks = tickets.result(state)
+>>> float(superposed["batch_stats"]["var"]), superposed_masks["params"]["w"].tolist()
+(4.0, [True, False])
+
+The alternative, a pass over training data with S ("BU"), is `reestimate_statistics`.
+
+References:
+  Yin et al., Superposing Many Tickets into One: A Performance Booster for Sparse Neural
+  Network Training, 2022, https://arxiv.org/abs/2205.15322
+"""
+
+import difflib
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import jax
+import jax.numpy as jnp
+
+from sup_tickets.counting import active_count, check_fraction, check_sparsity
+from sup_tickets.masks import apply_masks, check_masks, pack, size, unpack
+from sup_tickets.saliency import magnitude
+from sup_tickets.selection import select_globally
+from sup_tickets.trees import check_same_leaves, named_leaves
+from sup_tickets.types import Masks, Params
+
+Kind = Literal["cia", "caa", "cima"]
+
+_MOST_COUNTED = 255  # what a uint8 holds
+
+Weight = Callable[[jax.Array, Any], jax.Array]
+"""``(number of tickets, dtype) -> weight of the newest ticket``, a scalar."""
+
+
+class SuperpositionState(NamedTuple):
+    """What is kept between tickets: arrays only, to be jitted, donated or saved.
+
+    Either ``masks`` or ``counts`` is None: a weight of S is active where its bit is set
+    or where its count is above 0.
+    """
+
+    tickets: jax.Array  # [] int32, how many were added
+    average: Params  # S, shapes and dtypes of params, +0 where inactive
+    masks: Any  # "cia", "cima": packed masks of S, [ceil(size / 8)] uint8 a sparse leaf
+    counts: Any  # "caa": uint8 shaped as the sparse leaves, tickets averaged in a place
+
+
+class _Init(Protocol):
+    def __call__(
+        self, params: Params, masks: Masks, as_ticket: bool = False
+    ) -> SuperpositionState: ...
+
+
+class Superposition(NamedTuple):
+    """Three pure functions, see `superposition`."""
+
+    init: _Init
+    update: Callable[[SuperpositionState, Params, Masks], SuperpositionState]
+    result: Callable[[SuperpositionState], tuple[Params, Masks]]
+
+
+def superposition(
+    kind: Kind,
+    *,
+    sparsity: float | None,
+    prune_each: bool = True,
+    decay: float | None = None,
+) -> Superposition:
+    """The running average of tickets, pruned globally by magnitude to an exact count.
+
+    * ``init(params, masks, as_ticket=False)``: the state before any ticket. The paper's
+      first ticket is that of the first cycle. ``as_ticket=True`` (a Python bool) makes
+      this network, the result of phase 1, a ticket too, as the release does.
+    * ``update(state, params, masks)``: the state with one more ticket. What
+      ``params`` holds at inactive places is ignored.
+    * ``result(state)``: the superposed ``(params, masks)``, exactly 0 where inactive,
+      in buffers of its own: the state may be donated afterwards.
+
+    Candidates are the active weights of S and of the tickets, whatever their values, so
+    S has exactly ``(1 - sparsity) * size`` active weights over all sparse leaves, to
+    the nearest integer (the release truncates), or all of them if the tickets have
+    fewer. Ties go to the lower index.
+
+    A weight that is pruned from S leaves the average. In "cia" and "cima" it goes on as
+    a 0, and the tickets before still count as such. In "caa" its sum *and* its count
+    restart: the next ticket that has the weight active gives its value alone. In one
+    place at most 255 tickets are counted; from then on, each new one has weight 1/255.
+
+    Every leaf keeps its dtype: the average is computed in at least float32, and rounded
+    to the dtype of the leaf once per ticket. Leaves that are not floating point
+    (counters) have the value of the latest ticket.
+
+    Args:
+      kind: "cia", "caa" or "cima", see the head of this module.
+      sparsity: in [0, 1), of all sparse leaves together; ``None`` never prunes: S then
+        is active wherever a ticket was, which without masks is plain weight averaging.
+      prune_each: whether S is pruned after every ticket (the paper's Algorithm 1), or
+        only in ``result``. These differ: a weight that only later tickets have can lose
+        against an early one again and again.
+      decay: for "cima" only: the weight of the past, in [0, 1].
+
+    Returns:
+      The three functions. ``init`` and ``update`` raise a ValueError for trees whose
+      structure, shapes or sparse leaves differ, and a TypeError for dtypes that do;
+      ``result`` a ValueError if there was no ticket, unless it is being traced.
+
+    Raises:
+      ValueError: if an argument is not among what is allowed.
+
+    Example:
+      >>> tickets = superposition("cia", sparsity=0.5)
+      >>> masks = {"w": jnp.array([True, False])}
+      >>> state = tickets.init({"w": jnp.zeros(2)}, masks)
+      >>> for value in (1.0, 3.0):
+      ...     state = tickets.update(state, {"w": jnp.array([value, 0.0])}, masks)
+      >>> tickets.result(state)[0]["w"].tolist()
+      [2.0, 0.0]
+    """
+    _check_arguments(kind, sparsity, decay)
+    weight = _mean_weight if decay is None else _moving_weight(decay)
+    counted = kind == "caa"
+
+    def init(
+        params: Params, masks: Masks, as_ticket: bool = False
+    ) -> SuperpositionState:
+        check_masks(params, masks)
+        state = _no_tickets(params, masks, counted)
+        return update(state, params, masks) if as_ticket else state
+
+    def update(
+        state: SuperpositionState, params: Params, masks: Masks
+    ) -> SuperpositionState:
+        _check_ticket(state, params, masks)
+        add = _add_counted if counted else _add
+        state = add(state, apply_masks(masks, params), masks, weight)
+        return _pruned_state(state, sparsity) if prune_each else state
+
+    def result(state: SuperpositionState) -> tuple[Params, Masks]:
+        _check_any_ticket(state)
+        average, masks = state.average, _active(state)
+        if not prune_each:
+            average, masks = _pruned(average, masks, sparsity)
+        # Otherwise a donated update of the state would take the result with it.
+        return jax.tree.map(jnp.copy, average), masks
+
+    return Superposition(init, update, result)
+
+
+# --- Adding a ticket ------------------------------------------------------------------
+
+
+def _no_tickets(params: Params, masks: Masks, counted: bool) -> SuperpositionState:
+    average = jax.tree.map(
+        lambda p: jnp.zeros_like(p) if _averaged(p) else jnp.array(p), params
+    )
+    return SuperpositionState(
+        tickets=jnp.int32(0),
+        average=average,
+        masks=None if counted else pack(jax.tree.map(jnp.zeros_like, masks)),
+        counts=_zero_counts(masks) if counted else None,
+    )
+
+
+def _zero_counts(masks: Masks) -> Any:
+    return jax.tree.map(lambda mask: jnp.zeros_like(mask, jnp.uint8), masks)
+
+
+def _add(
+    state: SuperpositionState, ticket: Params, masks: Masks, weight: Weight
+) -> SuperpositionState:
+    """Connection independent: the same weight everywhere. ``ticket`` is masked."""
+    tickets = state.tickets + 1
+    # Both are +0 outside of their masks, and so is their average: no mask is unpacked.
+    return state._replace(
+        tickets=tickets,
+        average=jax.tree.map(
+            lambda old, new: _step(old, new, functools.partial(weight, tickets)),
+            state.average,
+            ticket,
+        ),
+        masks=jax.tree.map(jnp.bitwise_or, state.masks, pack(masks)),
+    )
+
+
+def _add_counted(
+    state: SuperpositionState, ticket: Params, masks: Masks, weight: Weight
+) -> SuperpositionState:
+    """Connection aware: an active weight by its own count. ``ticket`` is masked."""
+    tickets = state.tickets + 1
+    counts = jax.tree.map(
+        lambda mask, n: n + (mask & (n < _MOST_COUNTED)).astype(n.dtype),
+        masks,
+        state.counts,
+    )
+
+    def average(old: jax.Array, new: jax.Array, mask: Any, count: Any) -> jax.Array:
+        if mask is None:
+            return _step(old, new, functools.partial(weight, tickets))
+        # An active weight has a count of 1 or more, the others' is not used.
+        share = functools.partial(_mean_weight, jnp.maximum(count, 1))
+        return jnp.where(mask, _step(old, new, share), old)
+
+    return state._replace(
+        tickets=tickets,
+        average=jax.tree.map(average, state.average, ticket, masks, counts),
+        counts=counts,
+    )
+
+
+def _step(
+    old: jax.Array, new: jax.Array, weight_in: Callable[[Any], jax.Array]
+) -> jax.Array:
+    """``(1 - weight) old + weight new`` in the dtype of the leaf.
+
+    Written as a step from the nearer of the two, so that weights 0 and 1, and equal
+    tickets under any weight, are exact to the bit.
+    """
+    if not _averaged(new):
+        return jnp.array(new)  # a copy: the state must not hold the caller's buffer
+    dtype = jnp.promote_types(new.dtype, jnp.float32)
+    weight = weight_in(jnp.finfo(dtype).dtype)
+    start, end = old.astype(dtype), new.astype(dtype)
+    from_old = weight < 0.5
+    factor = jnp.where(from_old, weight, weight - 1).astype(dtype)
+    stepped = jnp.where(from_old, start, end) + factor * (end - start)
+    return stepped.astype(new.dtype)
+
+
+def _averaged(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _mean_weight(tickets: jax.Array, dtype: Any) -> jax.Array:
+    return 1 / tickets.astype(dtype)  # eq. (4)
+
+
+def _moving_weight(decay: Any) -> Weight:
+    return lambda tickets, dtype: jnp.where(
+        tickets == 1, jnp.ones((), dtype), jnp.asarray(1 - decay, dtype)
+    )
+
+
+# --- Pruning the average --------------------------------------------------------------
+
+
+def _pruned(
+    average: Params, masks: Masks, sparsity: float | None
+) -> tuple[Params, Masks]:
+    """S pruned to the count for its sparsity, among the active ``masks``."""
+    if sparsity is None:
+        return average, masks
+    sparse = jax.tree.map(lambda s, m: None if m is None else s, average, masks)
+    target = active_count(size(masks), sparsity)
+    kept = select_globally(magnitude(sparse), target, among=masks)
+    return apply_masks(kept, average), kept
+
+
+def _pruned_state(
+    state: SuperpositionState, sparsity: float | None
+) -> SuperpositionState:
+    if sparsity is None:
+        return state
+    average, kept = _pruned(state.average, _active(state), sparsity)
+    if state.counts is None:
+        return state._replace(average=average, masks=pack(kept))
+    return state._replace(average=average, counts=apply_masks(kept, state.counts))
+
+
+def _active(state: SuperpositionState) -> Masks:
+    if state.counts is None:
+        return unpack(state.masks, state.average)
+    return jax.tree.map(lambda count: count > 0, state.counts)
+
+
+# --- Statistics of the superposed network ---------------------------------------------
+
+
+def reestimate_statistics(
+    statistics_of: Callable[[Any], tuple[Any, Any]], batches: Iterable[Any]
+) -> Any:
+    """The weighted mean over batches of a tree of statistics ("BU"), on the host.
+
+    For batch norm, ``statistics_of`` runs the superposed network in training mode and
+    returns the statistics of *this batch*, not a moving average. Variances are averaged
+    as they are, like in the release's ``bn_update``: the spread between the means of
+    the batches is not added.
+
+    Args:
+      statistics_of: ``batch -> (statistics, weight)``, a pytree of arrays and a
+        non-negative scalar, the batch size for example; jit it yourself.
+      batches: any finite iterable; one pass is made.
+
+    Returns:
+      Pytree with the structure, shapes and dtypes of the statistics; the mean is taken
+      in at least float32. Leaves that are not floating point have the latest value.
+
+    Raises:
+      ValueError: if there is no batch, or the weights do not sum to more than 0.
+
+    Example:
+      >>> batches = [jnp.array([1.0, 3.0]), jnp.array([8.0])]
+      >>> mean = reestimate_statistics(lambda x: ({"mean": x.mean()}, x.size), batches)
+      >>> float(mean["mean"])
+      4.0
+    """
+    mean, total, statistics = None, jnp.float32(0), None
+    for batch in batches:
+        statistics, weight = statistics_of(batch)
+        if mean is None:
+            mean = jax.tree.map(_wide_zeros, statistics)
+        mean, total = _accumulate(mean, total, statistics, jnp.float32(weight))
+    if mean is None:
+        raise ValueError("batches must hold at least 1 batch, got none")
+    if not float(total) > 0:
+        raise ValueError(
+            "the weights of statistics_of must sum to more than 0 over the batches, "
+            f"got {float(total)}"
+        )
+    return jax.tree.map(lambda m, like: m.astype(like.dtype), mean, statistics)
+
+
+def _wide_zeros(leaf: jax.Array) -> jax.Array:
+    dtype = jnp.promote_types(leaf.dtype, jnp.float32) if _averaged(leaf) else None
+    return jnp.zeros_like(leaf, dtype)
+
+
+# Nobody else holds the running mean: it is donated, and never more than one is live.
+@functools.partial(jax.jit, donate_argnums=(0, 1))
+def _accumulate(
+    mean: Any, total: jax.Array, statistics: Any, weight: jax.Array
+) -> tuple[Any, jax.Array]:
+    total = total + weight
+    share = jnp.where(total > 0, weight / total, 0.0)
+    step = functools.partial(_step, weight_in=share.astype)
+    return (
+        jax.tree.map(lambda m, s: step(m, s.astype(m.dtype)), mean, statistics),
+        total,
+    )
+
+
+# --- Checks ---------------------------------------------------------------------------
+
+
+def _check_arguments(kind: Any, sparsity: Any, decay: Any) -> None:
+    kinds = get_args(Kind)
+    if kind not in kinds:
+        nearest = difflib.get_close_matches(str(kind).lower(), kinds, 1, 0.0)[0]
+        raise ValueError(
+            f"kind must be one of {', '.join(map(repr, kinds))}, got {kind!r}; "
+            f"the nearest is {nearest!r}"
+        )
+    if sparsity is not None:
+        check_sparsity(sparsity)
+    if kind == "cima" and decay is None:
+        raise ValueError(
+            "decay must be in [0, 1] for kind 'cima', the weight of the past, got None"
+        )
+    if kind != "cima" and decay is not None:
+        raise ValueError(f"decay must be None for kind {kind!r}, got {decay}")
+    if decay is not None:
+        check_fraction(decay, "decay")
+
+
+def _check_ticket(state: SuperpositionState, params: Params, masks: Masks) -> None:
+    """Raises unless the ticket fits the state, naming the first leaf that does not."""
+    check_masks(params, masks)
+    # Both ways round, for a None on the left agrees with anything.
+    check_same_leaves("params", params, "state.average", state.average)
+    check_same_leaves("state.average", state.average, "params", params)
+    kept = dict(named_leaves(state.average))
+    for name, leaf in named_leaves(params):
+        if leaf.dtype != kept[name].dtype:
+            raise TypeError(
+                f"params has dtype {leaf.dtype} at leaf {name!r}, "
+                f"where state.average has {kept[name].dtype}"
+            )
+    before = state.masks if state.counts is None else state.counts
+    given, sparse = (dict(named_leaves(tree)).keys() for tree in (masks, before))
+    for name in sorted(given ^ sparse):
+        now, then = ("an array", "None") if name in given else ("None", "an array")
+        raise ValueError(f"masks has {now} at leaf {name!r}, where init got {then}")
+
+
+def _check_any_ticket(state: SuperpositionState) -> None:
+    if not isinstance(state.tickets, jax.core.Tracer) and int(state.tickets) == 0:
+        raise ValueError(
+            "state must hold at least 1 ticket, got 0; call update first, or init with "
+            "as_ticket=True"
+        )

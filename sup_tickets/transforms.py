@@ -1,0 +1,235 @@
+"""Sparse training in anybody's Optax loop.
+
+    tx = sparse_training(optax.sgd(0.1, momentum=0.9), rigl(sparsity=0.9))
+    state = tx.init(params)
+    params = keep_sparse(params, state)
+    ...
+    updates, state = tx.update(gradients, state, params)  # dense gradients, as always
+    params = optax.apply_updates(params, updates)
+    params = keep_sparse(params, state)
+
+The masks live in the optimizer's state, so that whatever saves the state saves them.
+The topology update is part of the jitted step; its ``cond`` returns the masks alone,
+because one that returned the moments would copy them at every step.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sup_tickets.counting import check_fraction
+from sup_tickets.dynamic import Method, MethodState, scheduled
+from sup_tickets.masks import apply_masks, choose, intersection
+from sup_tickets.schedules import TicketPlan
+from sup_tickets.types import Masks, Number, Params
+
+
+class SparseTrainingState(NamedTuple):
+    """State of `sparse_training`."""
+
+    step: jax.Array  # calls of update so far, int32 scalar
+    method: MethodState  # masks and what else the method carries
+    inner: Any  # state of the wrapped optimizer; slots of inactive weights are 0
+
+
+def sparse_training(
+    tx: optax.GradientTransformation,
+    method: Method,
+    *,
+    key: jax.Array | int = 0,
+    tickets: TicketPlan | None = None,
+    explore_fraction: Number = 0.5,
+) -> optax.GradientTransformationExtraArgs:
+    """Trains sparsely with any Optax optimizer and any method.
+
+    Give ``update`` the dense gradients at parameters that are 0 where inactive. After
+    `optax.apply_updates` the parameters of inactive weights are exactly 0, and so is
+    every slot of the optimizer shaped like a parameter. On an update of RigL the
+    weights and slots stay, while step counters, and with them learning-rate schedules,
+    go on.
+
+    With ``tickets``, the first step of each cheap-ticket cycle explores (drops and
+    regrows ``explore_fraction`` by the method's own scores, before the weight step) and
+    the topology stays frozen in between. Collect a ticket for `superposition` wherever
+    ``tickets.ticket_due(step)``; give the optimizer `cheap_ticket_schedule`.
+
+    Args:
+      tx: any Optax optimizer whose slots `optax.tree.map_params` can find (L-BFGS is
+        not among them).
+      method: a method of sparse training.
+      key: a random key, consumed, or a seed.
+      tickets: the plan of the cheap-ticket phase, if there is one.
+      explore_fraction: of each layer's active weights, in [0, 1].
+
+    Raises:
+      ValueError: if the fraction is outside [0, 1]; by ``update`` without parameters.
+    """
+    check_fraction(explore_fraction, "explore_fraction")
+    tx = optax.with_extra_args_support(tx)
+    updates_topology = method.update_every > 0
+    replaces = updates_topology and method.consumes_step
+    follows = updates_topology and not method.consumes_step
+
+    def init(params: Params) -> SparseTrainingState:
+        seed = jax.random.key(key) if isinstance(key, int) else key
+        state = method.init(seed, params)
+        inner = tx.init(apply_masks(state.masks, params))
+        return SparseTrainingState(
+            jnp.int32(0), state, mask_slots(tx, state.masks, inner)
+        )
+
+    def update(
+        gradients: Params,
+        state: SparseTrainingState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Params, SparseTrainingState]:
+        if params is None:
+            raise ValueError("sparse_training needs update(gradients, state, params)")
+        step = state.step
+        topology = method.observe(state.method, gradients)
+        replaced = jnp.zeros((), bool)
+        if replaces:
+            replaced = scheduled(method, step, tickets)
+            topology = _changed_if(
+                replaced, method.update, topology, params, gradients, step
+            )
+        if tickets is not None and tickets.cycles:
+            topology = _changed_if(
+                tickets.explore_due(step),
+                partial(method.explore, fraction=explore_fraction),
+                topology,
+                params,
+                gradients,
+                step,
+            )
+        masks = topology.masks
+        sparse = apply_masks(masks, params)
+        updates, inner = tx.update(
+            apply_masks(masks, gradients), state.inner, sparse, **extra
+        )
+        if replaces:
+            updates = jax.tree.map(
+                lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
+            )
+            inner = _restore_slots(tx, replaced, inner, state.inner)
+        if follows:
+            after = optax.apply_updates(sparse, apply_masks(masks, updates))
+            due = scheduled(method, step + 1, tickets)
+            topology = _changed_if(
+                due, method.update, topology, after, gradients, step + 1
+            )
+            masks = intersection(masks, topology.masks)
+        # Whatever stood at an inactive weight, it is 0 after the update.
+        updates = choose(masks, updates, jax.tree.map(jnp.negative, params))
+        return updates, SparseTrainingState(
+            step + 1, topology, mask_slots(tx, topology.masks, inner)
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def keep_sparse(params: Params, opt_state: Any) -> Params:
+    """``params`` with exactly 0 at every weight that the optimizer's masks leave out.
+
+    Call it once after ``init``; after each update it guards against transformations
+    outside `sparse_training` that move inactive weights.
+
+    Args:
+      params: pytree of arrays.
+      opt_state: optimizer state with a `SparseTrainingState` anywhere inside.
+    """
+    return apply_masks(masks_of(opt_state), params)
+
+
+def masks_of(opt_state: Any) -> Masks:
+    """The masks inside an optimizer state.
+
+    Args:
+      opt_state: optimizer state with a `SparseTrainingState` anywhere inside.
+
+    Raises:
+      ValueError: unless there is exactly one.
+    """
+    return method_state_of(opt_state).masks
+
+
+def method_state_of(opt_state: Any) -> MethodState:
+    """The method's state inside an optimizer state.
+
+    Args:
+      opt_state: optimizer state with a `SparseTrainingState` anywhere inside.
+
+    Raises:
+      ValueError: unless there is exactly one.
+    """
+    leaves = jax.tree.leaves(opt_state, is_leaf=_is_ours)
+    found = [leaf for leaf in leaves if _is_ours(leaf)]
+    if len(found) != 1:
+        raise ValueError(
+            f"opt_state must hold exactly one SparseTrainingState, found {len(found)}; "
+            "wrap the whole optimizer in sparse_training"
+        )
+    return found[0].method
+
+
+def mask_slots(tx: Any, masks: Masks, opt_state: Any) -> Any:
+    """``opt_state`` with exactly 0 in every slot of an inactive weight.
+
+    Args:
+      tx: the Optax optimizer that the state belongs to.
+      masks: the active weights.
+      opt_state: its state. Slots shaped unlike their parameter stay as they are.
+    """
+
+    def clear(slot: Any, mask: Any) -> Any:
+        if mask is None or getattr(slot, "shape", None) != mask.shape:
+            return slot
+        return apply_masks(mask, slot)
+
+    return optax.tree.map_params(tx, clear, opt_state, masks, is_leaf=_is_placeholder)
+
+
+def _restore_slots(tx: Any, replaced: jax.Array, new: Any, old: Any) -> Any:
+    """The old slots if the weight step was replaced; counters are always new."""
+    is_slot = optax.tree.map_params(
+        tx,
+        lambda slot: slot if _is_placeholder(slot) else True,
+        new,
+        transform_non_params=lambda _: False,
+        is_leaf=_is_placeholder,
+    )
+    return jax.tree.map(
+        lambda slot, n, o: jnp.where(replaced, o, n) if slot else n, is_slot, new, old
+    )
+
+
+def _changed_if(
+    due: Any,
+    change: Any,
+    topology: MethodState,
+    params: Params,
+    gradients: Params,
+    step: jax.Array,
+) -> MethodState:
+    """The topology after a change that is due; the ``cond`` returns masks alone."""
+
+    def changed() -> tuple[Masks, Masks]:
+        state = change(topology, params, gradients, step).state
+        return state.masks, state.ever_active
+
+    masks, ever_active = jax.lax.cond(
+        due, changed, lambda: (topology.masks, topology.ever_active)
+    )
+    return topology._replace(masks=masks, ever_active=ever_active)
+
+
+def _is_placeholder(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def _is_ours(leaf: Any) -> bool:
+    return isinstance(leaf, SparseTrainingState)
