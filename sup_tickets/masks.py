@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sup_tickets.selection import select
+from sup_tickets.selection import count_true, select
 from sup_tickets.trees import (
     RuleLike,
     check_same_leaves,
@@ -75,7 +75,7 @@ def choose(masks: Masks, tree: Any, other: Any) -> Any:
     """
     return jax.tree.map(
         lambda leaf, mask, at_dead: (
-            leaf if mask is None else jnp.where(mask, leaf, at_dead)
+            leaf if mask is None else _blend(leaf, mask, at_dead)
         ),
         tree,
         masks,
@@ -84,13 +84,32 @@ def choose(masks: Masks, tree: Any, other: Any) -> Any:
 
 
 def _clear(leaf: jax.Array, mask: jax.Array) -> jax.Array:
-    size = leaf.dtype.itemsize
-    if not jnp.issubdtype(leaf.dtype, jnp.floating) or size not in (2, 4, 8):
+    if _integer_view(leaf) is None:
         return jnp.where(mask, leaf, jnp.zeros_like(leaf))
-    integer = np.dtype(f"int{8 * size}")
-    # -1 has all bits set and 0 none.
-    kept = lax.bitcast_convert_type(leaf, integer) & -mask.astype(integer)
-    return lax.bitcast_convert_type(kept, leaf.dtype)
+    bits, ones = _bits_and_ones(leaf, mask)
+    return lax.bitcast_convert_type(bits & ones, leaf.dtype)
+
+
+def _blend(leaf: jax.Array, mask: jax.Array, other: jax.Array) -> jax.Array:
+    if _integer_view(leaf) is None or other.dtype != leaf.dtype:
+        return jnp.where(mask, leaf, other)
+    bits, ones = _bits_and_ones(leaf, mask)
+    others = lax.bitcast_convert_type(other, bits.dtype)
+    return lax.bitcast_convert_type((bits & ones) | (others & ~ones), leaf.dtype)
+
+
+def _bits_and_ones(leaf: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The bits of ``leaf``, and as many ones where the mask is True, zeros elsewhere."""
+    integer = _integer_view(leaf)
+    return lax.bitcast_convert_type(leaf, integer), -mask.astype(integer)
+
+
+def _integer_view(leaf: jax.Array) -> Any:
+    """The signed integer as wide as the leaf's dtype, or ``None`` if there is none."""
+    width = leaf.dtype.itemsize
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or width not in (2, 4, 8):
+        return None
+    return np.dtype(f"int{8 * width}")
 
 
 def check_masks(params: Params, masks: Masks) -> None:
@@ -111,13 +130,17 @@ def check_masks(params: Params, masks: Masks) -> None:
 
 def layer_counts(masks: Masks) -> Counts:
     """Active weights of each leaf, int32 scalars; ``None`` where masks is ``None``."""
-    return jax.tree.map(lambda mask: jnp.sum(mask.astype(jnp.int32)), masks)
+    return jax.tree.map(count_true, masks)
 
 
 def layer_densities(masks: Masks) -> Any:
     """Share of active weights of each leaf, float32 scalars; ``None`` at dense ones."""
     return jax.tree.map(
-        lambda mask: jnp.mean(mask, dtype=jnp.float32) if mask.size else jnp.float32(1),
+        lambda mask: (
+            count_true(mask).astype(jnp.float32) / float(mask.size)
+            if mask.size
+            else jnp.float32(1)
+        ),
         masks,
     )
 

@@ -22,7 +22,7 @@ import optax
 
 from sup_tickets.counting import check_fraction
 from sup_tickets.dynamic import Method, MethodState, scheduled
-from sup_tickets.masks import apply_masks, choose, intersection
+from sup_tickets.masks import apply_masks, choose
 from sup_tickets.schedules import TicketPlan
 from sup_tickets.types import Masks, Number, Params
 
@@ -69,9 +69,7 @@ def sparse_training(
     """
     check_fraction(explore_fraction, "explore_fraction")
     tx = optax.with_extra_args_support(tx)
-    updates_topology = method.update_every > 0
-    replaces = updates_topology and method.consumes_step
-    follows = updates_topology and not method.consumes_step
+    explores = tickets is not None and tickets.cycles > 0
 
     def init(params: Params) -> SparseTrainingState:
         seed = jax.random.key(key) if isinstance(key, int) else key
@@ -92,42 +90,31 @@ def sparse_training(
         step = state.step
         topology = method.observe(state.method, gradients)
         replaced = jnp.zeros((), bool)
-        if replaces:
-            replaced = scheduled(method, step, tickets)
-            topology = _changed_if(
-                replaced, method.update, topology, params, gradients, step
-            )
-        if tickets is not None and tickets.cycles:
-            topology = _changed_if(
-                tickets.explore_due(step),
-                partial(method.explore, fraction=explore_fraction),
-                topology,
-                params,
-                gradients,
-                step,
-            )
+        if method.update_every:
+            due = scheduled(method, step, tickets)
+            topology = _change_if(due, method.update, topology, params, gradients, step)
+            replaced = due & method.consumes_step
+        if explores:
+            explore = partial(method.explore, fraction=explore_fraction)
+            due = tickets.explore_due(step)
+            topology = _change_if(due, explore, topology, params, gradients, step)
         masks = topology.masks
-        sparse = apply_masks(masks, params)
+        # Masked going in, where it costs nothing: what is 0 for the optimizer stays 0.
         updates, inner = tx.update(
-            apply_masks(masks, gradients), state.inner, sparse, **extra
+            apply_masks(masks, gradients),
+            mask_slots(tx, masks, state.inner),
+            apply_masks(masks, params),
+            **extra,
         )
-        if replaces:
+        if method.update_every and method.consumes_step:
+            kept = mask_slots(tx, masks, state.inner)
+            inner = _restore_slots(tx, replaced, inner, kept)
             updates = jax.tree.map(
                 lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
             )
-            inner = _restore_slots(tx, replaced, inner, state.inner)
-        if follows:
-            after = optax.apply_updates(sparse, apply_masks(masks, updates))
-            due = scheduled(method, step + 1, tickets)
-            topology = _changed_if(
-                due, method.update, topology, after, gradients, step + 1
-            )
-            masks = intersection(masks, topology.masks)
         # Whatever stood at an inactive weight, it is 0 after the update.
         updates = choose(masks, updates, jax.tree.map(jnp.negative, params))
-        return updates, SparseTrainingState(
-            step + 1, topology, mask_slots(tx, topology.masks, inner)
-        )
+        return updates, SparseTrainingState(step + 1, topology, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -207,7 +194,7 @@ def _restore_slots(tx: Any, replaced: jax.Array, new: Any, old: Any) -> Any:
     )
 
 
-def _changed_if(
+def _change_if(
     due: Any,
     change: Any,
     topology: MethodState,

@@ -264,6 +264,14 @@ def test_dense_leaves_are_never_the_ones_to_pay():
     assert counts == [3, 4] + [1] * 8
 
 
+def test_a_filled_layer_pays_before_a_dense_one():
+    # Both of (1, 1, 1, 2) are full, one because it was asked to; ten leaves of share
+    # 0.86 are lifted to 1 and have nothing to give; total 13.
+    shapes = [(1, 1, 1, 2)] * 2 + [(2,)] * 10
+    counts = erk(tree(shapes), sparsity=0.477, dense="00", **EVERY_LEAF)
+    assert listed(counts) == [2, 1] + [1] * 10
+
+
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_sparsity_zero_is_dense(name):
     options = {"first": "00", "classifier": "06"}

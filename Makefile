@@ -1,0 +1,39 @@
+# `make run` and `make test` do everything on a fresh machine with Python 3.11 to 3.13.
+# The README shows the plain pip and python lines that they stand for.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/digits
+
+.PHONY: run test test-all check bench clean
+
+run: $(VENV)/.train
+	$(BIN)/python -m experiments.main --config=configs/digits.py --workdir=$(WORKDIR)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.train
+	$(BIN)/python -m experiments.bench_core
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.train: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e ".[train]"
+	touch $@
+
+$(VENV)/.dev: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@ $(VENV)/.train
