@@ -99,7 +99,7 @@ def _blend(leaf: jax.Array, mask: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def _bits_and_ones(leaf: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The bits of ``leaf``, and as many ones where the mask is True, zeros elsewhere."""
+    """The bits of ``leaf``, and all ones where the mask is True, zeros elsewhere."""
     integer = _integer_view(leaf)
     return lax.bitcast_convert_type(leaf, integer), -mask.astype(integer)
 

@@ -256,6 +256,11 @@ def _keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
         raise TypeError(
             f"scores must be floating point, got {score.dtype} at leaf {name!r}"
         )
+    return _ordered(score, candidates)
+
+
+@jax.jit
+def _ordered(score: jax.Array, candidates: jax.Array | None) -> jax.Array:
     info = _integer_info(score.dtype.itemsize)
     bits = lax.bitcast_convert_type(score, info.dtype)
     lowest, highest = info.dtype.type(info.min), info.dtype.type(info.max)
@@ -274,6 +279,8 @@ def _integer_info(itemsize: int) -> Any:
 # --- The largest k --------------------------------------------------------------------
 
 
+# Compiled as a unit, so that a call outside jit compiles once for each shape.
+@jax.jit
 def _largest(leaves: list[jax.Array], k: Number) -> tuple[list[jax.Array], jax.Array]:
     """Masks of the ``k`` largest keys of all the leaves together, ties by index.
 
@@ -368,6 +375,11 @@ def _index_cut(
 # --- Counting -------------------------------------------------------------------------
 
 
+def count_true(mask: jax.Array) -> jax.Array:
+    """How many places are True, int32 scalar, without an integer copy of the mask."""
+    return _count([mask], lambda places, _: places)
+
+
 def _count(leaves: list[jax.Array], predicate: Predicate, cut: Number = 0) -> jax.Array:
     """How many keys satisfy ``predicate(keys, index < cut)``; int32 scalar."""
     count = _folded_count if _may_fold(leaves) else _plain_count
@@ -376,7 +388,8 @@ def _count(leaves: list[jax.Array], predicate: Predicate, cut: Number = 0) -> ja
 
 
 def _plain_count(keys: jax.Array, predicate: Predicate, cut: Number) -> jax.Array:
-    return jnp.sum(predicate(keys, _index(keys.shape) < cut).astype(jnp.int32))
+    # The dtype is spelled out: with 64 bits enabled int32 would be summed as int64.
+    return jnp.sum(predicate(keys, _index(keys.shape) < cut), dtype=jnp.int32)
 
 
 def _folded_count(keys: jax.Array, predicate: Predicate, cut: Number) -> jax.Array:
@@ -391,7 +404,8 @@ def _folded_count(keys: jax.Array, predicate: Predicate, cut: Number) -> jax.Arr
     ]
     folded = functools.reduce(jnp.add, [s.astype(jnp.int32) for s in slices])
     done = _FOLD * width
-    return jnp.sum(folded) + _plain_count(flat[done:], predicate, cut - done)
+    rest = _plain_count(flat[done:], predicate, cut - done)
+    return jnp.sum(folded, dtype=jnp.int32) + rest
 
 
 def _may_fold(leaves: list[jax.Array]) -> bool:

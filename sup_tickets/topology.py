@@ -28,7 +28,14 @@ from sup_tickets.masks import (
     union,
 )
 from sup_tickets.saliency import magnitude
-from sup_tickets.selection import Turn, map_in_turn, select, select_globally, top_k
+from sup_tickets.selection import (
+    Turn,
+    count_true,
+    map_in_turn,
+    select,
+    select_globally,
+    top_k,
+)
 from sup_tickets.trees import check_same_leaves
 from sup_tickets.types import Counts, Masks, Number, Params, Scores
 
@@ -254,27 +261,33 @@ def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
     leaves, structure = jax.tree.flatten(shares)
     if not leaves:
         return shares
-    share = jnp.stack([jnp.asarray(s, jnp.float32) for s in leaves])
+    share = jnp.stack([jnp.maximum(jnp.asarray(s, jnp.float32), 0) for s in leaves])
     limit = jnp.stack([jnp.asarray(r, jnp.int32) for r in jax.tree.leaves(room)])
     total = sum(jax.tree.leaves(dropped), start=jnp.int32(0))
 
+    def add_up(counts: jax.Array) -> jax.Array:
+        return jnp.sum(counts, dtype=jnp.int32)  # int64 if 64 bits are enabled
+
     def give(given: jax.Array) -> jax.Array:
-        left, free = total - jnp.sum(given), limit - given
+        left, free = total - add_up(given), limit - given
         open_share = jnp.where(free > 0, share, 0.0)
         alike = (free > 0).astype(jnp.float32)
-        open_share = jnp.where(jnp.sum(open_share) > 0, open_share, alike)
+        # A run that diverged may come with NaN or infinite shares.
+        whole = jnp.sum(open_share)
+        open_share = jnp.where((whole > 0) & (whole < jnp.inf), open_share, alike)
         part = open_share / jnp.sum(open_share)
         each = jnp.floor(part * left.astype(jnp.float32) * (1 + 2.0**-22))
         each = jnp.minimum(each.astype(jnp.int32), free)
         # float32 may round the parts up past what is left; clip them in order.
-        each = jnp.clip(left - (jnp.cumsum(each) - each), 0, each)
-        over, free = left - jnp.sum(each), free - each
+        before = jnp.cumsum(each, dtype=jnp.int32) - each
+        each = jnp.clip(left - before, 0, each)
+        over, free = left - add_up(each), free - each
         order = jnp.argsort(-jnp.where(free > 0, open_share, -1.0), stable=True)
-        one = (jnp.arange(share.size) < over) & (free[order] > 0)
+        one = (jnp.arange(share.size, dtype=jnp.int32) < over) & (free[order] > 0)
         return given + each + jnp.zeros_like(each).at[order].set(one.astype(jnp.int32))
 
     given = jax.lax.while_loop(
-        lambda given: jnp.sum(given) < jnp.minimum(total, jnp.sum(limit)),
+        lambda given: add_up(given) < jnp.minimum(total, add_up(limit)),
         give,
         jnp.zeros_like(limit),
     )
@@ -299,6 +312,6 @@ def _grown(
     if first is None:
         return top_k(name, turn, score, k, candidates)
     chosen, turn = top_k(name, turn, score, k, candidates & first)
-    rest = k - jnp.sum(chosen.astype(jnp.int32))
+    rest = k - count_true(chosen)
     others, turn = top_k(name, turn, score, rest, candidates & ~first)
     return chosen | others, turn

@@ -1,0 +1,249 @@
+"""One contract for every method and optimizer: exact, consistent, compiled once.
+
+The drop-in is what binds them all, so the contract is tested through it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sup_tickets as st
+
+SPARSITY = 0.75
+TICKETS = st.TicketPlan(phase1_steps=8, cycle_steps=3, cycles=2)
+EVERY = 2
+
+OPTIONS = {
+    "dense": {},
+    "static": {"sparsity": SPARSITY},
+    "gmp": {"sparsity": SPARSITY, "update_every": EVERY, "prune_end_step": 6},
+    "granet": {"sparsity": SPARSITY, "update_every": EVERY, "prune_end_step": 6},
+    "granet-dense": {"sparsity": SPARSITY, "update_every": EVERY, "prune_end_step": 6},
+}
+METHODS = {
+    name: OPTIONS.get(name, {"sparsity": SPARSITY, "update_every": EVERY})
+    for name in st.METHODS
+}
+PRUNING = {"gmp", "granet", "granet-dense"}
+
+
+def by_kind(params):
+    return jax.tree.map(lambda p: "kernel" if p.ndim > 1 else "bias", params)
+
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.05, momentum=0.9),
+    "nesterov": optax.sgd(0.05, momentum=0.9, nesterov=True),
+    "adam": optax.adam(0.01),
+    "adamw": optax.adamw(0.01, weight_decay=0.1),
+    "lion": optax.lion(0.01, weight_decay=0.1),
+    "rmsprop": optax.rmsprop(0.01, momentum=0.9, initial_scale=1.0),
+    "chain": optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.add_decayed_weights(0.1),
+        optax.sgd(optax.linear_schedule(0.1, 0.01, 20), momentum=0.9),
+    ),
+    "inject": optax.inject_hyperparams(optax.sgd)(learning_rate=0.05, momentum=0.9),
+    "multi_steps": optax.MultiSteps(optax.adam(0.01), every_k_schedule=2),
+    "multi_transform": optax.multi_transform(
+        {"kernel": optax.adam(0.01), "bias": optax.sgd(0.05, momentum=0.9)}, by_kind
+    ),
+}
+PAIRS = [(method, "sgd") for method in METHODS] + [
+    (method, optimizer)
+    for method in ("rigl", "set")
+    for optimizer in OPTIMIZERS
+    if optimizer != "sgd"
+]
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Optax itself mixes dtypes; our own modules are tested strictly elsewhere."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def params():
+    key = jax.random.key(1)
+    return {
+        "layer": {
+            "kernel": jax.random.normal(key, (12, 10)),
+            "bias": jnp.zeros(10),
+        },
+        "head": {"kernel": jax.random.normal(key, (10, 4))},
+    }
+
+
+def loss(params, inputs, targets):
+    hidden = jnp.tanh(
+        inputs @ params["layer"]["kernel"] + params["layer"]["bias"][None]
+    )
+    return jnp.mean((hidden @ params["head"]["kernel"] - targets) ** 2)
+
+
+def batch(step):
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(2), step))
+    return jax.random.normal(keys[0], (16, 12)), jax.random.normal(keys[1], (16, 4))
+
+
+def make_step(tx, traces=None):
+    def step(params, state, inputs, targets):
+        if traces is not None:
+            traces.append(None)
+        gradients = jax.grad(loss)(params, inputs, targets)
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def check_zeros(params, state):
+    masks = st.masks_of(state)
+    for (name, weight), mask in zip(
+        [
+            (jax.tree_util.keystr(k), v)
+            for k, v in jax.tree_util.tree_leaves_with_path(params)
+        ],
+        jax.tree.leaves(masks, is_leaf=lambda m: m is None),
+        strict=True,
+    ):
+        if mask is None:
+            continue
+        dead = ~np.asarray(mask)
+        assert not np.any(np.asarray(weight)[dead].view(np.uint32)), name
+        slots = [s for s in jax.tree.leaves(state.inner) if s.shape == weight.shape]
+        assert slots
+        for slot in slots:
+            assert not np.any(np.asarray(slot)[dead]), f"slot of {name}"
+
+
+def expected_count(method, params, total):
+    if method == "dense":
+        return 0
+    return st.active_count(total, SPARSITY)
+
+
+@pytest.mark.parametrize(("method", "optimizer"), PAIRS)
+def test_contract(method, optimizer, params):
+    made = st.make_method(method, **METHODS[method])
+    tx = st.sparse_training(
+        OPTIMIZERS[optimizer], made, tickets=TICKETS, explore_fraction=0.3
+    )
+    state = tx.init(params)
+    live = st.keep_sparse(params, state)
+    traces = []
+    step = jax.jit(make_step(tx, traces))
+    structure, counts, changes = jax.tree.structure(state), [], []
+    for i in range(TICKETS.total_steps):
+        before = st.masks_of(state)
+        layers = st.layer_counts(before)
+        live, state = step(live, state, *batch(i))
+        masks = st.masks_of(state)
+        check_zeros(live, state)
+        st.check_masks(live, masks)
+        counts.append(int(st.count(masks)))
+        if int(st.hamming(before, masks)):
+            changes.append(i)
+        if method not in PRUNING | {"snfs"} or i >= TICKETS.phase1_steps:
+            redistributes = method == "snfs" and i in (8, 11)
+            if not redistributes:
+                assert jax.tree.map(int, st.layer_counts(masks)) == jax.tree.map(
+                    int, layers
+                )
+    assert len(traces) == 1, "recompiled"
+    assert jax.tree.structure(state) == structure
+    assert jax.tree.map(lambda a: a.dtype, live) == jax.tree.map(
+        lambda a: a.dtype, params
+    )
+    total = st.size(st.masks_of(state))
+    final = expected_count(method, params, total)
+    assert counts[-1] == final
+    if method not in PRUNING:
+        assert set(counts) == {final}
+    else:
+        assert counts == sorted(counts, reverse=True) and counts[0] > final
+    # Scheduled updates stop before the tickets, which explore once each.
+    scheduled = (
+        {i for i in range(EVERY, 8, EVERY)}
+        if METHODS[method].get("update_every")
+        else set()
+    )
+    explored = {8, 11} if method != "dense" else set()
+    assert set(changes) <= scheduled | explored
+    if method in ("set", "set-itop"):
+        assert set(changes) == scheduled | explored
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_jit_equals_eager(method, params):
+    made = st.make_method(method, **METHODS[method])
+    key = jax.random.key(3)
+    state = made.init(key, params)
+    gradients = jax.grad(loss)(st.apply_masks(state.masks, params), *batch(0))
+    live = st.apply_masks(state.masks, params)
+    observed = made.observe(state, gradients)
+    for change in (made.update, lambda *a: made.explore(*a, 0.4)):
+        eager = change(observed, live, gradients, jnp.int32(4))
+        jitted = jax.jit(change)(observed, live, gradients, jnp.int32(4))
+        jax.tree.map(np.testing.assert_array_equal, _plain(eager), _plain(jitted))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_change_keeps_what_stays_and_zeroes_what_grew(method, params):
+    made = st.make_method(method, **METHODS[method])
+    state = made.init(jax.random.key(3), params)
+    live = st.apply_masks(state.masks, params)
+    gradients = jax.grad(loss)(live, *batch(0))
+    state = made.observe(state, gradients)
+    change = made.update(state, live, gradients, 4)
+    for weight, new, old, mask, grown in zip(
+        *map(
+            lambda t: jax.tree.leaves(t, is_leaf=lambda m: m is None),
+            (live, change.params, state.masks, change.state.masks, change.grown),
+        ),
+        strict=True,
+    ):
+        if mask is None:
+            np.testing.assert_array_equal(new, weight)
+            continue
+        np.testing.assert_array_equal(grown, mask & ~old)
+        np.testing.assert_array_equal(new, jnp.where(mask & old, weight, 0))
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "snfs", "granet"])
+def test_same_key_same_run_and_other_key_other_masks(method, params):
+    made = st.make_method(method, **METHODS[method])
+
+    def masks(seed):
+        state = made.init(jax.random.key(seed), params)
+        live = st.apply_masks(state.masks, params)
+        gradients = jax.grad(loss)(live, *batch(0))
+        state = made.observe(state, gradients)
+        return made.update(state, live, gradients, 4).state.masks
+
+    assert int(st.hamming(masks(0), masks(0))) == 0
+    assert int(st.hamming(masks(0), masks(1))) > 0
+
+
+def test_members_of_a_vmapped_ensemble_have_their_own_masks(params):
+    made = st.rigl(sparsity=SPARSITY)
+    keys = jax.random.split(jax.random.key(0), 3)
+    masks = jax.vmap(lambda key: made.init(key, params).masks)(keys)["layer"]["kernel"]
+    assert len({np.asarray(m).tobytes() for m in masks}) == 3
+    assert len({int(m.sum()) for m in masks}) == 1
+
+
+def _plain(tree):
+    """Typed keys have no NumPy value; their data has."""
+    return jax.tree.map(
+        lambda a: (
+            jax.random.key_data(a)
+            if jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+            else a
+        ),
+        tree,
+    )
