@@ -259,7 +259,7 @@ def _keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
     return _ordered(score, candidates)
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def _ordered(score: jax.Array, candidates: jax.Array | None) -> jax.Array:
     info = _integer_info(score.dtype.itemsize)
     bits = lax.bitcast_convert_type(score, info.dtype)
@@ -279,8 +279,9 @@ def _integer_info(itemsize: int) -> Any:
 # --- The largest k --------------------------------------------------------------------
 
 
-# Compiled as a unit, so that a call outside jit compiles once for each shape.
-@jax.jit
+# Compiled as a unit, so that a call outside jit compiles once for each shape; inlined
+# inside one, where the boundary would keep the keys of a leaf twice.
+@functools.partial(jax.jit, inline=True)
 def _largest(leaves: list[jax.Array], k: Number) -> tuple[list[jax.Array], jax.Array]:
     """Masks of the ``k`` largest keys of all the leaves together, ties by index.
 

@@ -58,8 +58,8 @@ Kind = Literal["cia", "caa", "cima"]
 
 _MOST_COUNTED = 255  # what a uint8 holds
 
-Weight = Callable[[jax.Array, Any], jax.Array]
-"""``(number of tickets, dtype) -> weight of the newest ticket``, a scalar."""
+Rule = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""``(average, ticket, number of tickets) -> average``, all of one dtype."""
 
 
 class SuperpositionState(NamedTuple):
@@ -136,6 +136,7 @@ def superposition(
 
     Raises:
       ValueError: if an argument is not among what is allowed.
+      TypeError: if the sparsity or the decay is a traced value.
 
     Example:
       >>> tickets = superposition("cia", sparsity=0.5)
@@ -147,7 +148,7 @@ def superposition(
       [2.0, 0.0]
     """
     _check_arguments(kind, sparsity, decay)
-    weight = _mean_weight if decay is None else _moving_weight(decay)
+    rule = _mean if decay is None else _moving(decay)
     counted = kind == "caa"
 
     def init(
@@ -162,7 +163,7 @@ def superposition(
     ) -> SuperpositionState:
         _check_ticket(state, params, masks)
         add = _add_counted if counted else _add
-        state = add(state, apply_masks(masks, params), masks, weight)
+        state = add(state, apply_masks(masks, params), masks, rule)
         return _pruned_state(state, sparsity) if prune_each else state
 
     def result(state: SuperpositionState) -> tuple[Params, Masks]:
@@ -181,7 +182,7 @@ def superposition(
 
 def _no_tickets(params: Params, masks: Masks, counted: bool) -> SuperpositionState:
     average = jax.tree.map(
-        lambda p: jnp.zeros_like(p) if _averaged(p) else jnp.array(p), params
+        lambda p: jnp.zeros_like(p) if _is_inexact(p) else jnp.array(p), params
     )
     return SuperpositionState(
         tickets=jnp.int32(0),
@@ -196,24 +197,22 @@ def _zero_counts(masks: Masks) -> Any:
 
 
 def _add(
-    state: SuperpositionState, ticket: Params, masks: Masks, weight: Weight
+    state: SuperpositionState, ticket: Params, masks: Masks, rule: Rule
 ) -> SuperpositionState:
-    """Connection independent: the same weight everywhere. ``ticket`` is masked."""
+    """Connection independent: the same rule everywhere. ``ticket`` is masked."""
     tickets = state.tickets + 1
     # Both are +0 outside of their masks, and so is their average: no mask is unpacked.
     return state._replace(
         tickets=tickets,
         average=jax.tree.map(
-            lambda old, new: _step(old, new, functools.partial(weight, tickets)),
-            state.average,
-            ticket,
+            lambda old, new: _averaged(rule, old, new, tickets), state.average, ticket
         ),
         masks=jax.tree.map(jnp.bitwise_or, state.masks, pack(masks)),
     )
 
 
 def _add_counted(
-    state: SuperpositionState, ticket: Params, masks: Masks, weight: Weight
+    state: SuperpositionState, ticket: Params, masks: Masks, rule: Rule
 ) -> SuperpositionState:
     """Connection aware: an active weight by its own count. ``ticket`` is masked."""
     tickets = state.tickets + 1
@@ -225,10 +224,9 @@ def _add_counted(
 
     def average(old: jax.Array, new: jax.Array, mask: Any, count: Any) -> jax.Array:
         if mask is None:
-            return _step(old, new, functools.partial(weight, tickets))
-        # An active weight has a count of 1 or more, the others' is not used.
-        share = functools.partial(_mean_weight, jnp.maximum(count, 1))
-        return jnp.where(mask, _step(old, new, share), old)
+            return _averaged(rule, old, new, tickets)
+        # The count of an active weight is at least 1, and the others' is not used.
+        return jnp.where(mask, _averaged(rule, old, new, jnp.maximum(count, 1)), old)
 
     return state._replace(
         tickets=tickets,
@@ -237,37 +235,45 @@ def _add_counted(
     )
 
 
-def _step(
-    old: jax.Array, new: jax.Array, weight_in: Callable[[Any], jax.Array]
+def _averaged(
+    rule: Rule, old: jax.Array, new: jax.Array, number: jax.Array
 ) -> jax.Array:
-    """``(1 - weight) old + weight new`` in the dtype of the leaf.
-
-    Written as a step from the nearer of the two, so that weights 0 and 1, and equal
-    tickets under any weight, are exact to the bit.
-    """
-    if not _averaged(new):
+    """The rule applied in at least float32; the result in the dtype of ``old``."""
+    if not _is_inexact(new):
         return jnp.array(new)  # a copy: the state must not hold the caller's buffer
-    dtype = jnp.promote_types(new.dtype, jnp.float32)
-    weight = weight_in(jnp.finfo(dtype).dtype)
-    start, end = old.astype(dtype), new.astype(dtype)
-    from_old = weight < 0.5
-    factor = jnp.where(from_old, weight, weight - 1).astype(dtype)
-    stepped = jnp.where(from_old, start, end) + factor * (end - start)
-    return stepped.astype(new.dtype)
+    wide = _wide(new.dtype)
+    average = rule(old.astype(wide), new.astype(wide), number.astype(wide))
+    return average.astype(old.dtype)
 
 
-def _averaged(leaf: Any) -> bool:
+# The rules step from one towards the other instead of weighting both, so that equal
+# tickets give themselves exactly.
+
+
+def _mean(old: jax.Array, new: jax.Array, number: jax.Array) -> jax.Array:
+    """Eq. (4). The first step, from 0, is exact."""
+    return old + (new - old) / number
+
+
+def _moving(decay: float) -> Rule:
+    """``decay old + (1 - decay) new``, from the nearer: decays 0 and 1 are exact."""
+
+    def rule(old: jax.Array, new: jax.Array, number: jax.Array) -> jax.Array:
+        first, dtype = number == 1, number.dtype
+        if decay < 0.5:
+            return new + jnp.where(first, 0.0, decay).astype(dtype) * (old - new)
+        return old + jnp.where(first, 1.0, 1 - decay).astype(dtype) * (new - old)
+
+    return rule
+
+
+def _is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def _mean_weight(tickets: jax.Array, dtype: Any) -> jax.Array:
-    return 1 / tickets.astype(dtype)  # eq. (4)
-
-
-def _moving_weight(decay: Any) -> Weight:
-    return lambda tickets, dtype: jnp.where(
-        tickets == 1, jnp.ones((), dtype), jnp.asarray(1 - decay, dtype)
-    )
+def _wide(dtype: Any) -> Any:
+    """The dtype to compute in; ``promote_types`` would refuse where JAX is strict."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 # --- Pruning the average --------------------------------------------------------------
@@ -317,7 +323,8 @@ def reestimate_statistics(
 
     Args:
       statistics_of: ``batch -> (statistics, weight)``, a pytree of arrays and a
-        non-negative scalar, the batch size for example; jit it yourself.
+        non-negative scalar, the batch size for example; jit it yourself. A batch of
+        weight 0 is left out, whatever its statistics.
       batches: any finite iterable; one pass is made.
 
     Returns:
@@ -350,8 +357,7 @@ def reestimate_statistics(
 
 
 def _wide_zeros(leaf: jax.Array) -> jax.Array:
-    dtype = jnp.promote_types(leaf.dtype, jnp.float32) if _averaged(leaf) else None
-    return jnp.zeros_like(leaf, dtype)
+    return jnp.zeros_like(leaf, _wide(leaf.dtype) if _is_inexact(leaf) else None)
 
 
 # Nobody else holds the running mean: it is donated, and never more than one is live.
@@ -360,12 +366,13 @@ def _accumulate(
     mean: Any, total: jax.Array, statistics: Any, weight: jax.Array
 ) -> tuple[Any, jax.Array]:
     total = total + weight
-    share = jnp.where(total > 0, weight / total, 0.0)
-    step = functools.partial(_step, weight_in=share.astype)
-    return (
-        jax.tree.map(lambda m, s: step(m, s.astype(m.dtype)), mean, statistics),
-        total,
-    )
+
+    def step(old: jax.Array, new: jax.Array) -> jax.Array:
+        stepped = _averaged(_mean, old, new.astype(old.dtype), total / weight)
+        # A batch of weight 0 may hold NaN, the mean of nothing.
+        return jnp.where(weight > 0, stepped, old)
+
+    return jax.tree.map(step, mean, statistics), total
 
 
 # --- Checks ---------------------------------------------------------------------------
@@ -379,6 +386,9 @@ def _check_arguments(kind: Any, sparsity: Any, decay: Any) -> None:
             f"kind must be one of {', '.join(map(repr, kinds))}, got {kind!r}; "
             f"the nearest is {nearest!r}"
         )
+    for name, value in (("sparsity", sparsity), ("decay", decay)):
+        if isinstance(value, jax.core.Tracer):
+            raise TypeError(f"{name} must be known before tracing, got {value}")
     if sparsity is not None:
         check_sparsity(sparsity)
     if kind == "cima" and decay is None:

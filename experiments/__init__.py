@@ -1,0 +1,1 @@
+"""Experiments: the only readers of configurations."""

@@ -1,0 +1,137 @@
+"""Checks a configuration before anything is computed: names, types, ranges."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+Config = Any
+"""A ConfigDict; the type checker cannot know its fields."""
+
+
+class Field(NamedTuple):
+    """What a field may hold."""
+
+    kind: str  # "int", "float", "bool", "str", "ints" or "float or none"
+    low: float = float("-inf")
+    high: float = float("inf")
+    words: tuple[str, ...] = ()  # of a str: all that it may be, if that is checked here
+
+
+# Ranges that the library checks itself, with the name of the argument, are left to it.
+FIELDS: dict[str, Field] = {
+    "seed": Field("int", 0),
+    "evaluate": Field("str", words=("test", "validation")),
+    "compare": Field("bool"),
+    "data.name": Field("str", words=("digits",)),
+    "data.split_seed": Field("int", 0),
+    "data.batch_size": Field("int", 1),
+    "data.shift_pixels": Field("int", 0, 7),
+    "model.name": Field("str"),
+    "model.features": Field("ints", 1),
+    "method.name": Field("str"),
+    "method.sparsity": Field("float", 0, 1),
+    "method.distribution": Field("str"),
+    "method.update_every_steps": Field("int", 1),
+    "method.update_end_fraction": Field("float", 0, 1),
+    "method.drop_fraction": Field("float", 0, 1),
+    "method.drop_schedule": Field("str", words=("cosine", "linear", "constant")),
+    "method.prune_end_fraction": Field("float", 0, 1),
+    "train.epochs": Field("int", 1),
+    "train.optimizer": Field("str", words=("sgd", "adamw")),
+    "train.learning_rate": Field("float", 0),
+    "train.momentum": Field("float", 0, 1),
+    "train.weight_decay": Field("float", 0),
+    "train.label_smoothing": Field("float", 0, 1),
+    "train.validate_every_epochs": Field("int", 0),
+    "train.check_every_steps": Field("int", 1),
+    "sup.enabled": Field("bool"),
+    "sup.cycles": Field("int", 1),
+    "sup.cycle_epochs": Field("int", 1),
+    "sup.explore_fraction": Field("float", 0, 1),
+    "sup.lr_min": Field("float", 0),
+    "sup.lr_max": Field("float", 0),
+    "sup.form": Field("str", words=("paper", "release")),
+    "sup.kind": Field("str", words=("cia", "caa", "cima")),
+    "sup.decay": Field("float or none", 0, 1),
+    "sup.prune_each": Field("bool"),
+    "sup.include_phase1": Field("bool"),
+    "sup.batch_norm": Field("str", words=("av", "bu")),
+}
+"""Every field of a configuration by its dotted name."""
+
+
+def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The fields of a nested configuration by their dotted names."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, (Mapping, ConfigDict)):
+            fields |= flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the dotted name that was probably meant, or an empty text."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if not near:  # Perhaps the section is missing or wrong.
+        last = {full.rsplit(".", 1)[-1]: full for full in reversed(known)}
+        found = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), n=1)
+        near = [last[field] for field in found]
+    return f"; did you mean config.{near[0]}?" if near else ""
+
+
+def check_config(config: Config) -> None:
+    """Raises unless every field is known, there, of its type and in its range.
+
+    Raises:
+      ValueError: one line, naming the field and its value.
+    """
+    given = flat(config)
+    for name in given:
+        if name not in FIELDS:
+            hint = nearest(name, FIELDS)
+            raise ValueError(f"unknown field config.{name}{hint}")
+    for name, field in FIELDS.items():
+        if name not in given:
+            raise ValueError(f"the configuration has no field config.{name}")
+        _check_value(f"config.{name}", field, given[name])
+
+
+def _check_value(name: str, field: Field, value: Any) -> None:
+    if not _is_kind(field.kind, value):
+        raise ValueError(f"{name} must be of type {field.kind}, got {value!r}")
+    if field.kind == "str":
+        if field.words and value not in field.words:
+            near = difflib.get_close_matches(value, field.words, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            words = ", ".join(map(repr, field.words))
+            raise ValueError(f"{name} must be one of {words}, got {value!r}{hint}")
+        return
+    numbers = value if field.kind == "ints" else [value]
+    for number in numbers:
+        if number is not None and not field.low <= number <= field.high:
+            least, most = f"at least {field.low:g}", f" and at most {field.high:g}"
+            most = "" if field.high == float("inf") else most
+            raise ValueError(f"{name} must be {least}{most}, got {value!r}")
+
+
+def _is_kind(kind: str, value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    match kind:
+        case "bool":
+            return isinstance(value, bool)
+        case "str":
+            return isinstance(value, str)
+        case "int":
+            return number and isinstance(value, int)
+        case "float":
+            return number
+        case "float or none":
+            return number or value is None
+    if not isinstance(value, (tuple, list)) or not value:
+        return False
+    return all(_is_kind("int", item) for item in value)

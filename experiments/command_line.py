@@ -1,0 +1,60 @@
+"""Reads the command line; what is wrong with it is said in one line."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments.check import flat, nearest
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags, or ends the program with one line; for ``absl.app.run``."""
+    try:
+        _check_overrides(argv)
+        rest = flags.FLAGS(argv)
+        _check_flags(rest)
+    except (flags.Error, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    return rest
+
+
+def _check_overrides(argv: list[str]) -> None:
+    """Raises for an override of a field that the configuration lacks.
+
+    ``config_flags`` would end in a traceback.
+    """
+    words = [word.lstrip("-") for word in argv[1:] if word.startswith("-")]
+    names = [w.partition("=")[0] for w in words if w.startswith("config.")]
+    files = [w.partition("=")[2] for w in words if w.startswith("config=")]
+    if not files:
+        return  # reported as a missing flag
+    known = flat(_load(files[-1]))
+    for name in (name.removeprefix("config.") for name in names):
+        if name not in known and name.removeprefix("no") not in known:
+            hint = nearest(name, known)
+            raise ValueError(f"--config.{name}: there is no such field{hint}")
+
+
+def _load(file_and_argument: str) -> Any:
+    """The configuration of ``FILE.py`` or ``FILE.py:ARGUMENT``."""
+    name, _, argument = file_and_argument.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"--config: there is no file {name!r}")
+    spec = importlib.util.spec_from_file_location("_config", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--config: {name!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*([argument] if argument else []))
+
+
+def _check_flags(rest: list[str]) -> None:
+    for name in ("config", "workdir"):
+        if flags.FLAGS[name].value is None:
+            raise ValueError(f"--{name} is missing")
+    if len(rest) > 1:
+        raise ValueError(f"unexpected argument {rest[1]!r}")

@@ -1,0 +1,36 @@
+"""Runs an experiment.
+
+python -m experiments.main --config=configs/digits.py --workdir=/tmp/digits
+
+This file is kept short; see `run.py` for what happens.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments.command_line import parse
+from experiments.run import run
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The file of the configuration, FILE.py or FILE.py:ARGUMENT.",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder for everything written.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the experiment of the flags; errors of the user's end in one line."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    try:
+        run(_CONFIG.value, str(_WORKDIR.value))
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)
