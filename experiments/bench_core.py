@@ -152,7 +152,7 @@ def rewire_step(params: Any, masks: Any, slots: Any, gradients: Any) -> Any:
 def rewire_cases(params: Any, masks: Any, gradients: Any) -> dict[str, Case]:
     """A rewire with all growth scores different, and with 95% of them zero."""
     tied = jax.tree.map(lambda g: jnp.where(jnp.abs(g) > 1.96, g, 0), gradients)
-    call = jax.jit(rewire_step, donate_argnums=(0, 1, 2))
+    call = jax.jit(rewire_step, donate_argnums=(0, 2))
     return {
         name: Case(call, (copy(params), copy(masks), copy(params), g), carries=True)
         for name, g in [("rewire", gradients), ("rewire, ties", tied)]
@@ -220,7 +220,7 @@ def memory_rows(params: Any, masks: Any, gradients: Any) -> list[Row]:
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     tree = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     compiled = (
-        jax.jit(rewire_step, donate_argnums=(0, 1, 2))
+        jax.jit(rewire_step, donate_argnums=(0, 2))
         .lower(params, masks, params, gradients)
         .compile()
     )
