@@ -191,8 +191,9 @@ def dynamic(
     def observe(state: MethodState, gradients: Params) -> MethodState:
         if momentum_decay is None:
             return state
+        decay = momentum_decay
         average = jax.tree.map(
-            lambda m, g: _running_average(m, g, momentum_decay),
+            lambda m, g: _running_average(m, g, decay),
             state.momentum,
             _at_leaves_of(state.momentum, gradients),
         )
