@@ -634,6 +634,25 @@ def test_donating_the_state_leaves_everything_else_alive(kind, prune_each):
 
 
 @every_kind
+def test_the_state_outlives_the_tickets(kind, decay):
+    # The next training step may be donated the parameters.
+    sup = superposition(kind, sparsity=None, decay=decay)
+    masks = {"b": None, "n": None, "w": jnp.ones(2, bool)}
+
+    def ticket(n: int) -> Any:
+        return {"b": jnp.ones(2), "n": jnp.int32(n), "w": jnp.ones(2)}
+
+    tickets = [ticket(n) for n in range(3)]
+    state = sup.init(tickets[0], masks, as_ticket=True)
+    other = sup.init(tickets[1], masks)
+    state = sup.update(state, tickets[2], masks)
+    for leaf in jax.tree.leaves(tickets):
+        leaf.delete()
+    assert int(state.average["n"]) == 2 and int(other.average["n"]) == 1
+    assert state.average["w"].tolist() == state.average["b"].tolist() == [1, 1]
+
+
+@every_kind
 @both_prunings
 def test_update_and_result_change_none_of_their_inputs(kind, decay, prune_each):  # G13
     sup = compiled(kind, 0.9, prune_each=prune_each, decay=decay)
@@ -747,8 +766,9 @@ def test_replicas_side_by_side():
     ],
 )
 def test_arguments_are_checked(kind, options, message):
+    options: dict[str, Any] = {"sparsity": 0.5, **options}
     with pytest.raises(ValueError, match=message) as raised:
-        superposition(kind, **{"sparsity": 0.5, **options})  # pyright: ignore
+        superposition(kind, **options)
     assert "\n" not in str(raised.value)
 
 
