@@ -18,15 +18,14 @@ from sup_tickets.dynamic import Method
 from sup_tickets.methods import make_method
 from sup_tickets.models import make_model
 from sup_tickets.schedules import (
-    TicketPlan,
     cheap_ticket_schedule,
     constant,
     cosine_fraction,
     linear_fraction,
     step_lr,
-    ticket_budget,
 )
 from sup_tickets.superposition import Superposition, superposition
+from sup_tickets.tickets import TicketPlan, ticket_budget
 from sup_tickets.training.evaluation import Scores, make_evaluate, make_reestimate
 from sup_tickets.training.loop import Job, Listener
 from sup_tickets.training.mesh import data_mesh, placement

@@ -71,7 +71,6 @@ from sup_tickets.saliency import (
     taylor,
 )
 from sup_tickets.schedules import (
-    TicketPlan,
     cheap_ticket_schedule,
     constant,
     cosine_fraction,
@@ -80,7 +79,6 @@ from sup_tickets.schedules import (
     inverse_power_fraction,
     linear_fraction,
     step_lr,
-    ticket_budget,
     update_due,
 )
 from sup_tickets.selection import select, select_blocks, select_globally, select_n_m
@@ -89,6 +87,7 @@ from sup_tickets.superposition import (
     reestimate_statistics,
     superposition,
 )
+from sup_tickets.tickets import TicketPlan, ticket_budget
 from sup_tickets.topology import (
     Rewired,
     drop,

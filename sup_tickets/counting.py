@@ -10,12 +10,13 @@ Sup-tickets release truncates, which gives one weight fewer in about half of the
 """
 
 from fractions import Fraction
-from math import floor, isfinite
-from typing import Any, Literal
+from math import floor
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from sup_tickets.checks import check_sparsity
 from sup_tickets.types import Number
 
 Rounding = Literal["floor", "nearest", "ceil"]
@@ -29,30 +30,6 @@ _ONE = 1 << 30  # fixed-point one: a fraction is held as an integer number of 2*
 def exact(number: float) -> Fraction:
     """The decimal that was written: ``exact(0.1) == Fraction(1, 10)``."""
     return Fraction(str(number))
-
-
-def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:
-    """Raises unless a concrete sparsity is a number in [0, 1); lets a traced one pass.
-
-    Raises:
-      ValueError: naming the argument and its value.
-    """
-    if isinstance(sparsity, jax.core.Tracer):
-        return
-    if not (isfinite(sparsity) and 0 <= sparsity < 1):
-        raise ValueError(f"{name} must be in [0, 1), got {sparsity}")
-
-
-def check_fraction(fraction: Any, name: str = "fraction") -> None:
-    """Raises unless a concrete fraction is in [0, 1]; lets a traced one pass.
-
-    Raises:
-      ValueError: naming the argument and its value.
-    """
-    if isinstance(fraction, jax.core.Tracer):
-        return
-    if not (isfinite(fraction) and 0 <= fraction <= 1):
-        raise ValueError(f"{name} must be in [0, 1], got {fraction}")
 
 
 def active_count(total: int, sparsity: float) -> int:

@@ -11,7 +11,6 @@ all, and a target density ``D = 1 - sparsity``. A distribution says in which pro
 from ``sum(d_l * N_l) = D * N``.
 """
 
-import difflib
 import heapq
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.core import Tracer
 
-from sup_tickets.counting import active_count, check_sparsity, exact
+from sup_tickets.checks import check_sparsity, did_you_mean
+from sup_tickets.counting import active_count, exact
 from sup_tickets.trees import (
     RuleLike,
     default_rule,
@@ -306,11 +306,10 @@ def allocate(
     if callable(distribution):
         return distribution(params, sparsity=sparsity, **options)
     if distribution not in DISTRIBUTIONS:
-        asked = str(distribution).lower()
-        nearest = difflib.get_close_matches(asked, DISTRIBUTIONS, 1, 0)[0]
+        hint = did_you_mean(distribution, DISTRIBUTIONS)
         raise ValueError(
             f"distribution must be a function or one of {', '.join(DISTRIBUTIONS)}, "
-            f"got {distribution!r}; did you mean {nearest!r}?"
+            f"got {distribution!r}{hint}"
         )
     return DISTRIBUTIONS[distribution](params, sparsity=sparsity, **options)
 

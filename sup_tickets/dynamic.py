@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.counting import active_count, check_fraction, check_sparsity, portion
+from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
+from sup_tickets.counting import active_count, portion
 from sup_tickets.distributions import allocate
 from sup_tickets.masks import (
     apply_masks,
@@ -35,7 +36,8 @@ from sup_tickets.saliency import (
     by_gradient,
     by_magnitude,
 )
-from sup_tickets.schedules import TicketPlan, update_due
+from sup_tickets.schedules import update_due
+from sup_tickets.tickets import TicketPlan
 from sup_tickets.topology import prune_to_counts, rewire
 from sup_tickets.trees import (
     RuleLike,
@@ -151,10 +153,8 @@ def dynamic(
         raise ValueError("redistribute=True needs momentum_decay, got None")
     if momentum_decay is not None:
         check_fraction(momentum_decay, "momentum_decay")
-    if prune_scope not in ("global", "layer"):
-        raise ValueError(
-            f"prune_scope must be 'global' or 'layer', got {prune_scope!r}"
-        )
+    check_one_of("prune_scope", prune_scope, ("global", "layer"))
+    check_one_of("rounding", rounding, ("floor", "nearest", "ceil"))
     tracks = track_exploration or prefer_unexplored
     fraction_at = drop_fraction if callable(drop_fraction) else lambda _: drop_fraction
     prune = None

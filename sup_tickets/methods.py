@@ -1,12 +1,12 @@
 """The family of methods, each a preset of `dynamic`, and their registry."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from sup_tickets.checks import did_you_mean
 from sup_tickets.dynamic import Method, MethodState, dynamic
 from sup_tickets.saliency import by_chance, by_momentum
 from sup_tickets.types import Params
@@ -216,18 +216,13 @@ def make_method(name: str, **options: Any) -> Method:
       ValueError: for an unknown name or option, suggesting the nearest.
     """
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}{_nearest(name, METHODS)}")
+        raise ValueError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
     own = inspect.signature(METHODS[name]).parameters
     known = set(own) - {"options"}
     if "options" in own:
         known |= set(inspect.signature(dynamic).parameters) - {"name"}
     for option in options:
         if option not in known:
-            hint = _nearest(option, known)
+            hint = did_you_mean(option, known)
             raise ValueError(f"method {name!r} has no option {option!r}{hint}")
     return METHODS[name](**options)
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(known)}"

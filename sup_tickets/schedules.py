@@ -8,17 +8,20 @@ Whatever is decided by whole numbers (stairs, cycles, updates) is computed in in
 corners fall exactly where they are asked for, at any step below 2**31.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
-from math import floor, isfinite
-from numbers import Integral
-from typing import Any, NamedTuple
+from math import isfinite
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sup_tickets.counting import check_fraction, check_sparsity, exact
+from sup_tickets.checks import (
+    check_fraction,
+    check_one_of,
+    check_sparsity,
+    check_whole,
+)
 from sup_tickets.types import Number, Schedule
 
 Predicate = Callable[[Number], bool | jax.Array]
@@ -68,7 +71,7 @@ def step_lr(
     """
     _check_positive("base_lr", base_lr)
     _check_positive("factor", factor)
-    drops = sorted(_whole("milestones", step, 0) for step in milestones)
+    drops = sorted(check_whole("milestones", step, 0) for step in milestones)
     # Levels, not repeated products: each is the float32 next to the true value.
     levels = [base_lr * factor**i for i in range(len(drops) + 1)]
     stairs = _joined([optax.constant_schedule(level) for level in levels], drops)
@@ -107,7 +110,7 @@ def cosine_lr(
     _check_positive("base_lr", base_lr)
     if not 0 <= final_lr <= base_lr:
         raise ValueError(f"final_lr must be in [0, base_lr={base_lr}], got {final_lr}")
-    _whole("warmup_steps", warmup_steps, 0)
+    check_whole("warmup_steps", warmup_steps, 0)
     _check_span("warmup_steps", warmup_steps, "total_steps", total_steps)
     fall = _cosine(base_lr, final_lr, warmup_steps, total_steps)
     return _warmed_up(fall, warmup_steps, warmup_every)
@@ -155,14 +158,15 @@ def cheap_ticket_schedule(
       Yin et al., Superposing Many Tickets into One, 2022, eq. (3),
       https://arxiv.org/abs/2205.15322
     """
-    _whole("phase1_steps", phase1_steps, 1)
-    _whole("cycle_steps", cycle_steps, 1)
-    _whole("cycles", cycles, 0)
+    check_whole("phase1_steps", phase1_steps, 1)
+    check_whole("cycle_steps", cycle_steps, 1)
+    check_whole("cycles", cycles, 0)
     if not (0 <= lr_min <= lr_max and isfinite(lr_max)):
         raise ValueError(
             f"lr_min={lr_min} and lr_max={lr_max} must be finite, 0 <= lr_min <= lr_max"
         )
-    shift = 1 - _one_of("form", form, _CYCLE_FORMS)
+    check_one_of("form", form, _CYCLE_FORMS)
+    shift = 1 if form == "paper" else 0
 
     def cycle(step: Any) -> jax.Array:
         i = (step + shift) % cycle_steps
@@ -314,9 +318,9 @@ def cubic_sparsity(
             f"final={final} must be at least initial={initial}; "
             "both are sparsities, not densities"
         )
-    _whole("begin_step", begin_step, 0)
-    _whole("every", every, 1)
-    _whole("updates", updates, 1)
+    check_whole("begin_step", begin_step, 0)
+    check_whole("every", every, 1)
+    check_whole("updates", updates, 1)
     cube = _polynomial(initial, final, 3, 0, updates)
     return lambda step: cube((_integer(step) - begin_step) // every)
 
@@ -347,117 +351,16 @@ def update_due(
       >>> [step for step in range(12) if update_due(every=3, begin=0, end=8)(step)]
       [0, 3, 6]
     """
-    _whole("every", every, 1)
-    first = every if begin is None else _whole("begin", begin, 0)
+    check_whole("every", every, 1)
+    first = every if begin is None else check_whole("begin", begin, 0)
     if end is not None:
-        _whole("end", end, 0)
+        check_whole("end", end, 0)
 
     def due(step: Number) -> bool | jax.Array:
         on_beat = (step >= first) & ((step - first) % every == 0)
         return on_beat if end is None else on_beat & (step <= end)
 
     return due
-
-
-class TicketPlan(NamedTuple):
-    """The phases of Sup-tickets in steps: phase 1, then ``cycles`` cycles of tickets.
-
-    ``step`` is everywhere the number of *completed* steps, an int or an integer array.
-    Where a cycle ends and the next begins both `ticket_due` and `explore_due` hold: the
-    ticket is collected first.
-
-    Example:
-      >>> plan = TicketPlan(phase1_steps=10, cycle_steps=4, cycles=2)
-      >>> plan.total_steps
-      18
-      >>> [step for step in range(30) if plan.explore_due(step)]
-      [10, 14]
-      >>> [step for step in range(30) if plan.ticket_due(step)]
-      [14, 18]
-    """
-
-    phase1_steps: int  # steps of normal sparse training, at least 0
-    cycle_steps: int  # steps of one cycle, at least 1
-    cycles: int  # number of tickets, at least 0
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of both phases."""
-        return self.phase1_steps + self.cycles * self.cycle_steps
-
-    def explore_due(self, step: int | jax.Array) -> bool | jax.Array:
-        """Whether a cycle starts: exactly once a cycle, before its first step."""
-        return self._at_boundary(step) & (step < self.total_steps)
-
-    def ticket_due(self, step: int | jax.Array) -> bool | jax.Array:
-        """Whether ``step`` completed steps end a cycle."""
-        at_end = (step > self.phase1_steps) & (step <= self.total_steps)
-        return self._at_boundary(step) & at_end
-
-    def in_tickets(self, step: int | jax.Array) -> bool | jax.Array:
-        """Whether phase 1 is over: no scheduled topology update any more."""
-        return step >= self.phase1_steps
-
-    def _at_boundary(self, step: int | jax.Array) -> bool | jax.Array:
-        whole = (step - self.phase1_steps) % self.cycle_steps == 0
-        return self.in_tickets(step) & whole
-
-
-class TicketBudget(NamedTuple):
-    """How epochs are split between the two phases; see `ticket_budget`."""
-
-    phase1_epochs: int  # normal sparse training
-    phase2_epochs: int  # cycles * cycle_epochs
-    cycles: int  # number of tickets
-    milestones: tuple[int, int]  # epochs, at a half and three quarters of phase 1
-
-
-def ticket_budget(
-    epochs: int,
-    *,
-    fraction: float = 0.1,
-    cycle_epochs: int = 8,
-    cycles: int | None = None,
-) -> TicketBudget:
-    """Splits the epochs into phase 1 and whole cycles of cheap tickets.
-
-    Phase 2 takes ``fraction`` of the epochs, rounded down to whole cycles; where not
-    one fits, there is no phase 2. All in exact arithmetic.
-
-    Args:
-      epochs: of both phases.
-      fraction: of the epochs that phase 2 may take, in [0, 1]; not used if ``cycles``
-        is given.
-      cycle_epochs: length of a cycle.
-      cycles: number of cycles; by default as many as ``fraction`` allows.
-
-    Raises:
-      ValueError: if an argument is out of its range, or if less than one epoch is left
-        for phase 1.
-
-    Example:
-      >>> ticket_budget(250)
-      TicketBudget(phase1_epochs=226, phase2_epochs=24, cycles=3, milestones=(113, 169))
-      >>> ticket_budget(100, cycle_epochs=2, cycles=4).phase1_epochs
-      92
-
-    References:
-      Yin et al., Superposing Many Tickets into One, 2022, Algorithm 1 and Table 5,
-      https://arxiv.org/abs/2205.15322
-    """
-    _whole("epochs", epochs, 1)
-    _whole("cycle_epochs", cycle_epochs, 1)
-    if cycles is None:
-        check_fraction(fraction)
-        cycles = floor(exact(fraction) * epochs) // cycle_epochs
-    phase2 = _whole("cycles", cycles, 0) * cycle_epochs
-    phase1 = epochs - phase2
-    if phase1 < 1:
-        raise ValueError(
-            f"cycles={cycles} of cycle_epochs={cycle_epochs} take {phase2} of "
-            f"epochs={epochs}; phase 1 needs at least 1"
-        )
-    return TicketBudget(phase1, phase2, cycles, (phase1 // 2, 3 * phase1 // 4))
 
 
 # --- Parts ----------------------------------------------------------------------------
@@ -514,8 +417,8 @@ def _polynomial(
 
 
 def _warmed_up(schedule: Schedule, warmup_steps: int, every: int) -> Schedule:
-    _whole("warmup_every", every, 1)
-    if _whole("warmup_steps", warmup_steps, 0) % every:
+    check_whole("warmup_every", every, 1)
+    if check_whole("warmup_steps", warmup_steps, 0) % every:
         raise ValueError(
             f"warmup_steps={warmup_steps} must be a multiple of warmup_every={every}"
         )
@@ -531,34 +434,15 @@ def _warmed_up(schedule: Schedule, warmup_steps: int, every: int) -> Schedule:
 def _check_fractions(initial: float, final: float, begin: int, end: int) -> None:
     check_fraction(initial, "initial")
     check_fraction(final, "final")
-    _whole("begin_step", begin, 0)
+    check_whole("begin_step", begin, 0)
     _check_span("begin_step", begin, "end_step", end)
 
 
 def _check_span(begin_name: str, begin: int, end_name: str, end: int) -> None:
-    if _whole(end_name, end, 1) <= begin:
+    if check_whole(end_name, end, 1) <= begin:
         raise ValueError(f"{end_name}={end} must be above {begin_name}={begin}")
 
 
 def _check_positive(name: str, value: float) -> None:
     if not (isfinite(value) and value > 0):
         raise ValueError(f"{name} must be positive and finite, got {value}")
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if not isinstance(value, Integral) or value < least:
-        raise ValueError(
-            f"{name} must be a whole number of at least {least}, got {value!r}"
-        )
-    return value
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> int:
-    """The place of a word among the allowed ones."""
-    if value in allowed:
-        return allowed.index(value)
-    nearest = difflib.get_close_matches(str(value).lower(), allowed, 1, 0)[0]
-    raise ValueError(
-        f"{name} must be one of {', '.join(allowed)}, got {value!r}; "
-        f"did you mean {nearest!r}?"
-    )

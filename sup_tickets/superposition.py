@@ -47,7 +47,8 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.counting import active_count, check_fraction, check_sparsity
+from sup_tickets.checks import check_fraction, check_sparsity
+from sup_tickets.counting import active_count
 from sup_tickets.masks import apply_masks, check_masks, pack, size, unpack
 from sup_tickets.saliency import magnitude
 from sup_tickets.selection import select_globally
@@ -105,6 +106,9 @@ def superposition(
       ``params`` holds at inactive places is ignored.
     * ``result(state)``: the superposed ``(params, masks)``, exactly 0 where inactive,
       in buffers of its own: the state may be donated afterwards.
+
+    Jit all three, best with the state donated to ``update``: called as they are, they
+    compile the selection anew every time.
 
     Candidates are the active weights of S and of the tickets, whatever their values, so
     S has exactly ``(1 - sparsity) * size`` active weights over all sparse leaves, to

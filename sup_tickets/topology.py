@@ -11,13 +11,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.counting import (
-    Rounding,
-    active_count,
-    check_fraction,
-    check_sparsity,
-    portion,
-)
+from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
+from sup_tickets.counting import Rounding, active_count, portion
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
@@ -206,8 +201,7 @@ def prune_to(
         differ.
     """
     check_sparsity(sparsity)
-    if scope not in ("global", "layer"):
-        raise ValueError(f"scope must be 'global' or 'layer', got {scope!r}")
+    check_one_of("scope", scope, ("global", "layer"))
     if scope == "global":
         targets: Any = _target(size(masks), sparsity)
     else:

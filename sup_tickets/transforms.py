@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sup_tickets.counting import check_fraction
+from sup_tickets.checks import check_fraction
 from sup_tickets.dynamic import Method, MethodState, scheduled
 from sup_tickets.masks import apply_masks, choose
-from sup_tickets.schedules import TicketPlan
+from sup_tickets.tickets import TicketPlan
 from sup_tickets.types import Masks, Number, Params
 
 

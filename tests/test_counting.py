@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as draws
 
-from sup_tickets.counting import (
-    MAX_COUNT,
-    active_count,
-    check_fraction,
-    check_sparsity,
-    exact,
-    portion,
-)
+from sup_tickets.checks import check_fraction, check_sparsity
+from sup_tickets.counting import MAX_COUNT, active_count, exact, portion
 
 ROUNDINGS = ["floor", "nearest", "ceil"]
 

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sup_tickets.schedules import (
-    TicketBudget,
-    TicketPlan,
     cheap_ticket_schedule,
     constant,
     cosine_fraction,
@@ -20,9 +18,9 @@ from sup_tickets.schedules import (
     inverse_power_fraction,
     linear_fraction,
     step_lr,
-    ticket_budget,
     update_due,
 )
+from sup_tickets.tickets import TicketBudget, TicketPlan, ticket_budget
 
 # float32 holds a value to 6e-8 of itself; a formula costs a few roundings.
 CLOSE = {"rtol": 3e-7, "atol": 1e-9}
@@ -564,7 +562,7 @@ def cubic(initial=0.0, final=0.9, **changes):
         (lambda: tickets(lr_max=float("inf")), "and lr_max=inf must"),
         (
             lambda: tickets(form="Papers"),
-            "form must be one of paper, release, got 'Papers'; did you mean 'paper'",
+            "one of 'paper', 'release', got 'Papers'; did you mean 'paper'",
         ),
         (lambda: tickets(form="code_release"), "did you mean 'release'"),
         (lambda: constant(NAN), "value must be finite, got nan"),

@@ -766,18 +766,17 @@ def test_replicas_side_by_side():
     ],
 )
 def test_arguments_are_checked(kind, options, message):
-    options: dict[str, Any] = {"sparsity": 0.5, **options}
+    make: Any = superposition
     with pytest.raises(ValueError, match=message) as raised:
-        superposition(kind, **options)
+        make(kind, **{"sparsity": 0.5, **options})
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["sparsity", "decay"])
 def test_arguments_cannot_be_traced(name):
     def make(value: Any) -> Any:
-        return superposition(
-            "cima", **({"sparsity": 0.5, "decay": 0.5} | {name: value})
-        )
+        sparsity, decay = (value, 0.5) if name == "sparsity" else (0.5, value)
+        return superposition("cima", sparsity=sparsity, decay=decay)
 
     with pytest.raises(TypeError, match=f"{name} must be known before tracing"):
         jax.jit(make)(0.5)

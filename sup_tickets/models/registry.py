@@ -1,11 +1,11 @@
 """Models by name."""
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 
+from sup_tickets.checks import did_you_mean
 from sup_tickets.models.conv import ConvNet
 from sup_tickets.models.mlp import MLP
 
@@ -24,7 +24,7 @@ def make_model(name: str, **options: Any) -> nn.Module:
       ValueError: for an unknown name or option, suggesting the nearest.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}{_nearest(name, list(MODELS))}")
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
     known = [
         field
         for field in MODELS[name].__dataclass_fields__  # pyright: ignore
@@ -32,11 +32,6 @@ def make_model(name: str, **options: Any) -> nn.Module:
     ]
     for option in options:
         if option not in known:
-            hint = _nearest(option, known)
+            hint = did_you_mean(option, known)
             raise ValueError(f"model {name!r} has no option {option!r}{hint}")
     return MODELS[name](**options)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(known)}"

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from sup_tickets.dynamic import Method, scheduled
-from sup_tickets.schedules import TicketBudget, TicketPlan
+from sup_tickets.tickets import TicketBudget, TicketPlan
 from sup_tickets.types import Schedule
 
 
