@@ -39,7 +39,6 @@ References:
   Network Training, 2022, https://arxiv.org/abs/2205.15322
 """
 
-import difflib
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -47,7 +46,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.checks import check_fraction, check_sparsity
+from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
 from sup_tickets.counting import active_count
 from sup_tickets.masks import apply_masks, check_masks, pack, size, unpack
 from sup_tickets.saliency import magnitude
@@ -383,13 +382,7 @@ def _accumulate(
 
 
 def _check_arguments(kind: Any, sparsity: Any, decay: Any) -> None:
-    kinds = get_args(Kind)
-    if kind not in kinds:
-        nearest = difflib.get_close_matches(str(kind).lower(), kinds, 1, 0.0)[0]
-        raise ValueError(
-            f"kind must be one of {', '.join(map(repr, kinds))}, got {kind!r}; "
-            f"the nearest is {nearest!r}"
-        )
+    check_one_of("kind", kind, get_args(Kind))
     for name, value in (("sparsity", sparsity), ("decay", decay)):
         if isinstance(value, jax.core.Tracer):
             raise TypeError(f"{name} must be known before tracing, got {value}")

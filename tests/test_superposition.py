@@ -752,7 +752,7 @@ def test_replicas_side_by_side():
     ("kind", "options", "message"),
     [
         ("cimma", {}, r"kind must be .*'cia', 'caa', 'cima', got 'cimma'.*'cima'"),
-        ("CAA", {}, r"got 'CAA'; the nearest is 'caa'"),
+        ("CAA", {}, r"got 'CAA'; did you mean 'caa'"),
         (None, {}, r"kind must be one of .* got None"),
         ("cima", {}, r"decay must be in \[0, 1\] for kind 'cima'.*got None"),
         ("cia", {"decay": 0.5}, r"decay must be None for kind 'cia', got 0.5"),
