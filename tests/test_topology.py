@@ -499,7 +499,7 @@ def test_errors():
     for sparsity in (1.0, -0.1):
         with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got"):
             prune_to(params, masks, sparsity=sparsity)
-    with pytest.raises(ValueError, match="scope must be one of 'global', .*, got 'al"):
+    with pytest.raises(ValueError, match=r"scope must be one of 'global', .*, got 'al"):
         prune_to(params, masks, sparsity=0.5, scope="all")
     with pytest.raises(ValueError, match="masks has a leaf 'w' that params lacks"):
         prune_to({}, masks, sparsity=0.5)
