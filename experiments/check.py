@@ -2,9 +2,12 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+
+from sup_tickets.checks import check_one_of
 
 Config = Any
 """A ConfigDict; the type checker cannot know its fields."""
@@ -21,18 +24,19 @@ class Field(NamedTuple):
 
 # Ranges that the library checks itself, with the name of the argument, are left to it.
 FIELDS: dict[str, Field] = {
-    "seed": Field("int", 0),
+    "seed": Field("int", 0, 2**32 - 1),
     "evaluate": Field("str", words=("test", "validation")),
     "compare": Field("bool"),
     "data.name": Field("str", words=("digits",)),
-    "data.split_seed": Field("int", 0),
+    "data.split_seed": Field("int", 0, 2**32 - 1),
     "data.batch_size": Field("int", 1),
     "data.shift_pixels": Field("int", 0, 7),
     "model.name": Field("str"),
     "model.features": Field("ints", 1),
     "method.name": Field("str"),
     "method.sparsity": Field("float", 0, 1),
-    "method.distribution": Field("str"),
+    # The others need the names of layers.
+    "method.distribution": Field("str", words=("uniform", "er", "erk")),
     "method.update_every_steps": Field("int", 1),
     "method.update_end_fraction": Field("float", 0, 1),
     "method.drop_fraction": Field("float", 0, 1),
@@ -105,15 +109,14 @@ def _check_value(name: str, field: Field, value: Any) -> None:
     if not _is_kind(field.kind, value):
         raise ValueError(f"{name} must be of type {field.kind}, got {value!r}")
     if field.kind == "str":
-        if field.words and value not in field.words:
-            near = difflib.get_close_matches(value, field.words, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            words = ", ".join(map(repr, field.words))
-            raise ValueError(f"{name} must be one of {words}, got {value!r}{hint}")
+        if field.words:
+            check_one_of(name, value, field.words)
         return
     numbers = value if field.kind == "ints" else [value]
     for number in numbers:
-        if number is not None and not field.low <= number <= field.high:
+        if number is not None and not (
+            isfinite(number) and field.low <= number <= field.high
+        ):
             least, most = f"at least {field.low:g}", f" and at most {field.high:g}"
             most = "" if field.high == float("inf") else most
             raise ValueError(f"{name} must be {least}{most}, got {value!r}")

@@ -1,6 +1,7 @@
 """Reads the command line; what is wrong with it is said in one line."""
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ def _check_overrides(argv: list[str]) -> None:
     words = [word.lstrip("-") for word in argv[1:] if word.startswith("-")]
     names = [w.partition("=")[0] for w in words if w.startswith("config.")]
     files = [w.partition("=")[2] for w in words if w.startswith("config=")]
+    files += [
+        after
+        for word, after in itertools.pairwise(argv)
+        if word in ("--config", "-config")
+    ]
     if not files:
         return  # reported as a missing flag
     known = flat(_load(files[-1]))

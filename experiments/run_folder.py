@@ -43,7 +43,7 @@ class RunFolder:
         stored = self.path / "config.json"
         self.restarts = stored.exists()  # there was a run of the same configuration
         if self.restarts:
-            _check_same(self.path, json.loads(stored.read_text()), wanted)
+            _check_same(self.path, _read(stored), wanted)
         self.finished = (self.path / "report" / "summary.md").exists()
         if self.finished:
             return
@@ -95,6 +95,13 @@ class RunFolder:
         bits = {name: np.asarray(leaf) for name, leaf in named_leaves(pack(masks))}
         shapes = {name: json.dumps(leaf.shape) for name, leaf in named_leaves(masks)}
         self.write(f"{folder}/masks.safetensors", save(bits, metadata=shapes))
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a configuration: {error}") from error
 
 
 def _check_same(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -3,10 +3,11 @@
 import difflib
 from collections.abc import Iterable
 from math import isfinite
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:
@@ -17,8 +18,8 @@ def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:
     """
     if isinstance(sparsity, jax.core.Tracer):
         return
-    if not (isfinite(sparsity) and 0 <= sparsity < 1):
-        raise ValueError(f"{name} must be in [0, 1), got {sparsity}")
+    if not (_is_number(sparsity) and 0 <= sparsity < 1):
+        raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}")
 
 
 def check_fraction(fraction: Any, name: str = "fraction") -> None:
@@ -29,8 +30,8 @@ def check_fraction(fraction: Any, name: str = "fraction") -> None:
     """
     if isinstance(fraction, jax.core.Tracer):
         return
-    if not (isfinite(fraction) and 0 <= fraction <= 1):
-        raise ValueError(f"{name} must be in [0, 1], got {fraction}")
+    if not (_is_number(fraction) and 0 <= fraction <= 1):
+        raise ValueError(f"{name} must be in [0, 1], got {fraction!r}")
 
 
 def check_whole(name: str, value: Any, least: int) -> int:
@@ -62,3 +63,9 @@ def did_you_mean(value: Any, known: Iterable[str]) -> str:
     """A hint at the known word nearest to ``value``, to end an error message with."""
     near = difflib.get_close_matches(str(value).lower(), list(known), 1, 0.0)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, jax.Array):
+        return value.ndim == 0 and bool(jnp.isfinite(value))
+    return isinstance(value, Real) and isfinite(value)

@@ -12,6 +12,7 @@ from ``sum(d_l * N_l) = D * N``.
 """
 
 import heapq
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -311,7 +312,14 @@ def allocate(
             f"distribution must be a function or one of {', '.join(DISTRIBUTIONS)}, "
             f"got {distribution!r}{hint}"
         )
-    return DISTRIBUTIONS[distribution](params, sparsity=sparsity, **options)
+    function = DISTRIBUTIONS[distribution]
+    try:
+        inspect.signature(function).bind(params, sparsity=sparsity, **options)
+    except TypeError as error:
+        raise ValueError(
+            f"options of distribution {distribution!r}: {error}, got {options}"
+        ) from None
+    return function(params, sparsity=sparsity, **options)
 
 
 def erk_densities(

@@ -5,8 +5,8 @@ says how many weights each layer has, a drop and a grow score which of them chan
 window of steps how far the network is pruned on the way, and a predicate when. There
 is no class to subclass; a new method is a call of ``dynamic``.
 
-The order of a training step is the method's too. RigL's update *replaces* the weight
-step (``consumes_step``); the others follow one.
+A topology update after t completed steps looks at the gradient of the next step. RigL's
+*replaces* that weight step (``consumes_step``); the others come before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,36 +16,23 @@ import jax
 import jax.numpy as jnp
 
 from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
-from sup_tickets.counting import active_count, portion
 from sup_tickets.distributions import allocate
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
-    count,
     density,
     difference,
     intersection,
     layer_counts,
     random_masks,
-    size,
     union,
 )
-from sup_tickets.saliency import (
-    ScoreFunction,
-    Signals,
-    by_gradient,
-    by_magnitude,
-)
+from sup_tickets.pruning import cubic_pruner, merged, without
+from sup_tickets.saliency import ScoreFunction, Signals, by_gradient, by_magnitude
 from sup_tickets.schedules import update_due
 from sup_tickets.tickets import TicketPlan
-from sup_tickets.topology import prune_to_counts, rewire
-from sup_tickets.trees import (
-    RuleLike,
-    default_rule,
-    map_named,
-    matching_names,
-    named_leaves,
-)
+from sup_tickets.topology import rewire
+from sup_tickets.trees import RuleLike, default_rule
 from sup_tickets.types import Masks, Number, Params, Schedule
 
 
@@ -77,8 +64,9 @@ class Method(NamedTuple):
     observe: Callable[[MethodState, Params], MethodState]  # (state, dense gradients)
     due: Callable[[Number], Any]  # completed steps -> does the topology change now?
     update_every: int  # steps; 0 if never
-    consumes_step: bool  # the update replaces a weight step (RigL) or follows one
+    consumes_step: bool  # the update replaces the next weight step (RigL)
     observes: bool  # whether `observe` does anything
+    settled_step: int = 0  # of the update that meets the sparsity; 0 if from the start
 
 
 def dynamic(
@@ -137,9 +125,11 @@ def dynamic(
         ``sparsity`` along the cubic schedule; by default it starts at ``sparsity``.
       prune_begin_step, prune_end_step: the window of the cubic schedule; at the last
         update in it the target count is met exactly.
-      prune_scope: "global" or "layer": what is compared when pruning.
+      prune_scope: "global" or "layer": what is compared when pruning, see
+        `cubic_pruner`.
       rewires: whether updates drop and grow at all; if not they only prune.
-      consumes_step: whether an update replaces the weight step.
+      consumes_step: whether an update replaces the weight step, as RigL's does, or
+        comes before it.
 
     Raises:
       ValueError: naming an argument outside its range.
@@ -153,24 +143,36 @@ def dynamic(
         raise ValueError("redistribute=True needs momentum_decay, got None")
     if momentum_decay is not None:
         check_fraction(momentum_decay, "momentum_decay")
-    check_one_of("prune_scope", prune_scope, ("global", "layer"))
     check_one_of("rounding", rounding, ("floor", "nearest", "ceil"))
     tracks = track_exploration or prefer_unexplored
     fraction_at = drop_fraction if callable(drop_fraction) else lambda _: drop_fraction
-    prune = None
+    if update_every:
+        due = update_due(every=update_every, begin=begin_step, end=end_step)
+    else:
+        due = _never_due
+    prune, settled = None, 0
     if initial_sparsity is not None:
-        check_sparsity(initial_sparsity, "initial_sparsity")
-        prune = _pruner(
+        first = update_every if begin_step is None else begin_step
+        ends = [end for end in (prune_end_step, end_step) if end is not None]
+        settled = _last_update(update_every, first, prune_begin_step, ends)
+        prune = cubic_pruner(
             initial_sparsity,
             sparsity,
-            update_every,
-            prune_begin_step,
-            prune_end_step,
-            prune_scope,
-            dense,
+            begin_step=prune_begin_step,
+            last_step=settled,
+            scope=prune_scope,
+            dense=dense,
         )
 
     def init(key: jax.Array, params: Params) -> MethodState:
+        if prune is not None:  # the end must be possible too
+            allocate(
+                params,
+                sparsity=sparsity,
+                distribution="uniform",
+                where=where,
+                dense=dense,
+            )
         counts = allocate(
             params,
             sparsity=sparsity if initial_sparsity is None else initial_sparsity,
@@ -207,20 +209,23 @@ def dynamic(
         fraction: Number,
         rounding: Any,
     ) -> Change:
-        key = jax.random.fold_in(state.key, step)
-        signals = Signals(params, state.masks, gradients, state.momentum, key)
+        drop_key, grow_key = jax.random.split(jax.random.fold_in(state.key, step))
+        signals = Signals(params, state.masks, gradients, state.momentum, drop_key)
+        free = without(state.masks, dense)
         changed = rewire(
             params,
-            state.masks,
+            free,
             drop_scores=drop_score(signals),
-            grow_scores=grow_score(signals),
+            grow_scores=grow_score(signals._replace(key=grow_key)),
             fraction=fraction,
             rounding=rounding,
             regrow_dropped=regrow_dropped,
             prefer=_never(state.ever_active) if prefer_unexplored else None,
-            shares=_shares(state) if redistribute else None,
+            shares=_shares(free, state.momentum) if redistribute else None,
         )
-        return Change(changed.params, _with_masks(state, changed.masks), changed.grown)
+        masks = merged(params, state.masks, changed.masks)
+        grown = difference(masks, state.masks)
+        return Change(changed.params, _with_masks(state, masks), grown)
 
     def update(
         state: MethodState, params: Params, gradients: Params | None, step: Number
@@ -249,10 +254,6 @@ def dynamic(
         # Rounded up as in the Sup-tickets release, for every method alike.
         return change(state, params, gradients, step, fraction, "ceil")
 
-    if update_every:
-        due = update_due(every=update_every, begin=begin_step, end=end_step)
-    else:
-        due = _never_due
     return Method(
         name=name,
         sparsity=sparsity,
@@ -264,6 +265,7 @@ def dynamic(
         update_every=update_every,
         consumes_step=consumes_step,
         observes=momentum_decay is not None,
+        settled_step=settled,
     )
 
 
@@ -278,11 +280,21 @@ def scheduled(method: Method, step: Number, tickets: TicketPlan | None = None) -
       method: the method.
       step: number of completed steps, Python or traced.
       tickets: the plan of the cheap-ticket phase, if there is one.
+
+    Raises:
+      ValueError: if the method is still pruning when the tickets begin.
     """
     due = method.due(step)
     if tickets is None or not tickets.cycles:
         return due
-    return due & (step < tickets.phase1_steps - method.update_every // 4)
+    if method.settled_step >= tickets.phase1_steps:
+        raise ValueError(
+            f"method {method.name!r} prunes until step {method.settled_step}, but the "
+            f"tickets begin at phase1_steps={tickets.phase1_steps}; "
+            "prune_end_step must be below it"
+        )
+    last = max(method.settled_step, tickets.phase1_steps - method.update_every // 4 - 1)
+    return due & (step <= last)
 
 
 def exploration_rate(state: MethodState) -> jax.Array:
@@ -301,69 +313,6 @@ def exploration_rate(state: MethodState) -> jax.Array:
 # --- Parts ----------------------------------------------------------------------------
 
 
-def _pruner(
-    initial: float,
-    final: float,
-    every: int,
-    begin: int,
-    end: int | None,
-    scope: str,
-    dense: Sequence[str] | str,
-) -> Callable[[Params, Masks, Number], tuple[Params, Masks]]:
-    """Prunes to the exact count that the cubic schedule asks for at a step."""
-    if every < 1:
-        raise ValueError(f"a method that prunes needs update_every >= 1, got {every}")
-    if end is None or end - begin < every:
-        raise ValueError(
-            "prune_end_step must be at least prune_begin_step + update_every = "
-            f"{begin + every}, got {end}"
-        )
-    if initial > final:
-        raise ValueError(
-            f"initial_sparsity must be at most sparsity={final}, got {initial}"
-        )
-    updates = (end - begin) // every
-
-    def target(total: int, step: Number) -> jax.Array:
-        done = jnp.clip((jnp.asarray(step, jnp.int32) - begin) // every, 0, updates)
-        left = (1 - done.astype(jnp.float32) / updates) ** 3
-        low, high = active_count(total, final), active_count(total, initial)
-        # Both ends are exact integers; only the way between them is rounded.
-        return low + portion(high - low, left, "nearest")
-
-    def prune(params: Params, masks: Masks, step: Number) -> tuple[Params, Masks]:
-        free = _without(masks, dense)
-        if scope == "global":
-            held = size(masks) - size(free)
-            counts: Any = jnp.maximum(target(size(masks), step) - held, 0)
-            asked = counts
-        else:
-            counts = jax.tree.map(lambda mask: target(mask.size, step), free)
-            asked = sum(jax.tree.leaves(counts), start=jnp.int32(0))
-
-        def keep_largest(masks: Masks) -> Masks:
-            return prune_to_counts(params, masks, counts)[1]
-
-        kept = jax.lax.cond(count(free) > asked, keep_largest, lambda m: m, free)
-        masks = jax.tree.map(
-            lambda _, mask, pruned: mask if pruned is None else pruned,
-            params,
-            masks,
-            kept,
-        )
-        return apply_masks(masks, params), masks
-
-    return prune
-
-
-def _without(masks: Masks, expressions: Sequence[str] | str) -> Masks:
-    """``masks`` with ``None`` at the leaves that the expressions match."""
-    if not expressions:
-        return masks
-    held = matching_names(expressions, [name for name, _ in named_leaves(masks)])
-    return map_named(lambda name, mask: None if name in held else mask, masks)
-
-
 def _with_masks(state: MethodState, masks: Masks) -> MethodState:
     ever = state.ever_active
     ever = None if ever is None else union(ever, masks)
@@ -374,17 +323,30 @@ def _never(ever_active: Masks | None) -> Masks:
     return jax.tree.map(jnp.logical_not, ever_active)
 
 
-def _shares(state: MethodState) -> Any:
+def _shares(masks: Masks, momentum: Params | None) -> Any:
     """Mean magnitude of the averaged gradient over each layer's active weights."""
-    sums = jax.tree.map(
-        lambda m: jnp.sum(jnp.abs(m).astype(jnp.float32)),
-        apply_masks(state.masks, state.momentum),
-    )
-    return jax.tree.map(
-        lambda total, n: total / jnp.maximum(n, 1).astype(jnp.float32),
-        sums,
-        layer_counts(state.masks),
-    )
+
+    def share(mask: jax.Array, average: jax.Array, n: jax.Array) -> jax.Array:
+        total = jnp.sum(jnp.abs(apply_masks(mask, average)).astype(jnp.float32))
+        return total / jnp.maximum(n, 1).astype(jnp.float32)
+
+    average = _at_leaves_of(masks, momentum)
+    return jax.tree.map(share, masks, average, layer_counts(masks))
+
+
+def _last_update(every: int, first: int, begin: int, ends: Sequence[int]) -> int:
+    """The last update of the pruning window: at or before all ``ends``."""
+    if every < 1:
+        raise ValueError(f"a method that prunes needs update_every >= 1, got {every}")
+    end = min(ends, default=-1)
+    last = first + (end - first) // every * every
+    if end < first or last <= begin:
+        raise ValueError(
+            "prune_end_step must leave an update (every "
+            f"{every} steps from {first}) after prune_begin_step={begin}, got "
+            f"{ends[0] if ends else None}"
+        )
+    return last
 
 
 def _running_average(average: jax.Array, new: jax.Array, decay: float) -> jax.Array:

@@ -4,6 +4,7 @@ Masks are pytrees with the structure of the parameters: a bool array at a sparse
 ``None`` at a leaf that is never pruned. A weight is *active* where its mask is True.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +61,7 @@ def apply_masks(masks: Masks, tree: Any) -> Any:
       masks: masks, or any pytree of bool arrays and ``None``.
       tree: pytree with the same structure: parameters, gradients, moments.
     """
+    check_masks(tree, masks)
     return jax.tree.map(
         lambda leaf, mask: leaf if mask is None else _clear(leaf, mask), tree, masks
     )
@@ -203,22 +205,22 @@ def layer_table(masks: Masks) -> list[LayerRow]:
 
 def union(a: Masks, b: Masks) -> Masks:
     """Active in either."""
-    return jax.tree.map(jnp.logical_or, a, b)
+    return _pairwise(jnp.logical_or, a, b)
 
 
 def intersection(a: Masks, b: Masks) -> Masks:
     """Active in both."""
-    return jax.tree.map(jnp.logical_and, a, b)
+    return _pairwise(jnp.logical_and, a, b)
 
 
 def difference(a: Masks, b: Masks) -> Masks:
     """Active in the first but not in the second."""
-    return jax.tree.map(lambda x, y: x & ~y, a, b)
+    return _pairwise(lambda x, y: x & ~y, a, b)
 
 
 def hamming(a: Masks, b: Masks) -> jax.Array:
     """Number of places where two masks differ, int32 scalar."""
-    return count(jax.tree.map(jnp.logical_xor, a, b))
+    return count(_pairwise(jnp.logical_xor, a, b))
 
 
 def overlap(a: Masks, b: Masks) -> jax.Array:
@@ -230,6 +232,12 @@ def overlap(a: Masks, b: Masks) -> jax.Array:
     both = count(intersection(a, b))
     share = both.astype(jnp.float32) / jnp.maximum(either, 1).astype(jnp.float32)
     return jnp.where(either == 0, jnp.float32(1), share)
+
+
+def _pairwise(function: Callable[..., jax.Array], a: Masks, b: Masks) -> Masks:
+    check_same_leaves("the first masks", a, "the second", b)
+    check_same_leaves("the second masks", b, "the first", a)
+    return jax.tree.map(function, a, b)
 
 
 # --- Packing --------------------------------------------------------------------------

@@ -32,11 +32,16 @@ def static(*, sparsity: float, **options: Any) -> Method:
       sparsity: in [0, 1).
       **options: of `dynamic`.
     """
-    return dynamic("static", sparsity=sparsity, **{"update_every": 0, **options})
+    if "update_every" in options:
+        raise ValueError(
+            "method 'static' never updates; it has no option 'update_every', got "
+            f"{options['update_every']}"
+        )
+    return dynamic("static", sparsity=sparsity, update_every=0, **options)
 
 
 def sparse_evolutionary(*, sparsity: float, **options: Any) -> Method:
-    """SET: drop by magnitude, grow at random, after the weight step.
+    """SET: drop by magnitude, grow at random.
 
     Args:
       sparsity: in [0, 1).
@@ -84,7 +89,7 @@ def set_itop(*, sparsity: float, **options: Any) -> Method:
 def rigl_itop(*, sparsity: float, **options: Any) -> Method:
     """RigL as In-Time Over-Parameterization runs it: long intervals, R_s tracked.
 
-    Its updates follow the weight step, as in the PyTorch family.
+    Its updates replace no weight step, as in the PyTorch family.
 
     Args:
       sparsity: in [0, 1).

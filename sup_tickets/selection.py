@@ -131,8 +131,8 @@ def select_n_m(
     def choose(name: str, score: jax.Array, sparse: bool) -> Any:
         if not sparse:
             return None
-        size = score.shape[axis]
-        if m < 1 or size % m:
+        size = score.shape[axis] if -score.ndim <= axis < score.ndim else 0
+        if m < 1 or size % m or not size:
             raise ValueError(
                 f"m={m} does not divide axis {axis} of leaf {name!r}, of size {size}"
             )
@@ -190,6 +190,8 @@ def select_blocks(
 
     if among is None:
         among = jax.tree.map(lambda _: None, scores)
+    else:
+        check_same_leaves("among", among, "scores", scores)
     return map_named(choose, scores, counts, among)
 
 
@@ -252,9 +254,10 @@ def _keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
     The smallest integer marks what must not be chosen and the next one NaN; no other
     score maps to either (they would be NaN patterns), nor to the largest integer.
     """
-    if not jnp.issubdtype(score.dtype, jnp.floating):
+    if not jnp.issubdtype(score.dtype, jnp.floating) or score.dtype.itemsize < 2:
         raise TypeError(
-            f"scores must be floating point, got {score.dtype} at leaf {name!r}"
+            f"scores must be floating point of 16 bits or more, got {score.dtype} "
+            f"at leaf {name!r}"
         )
     return _ordered(score, candidates)
 

@@ -1,5 +1,6 @@
 """The phases of Sup-tickets: normal sparse training, then cycles of cheap tickets."""
 
+import dataclasses
 from math import floor
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ from sup_tickets.checks import check_fraction, check_whole
 from sup_tickets.counting import exact
 
 
-class TicketPlan(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TicketPlan:
     """The phases of Sup-tickets in steps: phase 1, then ``cycles`` cycles of tickets.
 
     ``step`` is everywhere the number of *completed* steps, an int or an integer array.
@@ -29,6 +31,11 @@ class TicketPlan(NamedTuple):
     phase1_steps: int  # steps of normal sparse training, at least 0
     cycle_steps: int  # steps of one cycle, at least 1
     cycles: int  # number of tickets, at least 0
+
+    def __post_init__(self) -> None:
+        check_whole("phase1_steps", self.phase1_steps, 0)
+        check_whole("cycle_steps", self.cycle_steps, 1)
+        check_whole("cycles", self.cycles, 0)
 
     @property
     def total_steps(self) -> int:

@@ -241,7 +241,7 @@ def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
     Args:
       shares: pytree of non-negative scalars, one a layer; need not sum to 1. Where all
         open layers have share 0 they share alike.
-      dropped: pytree of integers of the same structure.
+      dropped: pytree of integers of the same structure, or their total.
       room: likewise: at most this many for each layer; in total at least ``dropped``.
 
     Returns:

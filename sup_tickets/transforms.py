@@ -77,7 +77,7 @@ def sparse_training(
     tx = optax.with_extra_args_support(tx)
 
     def init(params: Params) -> Any:
-        seed = jax.random.key(key) if isinstance(key, int) else key
+        seed = key if isinstance(key, jax.Array) else jax.random.key(key)
         state = method.init(seed, params)
         inner = tx.init(apply_masks(state.masks, params))
         return SparseTrainingState(
@@ -93,7 +93,7 @@ def sparse_training(
         if params is None:
             raise ValueError("sparse_training needs update(gradients, state, params)")
         step, gradients = state.step, updates
-        topology = method.observe(state.method, gradients)
+        topology = state.method
         replaced = jnp.zeros((), bool)
         if method.update_every:
             due = scheduled(method, step, tickets)
@@ -103,6 +103,7 @@ def sparse_training(
             explore = partial(method.explore, fraction=explore_fraction)
             due = tickets.explore_due(step)
             topology = _change_if(due, explore, topology, params, gradients, step)
+        topology = method.observe(topology, gradients)
         masks = topology.masks
         # Masked going in, where it costs nothing: what is 0 for the optimizer stays 0.
         updates, inner = tx.update(
@@ -117,7 +118,7 @@ def sparse_training(
             updates = jax.tree.map(
                 lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
             )
-        # Whatever stood at an inactive weight, it is 0 after the update.
+        # Whatever finite value stood at an inactive weight, it is 0 after the update.
         updates = choose(masks, updates, jax.tree.map(jnp.negative, params))
         return updates, SparseTrainingState(step + 1, topology, inner)
 
@@ -186,13 +187,24 @@ def mask_slots(tx: Any, masks: Masks, opt_state: Any) -> Any:
 
 
 def _restore_slots(tx: Any, replaced: jax.Array, new: Any, old: Any) -> Any:
-    """The old slots if the weight step was replaced; counters are always new."""
+    """The old slots if the weight step was replaced; counters are always new.
+
+    Those of `optax.MultiSteps` excepted: it must not count what it did not accumulate.
+    """
     is_slot = optax.tree.map_params(
         tx,
         lambda slot: slot if _is_placeholder(slot) else True,
         new,
         transform_non_params=lambda _: False,
         is_leaf=_is_placeholder,
+    )
+    is_slot = jax.tree.map(
+        lambda state, flags: (
+            jax.tree.map(lambda _: True, state) if _accumulates(state) else flags
+        ),
+        new,
+        is_slot,
+        is_leaf=_accumulates,
     )
     return jax.tree.map(
         lambda slot, n, o: jnp.where(replaced, o, n) if slot else n, is_slot, new, old
@@ -221,6 +233,10 @@ def _change_if(
 
 def _is_placeholder(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)
+
+
+def _accumulates(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MultiStepsState)
 
 
 def _is_ours(leaf: Any) -> bool:

@@ -23,7 +23,7 @@ RuleLike = Rule | str | Sequence[tuple[str, bool]]
 
 # Biases of attention layers and scales of layer norms can have rank 2 or more.
 _NEVER_SPARSE = re.compile(
-    r"(^|/)(bias|b|scale|offset|gamma|beta)$|norm|(^|/|_)bn\d*(/|$)", re.IGNORECASE
+    r"(^|/)(bias|scale|offset|gamma|beta)$|norm(?!al)|(^|/|_)bn\d*(/|$)", re.IGNORECASE
 )
 
 

@@ -19,6 +19,7 @@ LAYERS = [
     {"masks"},
     {"saliency"},
     {"topology", "superposition"},
+    {"pruning"},
     {"dynamic"},
     {"methods", "transforms"},
     {"training"},

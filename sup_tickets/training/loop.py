@@ -78,9 +78,11 @@ def train(job: Job, state: TrainState) -> Outcome:
       state: of ``job.steps.init``, or of an earlier step; donated.
 
     Raises:
+      ValueError: if the state is past the first ticket that is to be superposed.
       TrainingDiverged: naming the first step whose loss is not finite.
     """
     plan, steps = job.plan, job.steps
+    _check_start(job, int(state.step))
     updates, explorations = frozenset(plan.updates), frozenset(plan.explorations)
     watch = _LossWatch(job)
     average = _Average(job)
@@ -103,6 +105,15 @@ def train(job: Job, state: TrainState) -> Outcome:
         if ends:
             average.add(done, network_of(state))
     return Outcome(state, average.result())
+
+
+def _check_start(job: Job, step: int) -> None:
+    first = job.plan.phase1_steps + (not job.include_phase1)
+    if job.superposition is not None and job.plan.collections and step >= first:
+        raise ValueError(
+            f"the state is at step {step}, within the tickets that began at step "
+            f"{job.plan.phase1_steps}; their average so far is not part of it"
+        )
 
 
 class _LossWatch:
