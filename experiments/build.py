@@ -143,7 +143,10 @@ def _plan(config: Config, *, examples: int) -> tuple[Plan, Method, Schedule]:
             lr_max=sup.lr_max,
             form=sup.form,
         )
-    plan = make_plan(method, tickets, epoch_steps=epoch_steps, milestones=milestones)
+    with _section("method"):
+        plan = make_plan(
+            method, tickets, epoch_steps=epoch_steps, milestones=milestones
+        )
     if config.method.name in _PRUNE:
         _check_pruned(config.method, plan)
     return plan, method, rate

@@ -666,5 +666,5 @@ def test_unknown_distribution(name, nearest):
 
 
 def test_unknown_option_is_refused():
-    with pytest.raises(TypeError, match="pwer"):
+    with pytest.raises(ValueError, match=r"options of distribution 'erk'.*pwer"):
         allocate(tree(LENET), sparsity=0.9, pwer=1.0)

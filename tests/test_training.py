@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -307,7 +308,7 @@ def test_no_update_after_the_last_step():
 
 def test_the_budget_in_steps():
     tickets = ticket_plan(ticket_budget(250), epoch_steps=391, cycle_epochs=8)
-    assert tickets == (226 * 391, 8 * 391, 3)
+    assert tickets == TicketPlan(226 * 391, 8 * 391, 3)
 
 
 # --- Loop -----------------------------------------------------------------------------
@@ -394,7 +395,9 @@ def test_the_same_seed_gives_the_same_bits():
 def test_it_goes_on_from_the_middle_to_the_same_bits():
     whole, _ = finished("rigl")
     job = job_of("rigl", superposition=None)
-    short = job.plan._replace(tickets=TICKETS._replace(cycles=0), collections=())
+    short = job.plan._replace(
+        tickets=dataclasses.replace(TICKETS, cycles=0), collections=()
+    )
     middle = train(
         job._replace(plan=short._replace(explorations=())),
         job.steps.init(jax.random.key(0)),
@@ -535,3 +538,14 @@ def test_models_by_name():
     )
     assert variables["params"]["conv2"]["kernel"].shape == (3, 3, 4, 4)
     assert variables["params"]["classifier"]["kernel"].shape == (4 * 4 * 4, 10)
+
+
+def test_a_start_within_the_tickets_is_refused():
+    job = job_of("rigl")
+    alone = job_of("rigl", superposition=None)
+    state = train(
+        alone._replace(plan=alone.plan._replace(collections=())),
+        alone.steps.init(jax.random.key(0)),
+    ).state
+    with pytest.raises(ValueError, match="within the tickets that began at step 12"):
+        train(job, state)

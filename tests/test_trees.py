@@ -61,7 +61,9 @@ def test_map_named_hands_none_over():
         ("kernel", (4, 2), True),
         ("dense/bias", (2,), False),
         ("attention/query/bias", (4, 8), False),  # of rank 2 or more
-        ("linear/b", (4, 2), False),
+        ("linear/b", (2,), False),
+        ("b", (4, 2), True),  # a matrix may be called so
+        ("normalizer/kernel", (4, 2), True),
         ("LayerNorm_0/scale", (2, 4), False),
         ("batch_norm/kernel", (2, 4), False),
         ("block/bn1/kernel", (2, 4), False),
