@@ -1,7 +1,8 @@
 """Batches of a data set that lives on the devices: only row numbers are fed.
 
 A training batch is a function of its step alone, so that a run can be resumed, or a
-single step looked at, from (key, step). All batches of one kind have one shape.
+single step looked at, from (key, step). All batches of one kind have one shape. With
+several processes each has the whole set, and all draw the same rows.
 """
 
 import functools
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 
 class Rows(NamedTuple):
@@ -19,6 +21,13 @@ class Rows(NamedTuple):
     images: jax.Array  # [N, ...] uint8, on every device
     labels: jax.Array  # [N] int32, on every device
     rows: jax.Array  # [B] int32, shared out between the devices
+
+
+class Images(NamedTuple):
+    """A training batch of a set that is streamed, see `sup_tickets.data.imagenet`."""
+
+    images: jax.Array  # [B, ...] uint8, shared out between the devices
+    labels: jax.Array  # [B] int32, likewise
 
 
 class Weighted(NamedTuple):
@@ -32,8 +41,20 @@ class Weighted(NamedTuple):
 class Placement(NamedTuple):
     """Where arrays go."""
 
-    everywhere: jax.sharding.Sharding  # a copy on every device
-    by_example: jax.sharding.Sharding  # the first axis shared out
+    everywhere: Sharding  # a copy on every device
+    by_example: Sharding  # the first axis shared out
+
+
+class Source(NamedTuple):
+    """Training batches by step; ``source(step)`` is ``source.batch(step)``."""
+
+    batch: Callable[[int], Rows]  # (step)
+    block: Callable[[int, int], Rows]  # (first step, count K) -> rows are [K, B]
+    at: Callable[[Rows, jax.Array], Rows]  # (block, i) -> its i-th batch; traceable
+
+    def __call__(self, step: int) -> Rows:
+        """The batch of a step."""
+        return self.batch(step)
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -70,8 +91,8 @@ def training_batches(
     key: jax.Array,
     batch_size: int,
     placement: Placement,
-) -> Callable[[int], Rows]:
-    """The function ``step -> batch``; the data go to the devices once, here.
+) -> Source:
+    """Batches by step; the data go to the devices once, here.
 
     Args:
       images: [N, ...].
@@ -80,19 +101,31 @@ def training_batches(
       batch_size: B, a multiple of the number of devices.
       placement: where to.
     """
-    all_images, all_labels = jax.device_put((images, labels), placement.everywhere)
+    all_images, all_labels = (
+        to_devices(array, placement.everywhere) for array in (images, labels)
+    )
     per_epoch = steps_per_epoch(len(labels), batch_size)
 
     @functools.lru_cache(maxsize=2)
     def rows_of(epoch: int) -> np.ndarray:
         return epoch_rows(key, epoch, len(labels), batch_size)
 
+    def rows_at(step: int) -> np.ndarray:
+        return rows_of(step // per_epoch)[step % per_epoch]
+
     def batch(step: int) -> Rows:
-        rows = rows_of(step // per_epoch)[step % per_epoch]
-        rows = jax.device_put(rows, placement.by_example)
+        rows = to_devices(rows_at(step), placement.by_example)
         return Rows(all_images, all_labels, rows)
 
-    return batch
+    def block(first: int, count: int) -> Rows:
+        rows = np.stack([rows_at(step) for step in range(first, first + count)])
+        rows = to_devices(rows, stacked(placement.by_example))
+        return Rows(all_images, all_labels, rows)
+
+    def at(block: Rows, i: jax.Array) -> Rows:
+        return block._replace(rows=jnp.take(block.rows, i, 0))
+
+    return Source(batch, block, at)
 
 
 def evaluation_batches(
@@ -115,10 +148,33 @@ def evaluation_batches(
     batches = []
     for start in range(0, len(labels), batch_size):
         parts = (array[start : start + batch_size] for array in padded)
-        batches.append(jax.device_put(Weighted(*parts), placement.by_example))
+        on_devices = (to_devices(part, placement.by_example) for part in parts)
+        batches.append(Weighted(*on_devices))
     return batches
 
 
-def take(batch: Rows) -> tuple[jax.Array, jax.Array]:
+def take(batch: Rows | Images) -> tuple[jax.Array, jax.Array]:
     """The images and labels of a batch; inside a jitted step."""
+    if isinstance(batch, Images):
+        return batch.images, batch.labels
     return jnp.take(batch.images, batch.rows, 0), jnp.take(batch.labels, batch.rows, 0)
+
+
+def to_devices(array: np.ndarray, sharding: Sharding) -> jax.Array:
+    """An array that every process has, on the devices of all.
+
+    Args:
+      array: the same on every process.
+      sharding: over the devices of all processes.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    # device_put would first make sure, in every step, that all processes have the same.
+    return jax.make_array_from_callback(array.shape, sharding, lambda i: array[i])
+
+
+def stacked(sharding: Sharding) -> Sharding:
+    """The sharding of several arrays on a new first axis."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding  # of one device
+    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))

@@ -1,0 +1,149 @@
+"""Sets that TensorFlow Datasets prepared as array_record; nothing is downloaded here.
+
+TensorFlow is not imported: it is needed to prepare a set, see
+``experiments/prepare_data.py``, and never to read one.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sup_tickets.data.files import (
+    DataNotPrepared,
+    Split,
+    TrainTest,
+    read_cache,
+    require,
+    write_cache,
+)
+
+_BATCH = 1000  # records read in one call: three times as fast as one by one
+
+
+def read_prepared(
+    name: str,
+    folder: Path,
+    *,
+    shape: tuple[int, ...],
+    examples: Mapping[str, int],
+) -> TrainTest:
+    """All images of a set, in memory.
+
+    They come from ``folder/name/VERSION-sup_tickets.npz`` if it is there, which takes
+    a fraction of a second; else the records are decoded, and that file is written.
+
+    Args:
+      name: of the set in TensorFlow Datasets.
+      folder: of all sets.
+      shape: [H, W, C] of an image.
+      examples: how many "train" and "test" must have.
+
+    Raises:
+      DataNotPrepared: if it is not there, or in a format without random access.
+      ValueError: if examples are missing.
+      ModuleNotFoundError: without tensorflow-datasets, array_record or Pillow.
+    """
+    for path in sorted((folder / name).glob("*-sup_tickets.npz"), reverse=True):
+        data = read_cache(path)
+        if data is not None and _sizes(data) == _wanted(shape, examples):
+            return data
+    builder = open_builder(name, folder)
+    splits = [_decoded(builder, split, shape, examples) for split in ("train", "test")]
+    data = TrainTest(*splits)
+    version = Path(builder.data_path).name
+    write_cache(folder / name / f"{version}-sup_tickets.npz", data)
+    return data
+
+
+def open_builder(name: str, folder: Path) -> Any:
+    """The TFDS builder of a prepared set.
+
+    Raises:
+      DataNotPrepared: if it is not there, or in a format without random access.
+      ModuleNotFoundError: without tensorflow-datasets or array_record.
+    """
+    if not (folder / name).is_dir():
+        raise DataNotPrepared(name, folder)
+    tfds = require("tensorflow_datasets", f"to read {name}")
+    require("array_record", f"to read {name}")
+    builder = tfds.builder(name, data_dir=folder)
+    if not Path(builder.data_path).exists():
+        raise DataNotPrepared(name, folder)
+    form = builder.info.file_format.value
+    if form != "array_record":
+        reason = f"is prepared as {form}, not as array_record,"
+        raise DataNotPrepared(
+            name, folder, f"{reason} and cannot be read; delete {folder / name}. It is"
+        )
+    return builder
+
+
+def open_split(builder: Any, split: str, *, examples: int) -> Any:
+    """A random-access sequence of records, with images as they are in the files.
+
+    Args:
+      builder: of `open_builder`.
+      split: as TFDS calls it.
+      examples: how many there must be.
+
+    Returns:
+      Sequence of {"image": PNG or JPEG bytes, "label": int, ...}. It can be pickled.
+
+    Raises:
+      ValueError: if examples are missing.
+    """
+    tfds = require("tensorflow_datasets", f"to read {builder.name}")
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    source = builder.as_data_source(split=split, decoders=decoders)
+    if len(source) != examples:
+        raise ValueError(_incomplete(builder, split, f"{len(source)} of {examples}"))
+    return source
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """[H, W, C] uint8 of the bytes of a PNG or JPEG, with the channels that it has."""
+    image = require("PIL.Image", "to decode images")
+    with image.open(io.BytesIO(data)) as opened:
+        pixels = np.asarray(opened)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _decoded(
+    builder: Any, split: str, shape: tuple[int, ...], examples: Mapping[str, int]
+) -> Split:
+    size = examples[split]
+    source = open_split(builder, split, examples=size)
+    images, labels = np.empty((size, *shape), np.uint8), np.empty(size, np.int32)
+    for start in range(0, size, _BATCH):
+        rows = list(range(start, min(start + _BATCH, size)))
+        try:
+            records = source.__getitems__(rows)
+        except IndexError as error:  # the metadata promise more than the files hold
+            raise ValueError(_incomplete(builder, split, f"under {size}")) from error
+        for row, record in zip(rows, records, strict=True):
+            images[row] = decode_image(record["image"])
+            labels[row] = record["label"]
+    return Split(images, labels)
+
+
+def _incomplete(builder: Any, split: str, found: str) -> str:
+    folder = Path(builder.data_path)
+    return (
+        f"the {split} split of {builder.name} has {found} examples; delete {folder} "
+        f"and run: python -m experiments.prepare_data {builder.name} "
+        f"--data_dir={folder.parents[1]}"
+    )
+
+
+def _sizes(data: TrainTest) -> list[tuple[int, ...]]:
+    return [array.shape for split in data for array in split]
+
+
+def _wanted(
+    shape: tuple[int, ...], examples: Mapping[str, int]
+) -> list[tuple[int, ...]]:
+    sizes = [examples["train"], examples["test"]]
+    return [size for n in sizes for size in ((n, *shape), (n,))]
