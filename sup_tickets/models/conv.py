@@ -1,9 +1,13 @@
 """A small convolutional network with batch norm, for images of 8 x 8 or more."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from sup_tickets.models.layers import Activation, Bridge, Layers, halve
 
 
 class ConvNet(nn.Module):
@@ -15,6 +19,9 @@ class ConvNet(nn.Module):
 
     classes: int = 10
     features: Sequence[int] = (32, 32, 64, 64)  # of each convolution, an even number
+    activation: Activation = nn.relu
+    bridge: Bridge | None = None
+    dtype: Any = jnp.float32  # of the computation
     bn_momentum: float = 0.9  # share of the old running statistics at each step
     bn_epsilon: float = 1e-5
 
@@ -27,27 +34,20 @@ class ConvNet(nn.Module):
           train: whether batch norm uses, and updates by, the statistics of the batch.
 
         Returns:
-          [B, classes] float array.
+          [B, classes] float32 array.
         """
-        x = images
+        layers = Layers(
+            train=train,
+            bridge=self.bridge,
+            dtype=self.dtype,
+            bn_momentum=self.bn_momentum,
+            bn_epsilon=self.bn_epsilon,
+            conv_init="lecun",
+            dense_init="lecun",
+        )
+        x = images.astype(self.dtype)
         for i, features in enumerate(self.features, start=1):
-            # Batch norm has the bias.
-            x = nn.Conv(features, (3, 3), use_bias=False, name=f"conv{i}")(x)
-            x = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=self.bn_momentum,
-                epsilon=self.bn_epsilon,
-                name=f"bn{i}",
-            )(x)
-            x = nn.relu(x)
+            x = self.activation(layers.conv_norm(x, features, self.path, i))
             if i % 2 == 0:
-                x = _halve(x)
-        x = x.reshape(x.shape[0], -1)
-        return nn.Dense(self.classes, name="classifier")(x)
-
-
-def _halve(x: jax.Array) -> jax.Array:
-    """The maximum of every 2 x 2 pixels; on a CPU faster than `nn.max_pool`."""
-    batch, height, width, features = x.shape
-    pairs = x.reshape(batch, height // 2, 2, width // 2, 2, features)
-    return pairs.max((2, 4))
+                x = halve(x)
+        return layers.scores(x.reshape(x.shape[0], -1), self.classes)

@@ -1,9 +1,13 @@
 """A multi-layer perceptron, with batch norm or without."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from sup_tickets.models.layers import Activation, Layers
 
 
 class MLP(nn.Module):
@@ -12,6 +16,8 @@ class MLP(nn.Module):
     classes: int = 10
     features: Sequence[int] = (256, 128)  # of each hidden layer
     batch_norm: bool = False  # before each ReLU
+    activation: Activation = nn.relu
+    dtype: Any = jnp.float32  # of the computation
     bn_momentum: float = 0.9  # share of the old running statistics at each step
     bn_epsilon: float = 1e-5
 
@@ -24,17 +30,19 @@ class MLP(nn.Module):
           train: whether batch norm uses, and updates by, the statistics of the batch.
 
         Returns:
-          [B, classes] float array.
+          [B, classes] float32 array.
         """
-        x = images.reshape(images.shape[0], -1)
+        layers = Layers(
+            train=train,
+            dtype=self.dtype,
+            bn_momentum=self.bn_momentum,
+            bn_epsilon=self.bn_epsilon,
+            dense_init="lecun",
+        )
+        x = images.astype(self.dtype).reshape(images.shape[0], -1)
         for i, features in enumerate(self.features, start=1):
-            x = nn.Dense(features, use_bias=not self.batch_norm, name=f"dense{i}")(x)
+            x = layers.dense(x, features, f"dense{i}", bias=not self.batch_norm)
             if self.batch_norm:
-                x = nn.BatchNorm(
-                    use_running_average=not train,
-                    momentum=self.bn_momentum,
-                    epsilon=self.bn_epsilon,
-                    name=f"bn{i}",
-                )(x)
-            x = nn.relu(x)
-        return nn.Dense(self.classes, name="classifier")(x)
+                x = layers.norm(x, f"bn{i}")
+            x = self.activation(x)
+        return layers.scores(x, self.classes)

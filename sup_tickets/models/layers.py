@@ -1,0 +1,179 @@
+"""What the models share: layers after PyTorch's conventions, and three hooks.
+
+The references are PyTorch code, so that padding is symmetric at every stride and the
+initializers are PyTorch's. Parameters and the statistics of batch norm are float32
+whatever the dtype of the computation.
+
+Shapes: B images of H x W pixels, C channels.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sup_tickets.checks import check_one_of
+
+Activation = Callable[[jax.Array], jax.Array]
+"""Elementwise, shape and dtype kept."""
+
+Bridge = Callable[[jax.Array, jax.Array, str], jax.Array]
+"""``bridge(x, y, name) -> y``: what replaces the output of one convolution.
+
+Called once for each 3 x 3 or depthwise convolution, with its input, the output of its
+batch norm (before the residual addition and the activation) and its unique path, such
+as "stage2/block1/conv1". In a pre-activation block the second convolution has no batch
+norm before the addition: there ``y`` is its plain output. It runs within the compact
+call of the module that owns the convolution: layers made in it become siblings of the
+convolution, under the name that they are given.
+"""
+
+uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's kaiming_uniform(a=sqrt(5))."""
+
+normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""N(0, 2 / (k * k * features)): He et al. for ReLU."""
+
+lecun = nn.initializers.lecun_normal()
+"""Flax's default."""
+
+CONV_INITS = {"torch": uniform_fan_in, "fan_out": normal_fan_out, "lecun": lecun}
+DENSE_INITS = {
+    "torch": uniform_fan_in,
+    "normal": nn.initializers.normal(0.01),
+    "lecun": lecun,
+}
+
+
+def bias_init(init: str, fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for "torch", else zeros."""
+    if init != "torch":
+        return nn.initializers.zeros
+    limit = fan_in**-0.5
+
+    def uniform(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return uniform
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Makes the layers of one model, in the compact call that it is used in."""
+
+    train: bool  # whether batch norm uses, and updates by, statistics of the batch
+    activation: Activation = nn.relu
+    bridge: Bridge | None = None
+    dtype: Any = jnp.float32  # of the computation
+    bn_momentum: float = 0.9  # share of the old running statistics at each step
+    bn_epsilon: float = 1e-5
+    conv_init: str = "torch"  # of CONV_INITS
+    dense_init: str = "torch"  # of DENSE_INITS
+
+    def __post_init__(self) -> None:
+        check_one_of("conv_init", self.conv_init, CONV_INITS)
+        check_one_of("dense_init", self.dense_init, DENSE_INITS)
+
+    def conv(
+        self,
+        x: jax.Array,
+        features: int,
+        name: str,
+        *,
+        size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> jax.Array:
+        """A ``size`` x ``size`` convolution; padding defaults to half the size."""
+        pad = size // 2 if padding is None else padding
+        return nn.Conv(
+            features,
+            (size, size),
+            strides=(stride, stride),
+            padding=((pad, pad), (pad, pad)),
+            feature_group_count=groups,
+            use_bias=bias,
+            dtype=self.dtype,
+            kernel_init=CONV_INITS[self.conv_init],
+            bias_init=bias_init(self.conv_init, size * size * x.shape[-1] // groups),
+            name=name,
+        )(x)
+
+    def norm(self, x: jax.Array, name: str) -> jax.Array:
+        """Batch norm, in float32 until its result."""
+        return nn.BatchNorm(
+            use_running_average=not self.train,
+            momentum=self.bn_momentum,
+            epsilon=self.bn_epsilon,
+            dtype=self.dtype,
+            name=name,
+        )(x.astype(jnp.float32))
+
+    def conv_norm(
+        self,
+        x: jax.Array,
+        features: int,
+        within: Sequence[str],
+        index: int | str = "",
+        **options: Any,
+    ) -> jax.Array:
+        """Convolution "conv<index>", batch norm "bn<index>", and the bridge over both.
+
+        Args:
+          x: [B, H, W, C] float array.
+          features: of the convolution.
+          within: path of the module that calls.
+          index: ends both names.
+          **options: of ``conv``.
+        """
+        name = f"conv{index}"
+        y = self.norm(self.conv(x, features, name, **options), f"bn{index}")
+        return self.bridged(x, y, (*within, name)) if options.get("size", 3) == 3 else y
+
+    def bridged(self, x: jax.Array, y: jax.Array, path: Sequence[str]) -> jax.Array:
+        """``y``, or what the bridge makes of it."""
+        return y if self.bridge is None else self.bridge(x, y, "/".join(path))
+
+    def dense(
+        self, x: jax.Array, features: int, name: str, *, bias: bool = True
+    ) -> jax.Array:
+        """A fully connected layer."""
+        return nn.Dense(
+            features,
+            use_bias=bias,
+            dtype=self.dtype,
+            kernel_init=DENSE_INITS[self.dense_init],
+            bias_init=bias_init(self.dense_init, x.shape[-1]),
+            name=name,
+        )(x)
+
+    def scores(self, x: jax.Array, classes: int, *, bias: bool = True) -> jax.Array:
+        """The layer "classifier"; float32."""
+        return self.dense(x, classes, "classifier", bias=bias).astype(jnp.float32)
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """The maximum of every 2 x 2 pixels; on a CPU faster than `nn.max_pool`.
+
+    An odd last row or column is left out, as in PyTorch.
+    """
+    batch, height, width, features = x.shape
+    if height % 2 or width % 2:
+        x = x[:, : height // 2 * 2, : width // 2 * 2]
+    pairs = x.reshape(batch, height // 2, 2, width // 2, 2, features)
+    return pairs.max((2, 4))
+
+
+def mean_pixel(x: jax.Array) -> jax.Array:
+    """Global average pooling: [B, H, W, C] to [B, C]."""
+    return x.mean((1, 2))
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, as in PyTorch; `nn.gelu` approximates by default."""
+    return nn.gelu(x, approximate=False)

@@ -1,0 +1,123 @@
+"""Vision transformers.
+
+An image is worth 16 x 16 words, Dosovitskiy et al. 2021, arXiv 2010.11929; the small
+one is DeiT's, Touvron et al. 2021, arXiv 2012.12877. No dropout, no dropped paths.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sup_tickets.models.layers import Activation, gelu, uniform_fan_in
+
+trunc_normal = nn.initializers.truncated_normal(0.02)
+EPSILON = 1e-6  # of the layer norms
+
+
+class ViT(nn.Module):
+    """Patches, class token, learned positions, pre-norm blocks, classifier.
+
+    Shapes: T tokens, one a patch and the class token; D the width.
+    """
+
+    classes: int = 10
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 384
+    depth: int = 12  # number of blocks
+    heads: int = 6
+    hidden: int = 1536  # between the two dense layers of a block
+    activation: Activation = gelu
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Class scores before the softmax.
+
+        Args:
+          images: [B, image_size, image_size, C] float array.
+          train: unused.
+
+        Returns:
+          [B, classes] float32 array.
+
+        Raises:
+          ValueError: for images of another size, or a size or width that does not
+            divide by the patch size or the number of heads.
+        """
+        del train  # There is no batch norm.
+        self._check(images)
+        size, width = (self.patch_size, self.patch_size), self.width
+        x = nn.Conv(
+            width,
+            size,
+            strides=size,
+            padding="VALID",
+            dtype=self.dtype,
+            kernel_init=uniform_fan_in,
+            name="patches",
+        )(images.astype(self.dtype))
+        x = x.reshape(x.shape[0], -1, width)
+        token = self.param("class_token", nn.initializers.normal(1e-6), (1, 1, width))
+        token = jnp.broadcast_to(token, (x.shape[0], 1, width)).astype(self.dtype)
+        x = jnp.concatenate([token, x], axis=1)
+        positions = self.param("positions", trunc_normal, (1, x.shape[1], width))
+        x = x + positions.astype(self.dtype)
+        for i in range(1, self.depth + 1):
+            x = Block(
+                self.heads, self.hidden, self.activation, self.dtype, name=f"block{i}"
+            )(x)
+        x = _norm(x[:, 0], "norm", self.dtype)
+        return _dense(x, self.classes, "classifier", self.dtype).astype(jnp.float32)
+
+    def _check(self, images: jax.Array) -> None:
+        if images.shape[1:3] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"images must be {self.image_size} x {self.image_size} (image_size),"
+                f" got {images.shape[1]} x {images.shape[2]}"
+            )
+        for name, whole, part in (
+            ("image_size", self.image_size, self.patch_size),
+            ("width", self.width, self.heads),
+        ):
+            if whole % part:
+                raise ValueError(f"{name} must be a multiple of {part}, got {whole}")
+
+
+class Block(nn.Module):
+    """Self-attention and two dense layers, each after a layer norm and added."""
+
+    heads: int
+    hidden: int
+    activation: Activation
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, T, D] to [B, T, D]."""
+        width, dtype = x.shape[-1], self.dtype
+        qkv = _dense(_norm(x, "norm1", dtype), 3 * width, "qkv", dtype)
+        x = x + _dense(_attend(qkv, self.heads), width, "out", dtype)
+        y = _dense(_norm(x, "norm2", dtype), self.hidden, "dense1", dtype)
+        return x + _dense(self.activation(y), width, "dense2", dtype)
+
+
+def _attend(qkv: jax.Array, heads: int) -> jax.Array:
+    """Softmax attention, the softmax in float32: [B, T, 3 * D] to [B, T, D]."""
+    batch, tokens, _ = qkv.shape
+    # [B, T, heads, D / heads] each.
+    q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, -1), 2, 0)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+    weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(qkv.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(batch, tokens, -1)
+
+
+def _dense(x: jax.Array, features: int, name: str, dtype: Any) -> jax.Array:
+    return nn.Dense(features, dtype=dtype, kernel_init=trunc_normal, name=name)(x)
+
+
+def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
+    x = x.astype(jnp.float32)  # where the statistics are taken
+    return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, name=name)(x)
