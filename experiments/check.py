@@ -16,54 +16,82 @@ Config = Any
 class Field(NamedTuple):
     """What a field may hold."""
 
-    kind: str  # "int", "float", "bool", "str", "ints" or "float or none"
+    kind: str  # "int", "float", "bool", "str", "ints" or "strs"; or "float or none"
     low: float = float("-inf")
     high: float = float("inf")
     words: tuple[str, ...] = ()  # of a str: all that it may be, if that is checked here
 
 
+_SEED = Field("int", 0, 2**32 - 1)
+
 # Ranges that the library checks itself, with the name of the argument, are left to it.
 FIELDS: dict[str, Field] = {
-    "seed": Field("int", 0, 2**32 - 1),
+    "seed": _SEED,
     "evaluate": Field("str", words=("test", "validation")),
     "compare": Field("bool"),
-    "data.name": Field("str", words=("digits",)),
-    "data.split_seed": Field("int", 0, 2**32 - 1),
+    "data.name": Field("str"),
+    "data.dir": Field("str or none"),
+    "data.split_seed": _SEED,
+    "data.validation_examples": Field("int or none", 0),
     "data.batch_size": Field("int", 1),
-    "data.shift_pixels": Field("int", 0, 7),
+    "data.crop_padding": Field("int", 0),
+    "data.crop_mode": Field("str", words=("zero", "reflect")),
+    "data.flip": Field("bool"),
+    "data.cutout": Field("int", 0),
+    "data.workers": Field("int", 0),
     "model.name": Field("str"),
-    "model.features": Field("ints", 1),
+    "model.dtype": Field("str", words=("float32", "bfloat16")),
     "method.name": Field("str"),
     "method.sparsity": Field("float", 0, 1),
     # The others need the names of layers.
     "method.distribution": Field("str", words=("uniform", "er", "erk")),
+    "method.dense": Field("strs"),
     "method.update_every_steps": Field("int", 1),
     "method.update_end_fraction": Field("float", 0, 1),
     "method.drop_fraction": Field("float", 0, 1),
     "method.drop_schedule": Field("str", words=("cosine", "linear", "constant")),
+    "method.initial_sparsity": Field("float or none", 0, 1),
     "method.prune_end_fraction": Field("float", 0, 1),
     "train.epochs": Field("int", 1),
     "train.optimizer": Field("str", words=("sgd", "adamw")),
     "train.learning_rate": Field("float", 0),
+    "train.schedule": Field("str", words=("step", "cosine", "constant")),
+    "train.drop_epochs": Field("ints", 0),
+    "train.warmup_epochs": Field("int", 0),
     "train.momentum": Field("float", 0, 1),
+    "train.nesterov": Field("bool"),
     "train.weight_decay": Field("float", 0),
+    "train.no_weight_decay": Field("strs"),
+    "train.clip_norm": Field("float or none", 0),
     "train.label_smoothing": Field("float", 0, 1),
+    "train.label_smoothing_over": Field("str", words=("all", "others")),
+    "train.accumulate": Field("int", 1),
+    "train.block_steps": Field("int", 1),
     "train.validate_every_epochs": Field("int", 0),
     "train.check_every_steps": Field("int", 1),
     "sup.enabled": Field("bool"),
     "sup.cycles": Field("int", 1),
     "sup.cycle_epochs": Field("int", 1),
+    "sup.extend_budget": Field("bool"),
     "sup.explore_fraction": Field("float", 0, 1),
     "sup.lr_min": Field("float", 0),
     "sup.lr_max": Field("float", 0),
-    "sup.form": Field("str", words=("paper", "release")),
+    "sup.form": Field("str", words=("paper", "release", "restart", "constant")),
     "sup.kind": Field("str", words=("cia", "caa", "cima")),
     "sup.decay": Field("float or none", 0, 1),
     "sup.prune_each": Field("bool"),
     "sup.include_phase1": Field("bool"),
     "sup.batch_norm": Field("str", words=("av", "bu")),
+    "checkpoint.every_minutes": Field("float", 0),
+    "checkpoint.every_steps": Field("int", 0),
+    "report.path_points": Field("int", 0),
+    "report.plane_points": Field("int", 0),
+    "report.examples": Field("int", 0),
 }
 """Every field of a configuration by its dotted name."""
+
+# Names and values in these are checked by the model's and the method's own functions.
+_OPEN = ("model.options.", "method.options.")
 
 
 def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -96,25 +124,28 @@ def check_config(config: Config) -> None:
     """
     given = flat(config)
     for name in given:
-        if name not in FIELDS:
+        if name not in FIELDS and not name.startswith(_OPEN):
             hint = nearest(name, FIELDS)
             raise ValueError(f"unknown field config.{name}{hint}")
     for name, field in FIELDS.items():
         if name not in given:
             raise ValueError(f"the configuration has no field config.{name}")
         _check_value(f"config.{name}", field, given[name])
+    for section in ("model", "method"):
+        if not isinstance(config[section].get("options"), ConfigDict):
+            raise ValueError(
+                f"the configuration has no section config.{section}.options"
+            )
 
 
 def _check_value(name: str, field: Field, value: Any) -> None:
     if not _is_kind(field.kind, value):
         raise ValueError(f"{name} must be of type {field.kind}, got {value!r}")
-    if field.kind == "str":
-        if field.words:
-            check_one_of(name, value, field.words)
-        return
-    numbers = value if field.kind == "ints" else [value]
+    if field.words:
+        check_one_of(name, value, field.words)
+    numbers = value if isinstance(value, (tuple, list)) else [value]
     for number in numbers:
-        if number is not None and not (
+        if isinstance(number, (int, float)) and not (
             isfinite(number) and field.low <= number <= field.high
         ):
             least, most = f"at least {field.low:g}", f" and at most {field.high:g}"
@@ -123,6 +154,11 @@ def _check_value(name: str, field: Field, value: Any) -> None:
 
 
 def _is_kind(kind: str, value: Any) -> bool:
+    if kind.endswith(" or none"):
+        return value is None or _is_kind(kind.removesuffix(" or none"), value)
+    if kind in ("ints", "strs"):
+        one = kind.removesuffix("s")
+        return isinstance(value, (tuple, list)) and all(_is_kind(one, v) for v in value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     match kind:
         case "bool":
@@ -131,10 +167,4 @@ def _is_kind(kind: str, value: Any) -> bool:
             return isinstance(value, str)
         case "int":
             return number and isinstance(value, int)
-        case "float":
-            return number
-        case "float or none":
-            return number or value is None
-    if not isinstance(value, (tuple, list)) or not value:
-        return False
-    return all(_is_kind("int", item) for item in value)
+    return number

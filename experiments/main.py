@@ -7,19 +7,26 @@ This file is kept short; see `run.py` for what happens.
 
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments.command_line import parse
 from experiments.run import run
+from experiments.stopping import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "The file of the configuration, FILE.py or FILE.py:ARGUMENT.",
+    "The file of the configuration, FILE.py or FILE.py:name=value,name=value.",
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder for everything written.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Whether this is one of several processes, as on a TPU pod, each started alike.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -27,7 +34,12 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     try:
+        if _DISTRIBUTED.value:
+            jax.distributed.initialize()
         run(_CONFIG.value, str(_WORKDIR.value))
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
 

@@ -1,24 +1,26 @@
 """Prints how a run gets on, and writes it down."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from tensorboardX import SummaryWriter
 
 from experiments.run_folder import RunFolder
 from sup_tickets.masks import layer_table
 from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.plan import Plan
 from sup_tickets.training.state import Network
+from sup_tickets.training.steps import Turnover
+from sup_tickets.types import Schedule
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
 def say(text: str) -> None:
     """Prints a line at once, also where the output is a file."""
-    print(text, file=sys.stdout, flush=True)
+    print(text, flush=True)
 
 
 class Progress:
@@ -31,7 +33,9 @@ class Progress:
         folder: RunFolder,
         evaluate: Callable[[Network], Scores],
         *,
-        is_main: bool,
+        learning_rate: Schedule,
+        notes: dict[str, Any] | None = None,
+        step: int = 0,
     ):
         """A listener.
 
@@ -40,52 +44,95 @@ class Progress:
           plan: of the run.
           folder: to write to.
           evaluate: the scores for the table.
-          is_main: whether phase 1 and each ticket have a row of their own.
+          learning_rate: schedule, to be written down.
+          notes: of the checkpoint that the run goes on from.
+          step: at which it goes on.
         """
-        self._run, self._plan, self._folder = run, plan, folder
-        self._evaluate, self._is_main = evaluate, is_main
+        self.run, self._plan, self._folder = run, plan, folder
+        self._evaluate, self._rate = evaluate, learning_rate
         self._validation, self._printed = "", 0.0
         self._rated: tuple[int, float] | None = None  # after the first compilations
-        self.rows: list[dict[str, Any]] = []
-        self.layers: dict[str, list[dict[str, Any]]] = {}
+        self._begun = time.perf_counter()
+        notes = notes or {}
+        self._seconds_before: float = notes.get("seconds", 0.0)
+        self.accuracy: float | None = notes.get("accuracy")  # of the last validation
+        self.rows: list[dict[str, Any]] = notes.get("rows", [])
+        self.layers: dict[str, list[dict[str, Any]]] = notes.get("layers", {})
+        folder.forget_after(notes.get("logged_bytes", 0))
+        # Events of steps that a killed run had done and that are done again are hidden.
+        self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+
+    def notes(self) -> dict[str, Any]:
+        """What a run needs to go on as if it had not been stopped."""
+        return {
+            "seconds": self.seconds,
+            "accuracy": self.accuracy,
+            "rows": self.rows,
+            "layers": self.layers,
+            "logged_bytes": self._folder.logged_bytes(),
+        }
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run, by all processes that went on with it."""
+        return self._seconds_before + time.perf_counter() - self._begun
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._board.close()
 
     def losses(self, phase: str, steps: Sequence[int], losses: np.ndarray) -> None:
-        """Writes them down; prints a line now and then."""
-        for step, loss in zip(steps, losses, strict=True):
-            self._log("loss", phase, step, loss=float(loss))
+        """Writes down their mean; prints a line now and then."""
+        done, loss = steps[-1] + 1, float(np.mean(losses))
+        rate = float(self._rate(steps[-1]))
+        self._log("loss", phase, done, loss=loss, learning_rate=rate)
         now = time.perf_counter()
-        done = steps[-1] + 1
         if self._rated is None:
             self._rated = (done, now)
         at_end = done == self._plan.total_steps
         if now - self._printed >= _SECONDS_BETWEEN_LINES or at_end:
             self._printed = now
-            say(self._line(phase, done, now, float(np.mean(losses))))
+            say(self._line(phase, done, now, loss))
 
     def validated(self, phase: str, step: int, scores: Scores, net: Network) -> None:
-        """Keeps the network as the last good one."""
+        """Writes down the scores of the live network."""
+        del net
+        self.accuracy = scores.accuracy
         self._validation = f", validation {100 * scores.accuracy:.1f}%"
-        self._log("validation", phase, step, accuracy=scores.accuracy, nll=scores.nll)
-        self._folder.save_network("last_good", net)
+        self._log("validation", phase, step, **scores._asdict())
 
-    def changed(self, kind: str, step: int, network: Network) -> None:
-        """Writes it down."""
-        self._log(kind, self._plan.phase_of(step), step)
+    def changed(
+        self, kind: str, step: int, network: Network, turnover: Turnover
+    ) -> None:
+        """Writes down how much of the topology changed."""
+        active = int(turnover.active)
+        layers = layer_table(network.masks)
+        size = layers[-1].size
+        self._log(
+            kind,
+            self._plan.phase_of(step),
+            step,
+            active=active,
+            overlap=int(turnover.kept) / max(active, 1),
+            ever_active=int(turnover.ever_active) / max(size, 1),
+            layers=[layer.active for layer in layers[:-1]],
+        )
 
     def collected(self, name: str, step: int, network: Network) -> None:
-        """Adds a row to the table."""
-        if self._is_main:
-            self.add_row(name, network)
+        """Adds a row to the table, and keeps the network."""
+        if not self._plan.collections:
+            name = "final"
+        else:
+            self._folder.save_network(f"tickets/{file_name(name)}", network)
+        self.add_row(name, step, network)
 
-    def add_row(self, name: str, network: Network) -> dict[str, Any]:
+    def add_row(self, name: str, step: int, network: Network) -> None:
         """Evaluates a network for the table."""
         scores = self._evaluate(network)
         *layers, total = layer_table(network.masks)
         row = {
             "network": name,
-            "accuracy": scores.accuracy,
-            "nll": scores.nll,
-            "examples": scores.examples,
+            **scores._asdict(),
             "active": total.active,
             "total": total.size,
         }
@@ -94,12 +141,14 @@ class Progress:
             {"layer": layer.name, "active": layer.active, "size": layer.size}
             for layer in layers
         ]
-        self._folder.log({"run": self._run, "event": "network", **row})
-        return row
+        self._log("network", self._plan.phase_of(step - 1), step, **row)
 
     def _log(self, event: str, phase: str, step: int, **values: Any) -> None:
-        place = {"run": self._run, "event": event, "phase": phase, "step": step}
+        place = {"run": self.run, "event": event, "phase": phase, "step": step}
         self._folder.log({**place, **values})
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{event}/{name}", value, step)
 
     def _line(self, phase: str, done: int, now: float, loss: float) -> str:
         assert self._rated is not None
@@ -108,10 +157,24 @@ class Progress:
         if done > first:
             per_second = (done - first) / (now - since)
             seconds = (self._plan.total_steps - done) / per_second
-            rate, left = f"{per_second:.0f} steps/s", f", {seconds:.0f} s left"
+            rate, left = f"{per_second:.3g} steps/s", f", {_span(seconds)} left"
         epochs = self._plan.total_steps // self._plan.epoch_steps
         epoch = -(-done // self._plan.epoch_steps)
         return (
-            f"{self._run}: {phase}, epoch {epoch}/{epochs}, step {done}, {rate}{left}, "
+            f"{self.run}: {phase}, epoch {epoch}/{epochs}, step {done}, {rate}{left}, "
             f"loss {loss:.4f}{self._validation}"
         )
+
+
+def file_name(network: str) -> str:
+    """ "ticket 1" to "ticket-1"."""
+    return network.replace(" ", "-")
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return (
+        f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    )

@@ -2,16 +2,23 @@
 
 import json
 import os
-import time
+import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.build import Run, build, comparisons
 from experiments.check import Config
-from experiments.progress import Progress, say
+from experiments.cost import cost_of
+from experiments.analysis import analyse_run
+from experiments.progress import Progress, file_name, say
 from experiments.report import table, write_report
-from experiments.run_folder import RunFolder
-from sup_tickets.training.loop import train
+from experiments.run_folder import RunFolder, is_finished
+from experiments.stopping import RunKeeper, Signals, Stopped
+from sup_tickets.training.checkpoint import Checkpoints
+from sup_tickets.training.loop import Outcome, TrainingStopped, train
+from sup_tickets.training.state import Network, RunState
 
 
 def run(
@@ -20,7 +27,7 @@ def run(
     *,
     devices: Sequence[Any] | None = None,
 ) -> None:
-    """Trains, evaluates, saves and reports.
+    """Trains, evaluates, saves and reports; goes on from the newest good checkpoint.
 
     Args:
       config: of the run.
@@ -28,55 +35,110 @@ def run(
       devices: by default all.
 
     Raises:
-      ValueError: one line, if the configuration is wrong, the folder another run's, or
-        the training diverges.
+      ValueError: one line, if the configuration is wrong, the folder another run's or
+        in use, or the training diverges.
+      OSError: one line, if something cannot be written.
+      Stopped: after a signal, once everything is saved.
     """
-    start = time.perf_counter()
-    ours = build(config, devices=devices)
-    others = {
-        name: build(other, devices=devices)
-        for name, other in comparisons(config).items()
-    }
-    folder = RunFolder(workdir, config)
-    if folder.finished:
-        say(f"{workdir}: this run is finished; see {folder.path}/report/summary.md")
+    with Signals().caught() as signals:
+        _run(config, Path(workdir), devices, signals, name=config.method.name)
+
+
+def _run(
+    config: Config,
+    workdir: Path,
+    devices: Sequence[Any] | None,
+    signals: Signals,
+    *,
+    name: str,
+) -> None:
+    if is_finished(workdir, config):
+        say(f"{workdir}: this run is finished; see {workdir}/report/summary.md")
         return
-    if folder.restarts:
-        say(f"{workdir}: this run was begun and not finished; starting it again")
-    say(ours.plan_text)
-    folder.write("plan.txt", ours.plan_text + "\n")
-    main = _train_main(config, ours, folder)
-    for name, other in others.items():
-        _train_other(name, other, folder, main)
-    results = {
-        "evaluated_on": config.evaluate,
-        "seconds": round(time.perf_counter() - start, 1),
-        "rows": main.rows,
-        "layers": main.layers,
-    }
-    folder.write("results.json", json.dumps(results, indent=2) + "\n")
-    write_report(folder, results)
-    say(table(results))
-    say(f"{results['seconds']:.0f} s; report: {folder.path}/report/summary.md")
+    ours = build(config, devices=devices)
+    folder = RunFolder(workdir, config)
+    try:
+        say(ours.plan_text)
+        results = _train(config, ours, folder, signals, name)
+        for other, its_config in comparisons(config).items():
+            say(f"{other}, for comparison")
+            _run(its_config, workdir / file_name(other), devices, signals, name=other)
+        write_report(folder, results)
+        say(table(folder, results))
+        say(f"{results['seconds']:.0f} s; report: {workdir}/report/index.html")
+    finally:
+        folder.close()
+        ours.inputs.close()
 
 
-def _train_main(config: Config, ours: Run, folder: RunFolder) -> Progress:
-    """The run itself; its last network goes to ``final/``."""
-    progress = Progress(
-        config.method.name, ours.plan, folder, ours.evaluate, is_main=True
-    )
-    outcome = train(ours.job(progress), ours.init())
+def _train(
+    config: Config, ours: Run, folder: RunFolder, signals: Signals, name: str
+) -> dict[str, Any]:
+    """Trains from wherever the run is, and writes the results."""
+    checkpoints = Checkpoints(folder.checkpoints)
+    progress = None
+    try:
+        start, notes = _start(ours, folder, checkpoints)
+        step = int(start.train.step)
+        progress = Progress(
+            name,
+            ours.plan,
+            folder,
+            lambda network: ours.score(network, config.evaluate),
+            learning_rate=ours.learning_rate,
+            notes=notes,
+            step=step,
+        )
+        keeper = RunKeeper(config, checkpoints, progress, signals, step=step)
+        outcome = train(ours.job(progress, keeper), start)
+        return _results(config, ours, folder, progress, outcome)
+    except TrainingStopped as stop:
+        command = shlex.join(["python", *sys.argv])
+        raise Stopped(
+            f"{folder.path}: stopped after {stop.step} of {ours.plan.total_steps} "
+            f"steps, all saved; the same command goes on: {command}",
+            signals.received,
+        ) from stop
+    finally:
+        if progress is not None:
+            progress.close()
+        checkpoints.close()
+
+
+def _start(
+    ours: Run, folder: RunFolder, checkpoints: Checkpoints
+) -> tuple[RunState, dict[str, Any]]:
+    """The newest good checkpoint, or the beginning."""
+    restored = checkpoints.restore(ours.like, ours.placement.everywhere)
+    if restored is None:
+        if folder.begun:
+            say(f"{folder.path}: this run was begun and left no checkpoint")
+        folder.empty()
+        folder.write("plan.txt", ours.plan_text + "\n")
+        return ours.init(), {}
+    for line in restored.broken:
+        say(f"{folder.path}: a checkpoint is broken and set aside: {line}")
+    say(f"{folder.path}: going on after {restored.step} steps")
+    return restored.state, restored.notes
+
+
+def _results(
+    config: Config, ours: Run, folder: RunFolder, progress: Progress, outcome: Outcome
+) -> dict[str, Any]:
+    """Evaluates what training ended with, and writes ``final/`` and the results."""
     final = outcome.network
     if outcome.superposed is not None:
-        final = ours.finish(outcome.superposed, outcome.state)
-        progress.add_row("superposed ticket", final)
-    folder.save_network("final", final)
-    return progress
-
-
-def _train_other(name: str, other: Run, folder: RunFolder, main: Progress) -> None:
-    """A baseline; its last network has a row in the same table."""
-    say(f"{name}, for comparison: {other.plan.total_steps} steps")
-    progress = Progress(name, other.plan, folder, other.evaluate, is_main=False)
-    outcome = train(other.job(progress), other.init())
-    main.rows.append(progress.add_row(name, outcome.network))
+        final = ours.finish(outcome.superposed, outcome.state.train)
+        progress.add_row("superposed ticket", ours.plan.total_steps, final)
+    folder.save_network("final/network", final)
+    results = {
+        "name": progress.run,
+        "evaluated_on": config.evaluate,
+        "seconds": round(progress.seconds, 1),
+        "rows": progress.rows,
+        "layers": progress.layers,
+        "cost": cost_of(config, ours, final, folder.metrics()),
+        "analysis": analyse_run(config, ours, folder, final),
+    }
+    folder.write("results.json", json.dumps(results, indent=2) + "\n")
+    return results

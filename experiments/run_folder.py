@@ -7,58 +7,73 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
-import numpy as np
-from safetensors.numpy import save
 
 from experiments.check import Config, flat
-from sup_tickets.masks import pack
+from sup_tickets.training.network_files import load_sparse, save_sparse
 from sup_tickets.training.state import Network
-from sup_tickets.trees import named_leaves
 
-_OURS = ("plan.txt", "metrics.jsonl", "results.json", "last_good", "final", "report")
+_WRITTEN = ("plan.txt", "metrics.jsonl", "results.json", "tensorboard")
+_WRITTEN += ("tickets", "final", "report")
 
 
 class RunFolder:
-    """The files of one run.
+    """The files of one run, held by one process at a time.
 
     ``config.json``, ``plan.txt``, ``metrics.jsonl`` (one line an event),
-    ``last_good/`` (the network at the last look that found all finite), ``final/``,
+    ``checkpoints/``, ``tickets/`` and ``final/`` (networks, see `save_sparse`),
     ``results.json`` (the last file that a run writes before its report), ``report/``.
+
+    Of several processes, as on a TPU pod, the first alone writes.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: Config):
         """Takes the folder for a configuration.
 
         Args:
-          path: made if it is not there. Another run's folder is refused. One of the
-            same configuration is emptied of a run that did not finish.
+          path: made if it is not there. Another run's folder is refused.
           config: of the run.
 
         Raises:
-          ValueError: naming the first field that differs from the run's in the folder.
+          ValueError: naming the first field that differs from the run's in the folder,
+            or saying that another process holds it.
         """
         self.path = Path(path)
-        wanted = json.loads(json.dumps(config.to_dict()))
-        stored = self.path / "config.json"
-        self.restarts = stored.exists()  # there was a run of the same configuration
-        if self.restarts:
-            _check_same(self.path, _read(stored), wanted)
-        self.finished = (self.path / "report" / "summary.md").exists()
-        if self.finished:
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in _OURS if self.restarts else ():
-            _remove(self.path / name)
-        self.write("config.json", json.dumps(wanted, indent=2) + "\n")
+        self._writes = jax.process_index() == 0
+        check_same_run(self.path, config)
+        self.begun = (self.path / "config.json").exists()
+        if self._writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.path)
+        if not self.begun:
+            text = json.dumps(_plain(config), indent=2)
+            self.write("config.json", text + "\n")
 
-    def write(self, name: str, text: str | bytes) -> Path:
+    def close(self) -> None:
+        """Lets others have the folder."""
+        if self._writes:
+            self._lock.release()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of `sup_tickets.training.checkpoint.Checkpoints`."""
+        return self.path / "checkpoints"
+
+    def empty(self) -> None:
+        """Removes what a run wrote that left no checkpoint to go on from."""
+        for name in _WRITTEN if self._writes else ():
+            _remove(self.path / name)
+
+    def write(self, name: str, text: str | bytes) -> None:
         """Writes a file, whole or not at all."""
         data = text.encode() if isinstance(text, str) else text
-        return self.make(name, lambda path: path.write_bytes(data))
+        self.make(name, lambda path: path.write_bytes(data))
 
-    def make(self, name: str, write: Callable[[Path], Any]) -> Path:
+    def make(self, name: str, write: Callable[[Path], Any]) -> None:
         """Has a file written under another name, then renames it."""
+        if not self._writes:
+            return
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         # The suffix is kept: it tells Matplotlib the format.
@@ -68,44 +83,58 @@ class RunFolder:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-        return target
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Appends one line to ``metrics.jsonl``."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(event) + "\n")
+        if self._writes:
+            with open(self.path / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(event) + "\n")
+
+    def logged_bytes(self) -> int:
+        """The size of ``metrics.jsonl``, to come back to by `forget_after`."""
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def forget_after(self, size: int) -> None:
+        """Cuts ``metrics.jsonl`` to what it was when a checkpoint was made."""
+        if self._writes and self.logged_bytes() > size:
+            os.truncate(self.path / "metrics.jsonl", size)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All events so far."""
         text = (self.path / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
-    def save_network(self, folder: str, network: Network) -> None:
-        """Writes ``params.safetensors`` and ``masks.safetensors`` into a sub-folder.
+    def save_network(self, name: str, network: Network) -> None:
+        """Writes ``NAME.safetensors``, a compressed sparse network."""
+        if self._writes:
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            save_sparse(self.path / f"{name}.safetensors", jax.device_get(network))
 
-        The first holds weights ("params/...") and batch-norm statistics
-        ("batch_stats/..."), the second the masks, 8 places a byte as by `pack`, with
-        their shapes in its metadata.
-        """
-        host = jax.device_get(network)
-        values = {"params": host.params, "batch_stats": host.batch_stats}
-        arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(values)}
-        self.write(f"{folder}/params.safetensors", save(arrays))
-        masks = {"params": host.masks}
-        bits = {name: np.asarray(leaf) for name, leaf in named_leaves(pack(masks))}
-        shapes = {name: json.dumps(leaf.shape) for name, leaf in named_leaves(masks)}
-        self.write(f"{folder}/masks.safetensors", save(bits, metadata=shapes))
+    def load_network(self, name: str) -> Network:
+        """Reads what `save_network` wrote."""
+        return load_sparse(self.path / f"{name}.safetensors")
 
 
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a configuration: {error}") from error
+def is_finished(path: str | os.PathLike[str], config: Config) -> bool:
+    """Whether the folder holds the report of this very run.
+
+    Raises:
+      ValueError: naming the first field that differs from the run's in the folder.
+    """
+    check_same_run(Path(path), config)
+    return (Path(path) / "report" / "summary.md").exists()
 
 
-def _check_same(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    old, new = flat(stored), flat(wanted)
+def check_same_run(path: Path, config: Config) -> None:
+    """Raises if the folder holds a run of another configuration.
+
+    Raises:
+      ValueError: naming the first field that differs.
+    """
+    if not (path / "config.json").exists():
+        return
+    old, new = flat(read_config(path)), flat(_plain(config))
     for name in [*new, *old]:
         if old.get(name, "nothing") != new.get(name, "nothing"):
             raise ValueError(
@@ -113,6 +142,40 @@ def _check_same(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> N
                 f"{old.get(name, 'nothing')!r} there and {new.get(name, 'nothing')!r} "
                 "here; give another --workdir"
             )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder.
+
+    Raises:
+      ValueError: if there is none, or it cannot be read.
+    """
+    file = path / "config.json"
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is not the folder of a run: no config.json"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{file} is not a configuration: {error}") from error
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _locked(path: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ValueError(
+            f"{path} is in use by another process; wait for it or give another "
+            "--workdir"
+        ) from error
+    return lock
 
 
 def _remove(path: Path) -> None:

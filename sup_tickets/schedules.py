@@ -27,7 +27,7 @@ from sup_tickets.types import Number, Schedule
 Predicate = Callable[[Number], bool | jax.Array]
 """``step -> is it due``: a bool for a Python number, a bool array for an array."""
 
-_CYCLE_FORMS = ("paper", "release")
+_CYCLE_FORMS = ("paper", "release", "restart", "constant")
 
 
 # --- Learning rates -------------------------------------------------------------------
@@ -130,7 +130,10 @@ def cheap_ticket_schedule(
 
     Step ``j`` of a cycle of ``C`` steps, counted from 0, is at ``t = (j + 1) / C``: the
     last step of a cycle, after which its ticket is collected, has exactly ``lr_min``.
-    The release has ``t = j / C``: the same triangle one step later.
+    The release has ``t = j / C``: the same triangle one step later. The forms that the
+    paper compares with are a fall from ``lr_max`` to ``lr_min`` in each cycle
+    ("restart": SWA's, and with a large ``lr_max`` that of warm restarts), and ``lr_max``
+    throughout ("constant").
 
     Args:
       base: the schedule of phase 1.
@@ -140,7 +143,7 @@ def cheap_ticket_schedule(
       lr_min: lowest rate, at the ends of a cycle and after the last.
       lr_max: highest rate, in the middle of a cycle. (For odd ``C`` the triangle has no
         step exactly there.)
-      form: "paper" or "release".
+      form: "paper", "release", "restart" or "constant".
 
     Raises:
       ValueError: if a length is not positive, if not 0 <= lr_min <= lr_max, or if the
@@ -155,7 +158,7 @@ def cheap_ticket_schedule(
       [0.1, 0.002, 0.003, 0.004, 0.005, 0.004, 0.003, 0.002, 0.001, 0.002]
 
     References:
-      Yin et al., Superposing Many Tickets into One, 2022, eq. (3),
+      Yin et al., Superposing Many Tickets into One, 2022, eq. (3), tables 4 and 7,
       https://arxiv.org/abs/2205.15322
     """
     check_whole("phase1_steps", phase1_steps, 1)
@@ -166,13 +169,18 @@ def cheap_ticket_schedule(
             f"lr_min={lr_min} and lr_max={lr_max} must be finite, 0 <= lr_min <= lr_max"
         )
     check_one_of("form", form, _CYCLE_FORMS)
-    shift = 1 if form == "paper" else 0
+    shift = 0 if form == "release" else 1
 
     def cycle(step: Any) -> jax.Array:
         i = (step + shift) % cycle_steps
-        # Twice the distance from the nearer end of the cycle, in whole steps.
-        height = _ratio(2 * jnp.minimum(i, cycle_steps - i), cycle_steps)
+        if form == "restart":
+            above = (cycle_steps - i) % cycle_steps
+        elif form == "constant":
+            above = jnp.full_like(i, cycle_steps)
+        else:  # Twice the distance from the nearer end of the cycle, in whole steps.
+            above = 2 * jnp.minimum(i, cycle_steps - i)
         inside = (step >= 0) & (step < cycles * cycle_steps)
+        height = _ratio(above, cycle_steps)
         return _blend(lr_min, lr_max, jnp.where(inside, height, 0.0))
 
     joined = _joined([base, cycle], [phase1_steps]) if cycles else base

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sup_tickets.data import digits, resident
+from sup_tickets.data import resident
 from sup_tickets.dynamic import scheduled
 from sup_tickets.masks import layer_table
 from sup_tickets.methods import make_method
@@ -20,8 +20,9 @@ from sup_tickets.training.evaluation import make_evaluate, make_reestimate
 from sup_tickets.training.loop import Job, TrainingDiverged, train
 from sup_tickets.training.mesh import data_mesh, placement
 from sup_tickets.training.plan import describe, make_plan, ticket_plan
-from sup_tickets.training.state import Network, network_of
-from sup_tickets.training.steps import cross_entropy, direction, make_steps
+from sup_tickets.training.losses import cross_entropy, smoothed_cross_entropy
+from sup_tickets.training.state import Network, RunState
+from sup_tickets.training.steps import direction, make_steps
 from sup_tickets.transforms import keep_sparse, masks_of, sparse_training
 from sup_tickets.trees import named_leaves
 
@@ -46,6 +47,7 @@ class Recorder:
 
     def __init__(self):
         self.loss, self.events, self.networks, self.scores = {}, [], {}, []
+        self.turnovers = []
 
     def losses(self, phase, steps, losses):
         self.loss |= dict(zip(steps, losses.tolist(), strict=True))
@@ -53,8 +55,9 @@ class Recorder:
     def validated(self, phase, step, scores, net):
         self.scores.append((step, scores))
 
-    def changed(self, kind, step, network):
+    def changed(self, kind, step, network, turnover):
         self.events.append((kind, step))
+        self.turnovers.append(jax.device_get(turnover))
 
     def collected(self, name, step, network):
         self.networks[name] = jax.device_get(network)
@@ -114,7 +117,7 @@ def job_of(name, devices=1, **changes):
     job = Job(
         plan=make_plan(method, TICKETS, epoch_steps=3),
         steps=steps_of(name, devices),
-        batch=batches_of(devices),
+        batches=batches_of(devices),
         validate=lambda network: EVALUATE(network, batches),
         listener=Recorder(),
         consumes_step=method.consumes_step,
@@ -124,11 +127,15 @@ def job_of(name, devices=1, **changes):
     return job._replace(**changes)
 
 
+def start_of(job, seed=0):
+    return RunState(job.steps.init(jax.random.key(seed)))
+
+
 @functools.cache
 def finished(name, devices=1, seed=0):
     """A whole run, as host arrays."""
     job = job_of(name, devices)
-    outcome = train(job, job.steps.init(jax.random.key(seed)))
+    outcome = train(job, start_of(job, seed))
     return jax.device_get(outcome), job.listener
 
 
@@ -272,11 +279,17 @@ def test_label_smoothing_by_hand():
     scores, labels = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
     log_p = np.asarray(scores[0]) - np.log(np.exp(np.asarray(scores[0])).sum())
     expected = -(np.array([0.8, 0.1, 0.1]) @ log_p)
-    found = cross_entropy(scores, labels, label_smoothing=0.3)
+    found = smoothed_cross_entropy(0.3)(scores, labels)
     target = 0.7 * np.array([1.0, 0, 0]) + 0.1
     np.testing.assert_allclose(found, [-(target @ log_p)], rtol=1e-5)
     np.testing.assert_allclose(target, [0.8, 0.1, 0.1])
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
+    others = smoothed_cross_entropy(0.2, over="others")(scores, labels)
+    np.testing.assert_allclose(others, found, rtol=1e-5)  # 0.3 * 2 / 3
+    assert smoothed_cross_entropy(0.0) is cross_entropy
+    for share, over, message in ((1.0, "all", "in \\[0, 1\\)"), (0.1, "some", "over")):
+        with pytest.raises(ValueError, match=message):
+            smoothed_cross_entropy(share, over=over)
 
 
 # --- Plan -----------------------------------------------------------------------------
@@ -325,7 +338,7 @@ def test_one_exploration_a_cycle_and_frozen_masks_within_it():
 
     train(
         job._replace(steps=job.steps._replace(train=watched)),
-        job.steps.init(jax.random.key(0)),
+        start_of(job),
     )
     assert job.listener.events == [
         ("update", 4),
@@ -350,9 +363,9 @@ def test_one_exploration_a_cycle_and_frozen_masks_within_it():
 def test_superposition_never_feeds_back():
     with_it, _ = finished("rigl")
     job = job_of("rigl", superposition=None)
-    without = train(job, job.steps.init(jax.random.key(0)))
+    without = train(job, start_of(job))
     assert without.superposed is None
-    assert_same_bits(with_it.state, without.state)
+    assert_same_bits(with_it.state.train, without.state.train)
 
 
 def test_the_superposed_ticket_is_the_average_of_the_tickets():
@@ -375,7 +388,7 @@ def test_the_superposed_ticket_is_the_average_of_the_tickets():
 
 def test_phase_1_can_be_a_ticket():
     job = job_of("rigl", include_phase1=True)
-    outcome = train(job, job.steps.init(jax.random.key(0)))
+    outcome = train(job, start_of(job))
     three = [net.batch_stats["bn1"]["mean"] for net in job.listener.networks.values()]
     found = outcome.superposed.batch_stats["bn1"]["mean"]
     np.testing.assert_allclose(found, sum(three) / 3, atol=1e-6)
@@ -384,32 +397,18 @@ def test_phase_1_can_be_a_ticket():
 def test_the_same_seed_gives_the_same_bits():
     first, listener = finished("rigl")
     job = job_of("rigl")
-    again = train(job, job.steps.init(jax.random.key(0)))
+    again = train(job, start_of(job))
     assert_same_bits(first, again)
     assert job.listener.loss == listener.loss
-    other = train(job_of("rigl"), job.steps.init(jax.random.key(1)))
-    kernels = [o.state.params["dense1"]["kernel"] for o in (first, other)]
+    other = train(job_of("rigl"), start_of(job, 1))
+    kernels = [o.state.train.params["dense1"]["kernel"] for o in (first, other)]
     assert (kernels[0] != kernels[1]).any()
-
-
-def test_it_goes_on_from_the_middle_to_the_same_bits():
-    whole, _ = finished("rigl")
-    job = job_of("rigl", superposition=None)
-    short = job.plan._replace(
-        tickets=dataclasses.replace(TICKETS, cycles=0), collections=()
-    )
-    middle = train(
-        job._replace(plan=short._replace(explorations=())),
-        job.steps.init(jax.random.key(0)),
-    ).state
-    assert int(middle.step) == 12
-    assert_same_bits(whole.state, train(job, middle).state)
 
 
 def test_eight_devices_train_as_one():
     one, _ = finished("rigl")
     eight, _ = finished("rigl", devices=8)
-    for a, b in ((one.state, eight.state),):
+    for a, b in ((one.state.train, eight.state.train),):
         assert counts(a.method.masks) == counts(b.method.masks)
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a.params, b.params
@@ -430,9 +429,9 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(at, phase):
         rows = batch(step)
         return rows._replace(images=rows.images * np.nan) if step == at else rows
 
-    job = job_of("rigl", batch=poisoned)
+    job = job_of("rigl", batches=poisoned)
     with pytest.raises(TrainingDiverged, match=rf"loss is nan at step {at} \({phase}"):
-        train(job, job.steps.init(jax.random.key(0)))
+        train(job, start_of(job))
     assert sorted(job.listener.loss) == list(range(at))  # all before it was kept
     assert ("ticket 1" in job.listener.networks) is False
 
@@ -444,7 +443,7 @@ def test_a_network_that_is_not_finite_stops_too():
         validate=lambda net: validate(net)._replace(nll=float("inf")),
     )
     with pytest.raises(TrainingDiverged, match="validation loss is inf at step 2"):
-        train(job, job.steps.init(jax.random.key(0)))
+        train(job, start_of(job))
 
 
 # --- Evaluation -----------------------------------------------------------------------
@@ -452,7 +451,7 @@ def test_a_network_that_is_not_finite_stops_too():
 
 def test_evaluation_counts_every_example_once():
     outcome, _ = finished("rigl")
-    net, (images, labels) = network_of(outcome.state), data()
+    net, (images, labels) = outcome.network, data()
     for batch_size in (8, 20, 32):
         place = placement(data_mesh(jax.devices()[:1]), batch_size=batch_size)
         batches = resident.evaluation_batches(
@@ -498,33 +497,6 @@ def test_an_epoch_has_every_example_and_whole_batches():
     np.testing.assert_array_equal(flat[N:], flat[: 24 - N])  # the wrap
 
 
-def test_the_digits_are_split_once_and_balanced():
-    splits = digits.load_digits()
-    assert [len(split.labels) for split in splits] == [1257, 180, 360]
-    assert np.bincount(splits.validation.labels).tolist() == [18] * 10
-    assert np.bincount(splits.test.labels).tolist() == [36] * 10
-    assert splits.train.images.dtype == np.uint8
-    assert splits.train.images.shape == (1257, 8, 8, 1)
-    images = np.concatenate([split.images for split in splits])
-    assert images.astype(int).sum() == 561718  # every image once: the sum of all
-    again = digits.load_digits()
-    np.testing.assert_array_equal(splits.test.images, again.test.images)
-    other = digits.load_digits(split_seed=1)
-    assert (splits.test.images != other.test.images).any()
-
-
-def test_a_random_shift_is_one_of_nine():
-    image = np.arange(1, 10, dtype=np.uint8).reshape(1, 3, 3, 1)
-    images = jnp.asarray(np.repeat(image, 64, 0))
-    padded = np.pad(image[0, :, :, 0], 1)
-    allowed = {
-        padded[i : i + 3, j : j + 3].tobytes() for i in range(3) for j in range(3)
-    }
-    moved = np.asarray(digits.random_shift(jax.random.key(0), images))
-    assert {one.tobytes() for one in moved} == allowed
-    assert digits.random_shift(jax.random.key(0), images, pixels=0) is images
-
-
 def test_models_by_name():
     assert isinstance(make_model("conv", features=(4, 4)), ConvNet)
     with pytest.raises(ValueError, match="did you mean 'conv'"):
@@ -540,12 +512,8 @@ def test_models_by_name():
     assert variables["params"]["classifier"]["kernel"].shape == (4 * 4 * 4, 10)
 
 
-def test_a_start_within_the_tickets_is_refused():
-    job = job_of("rigl")
-    alone = job_of("rigl", superposition=None)
-    state = train(
-        alone._replace(plan=alone.plan._replace(collections=())),
-        alone.steps.init(jax.random.key(0)),
-    ).state
-    with pytest.raises(ValueError, match="within the tickets that began at step 12"):
-        train(job, state)
+def test_a_start_within_the_tickets_needs_the_average():
+    outcome, _ = finished("rigl")
+    state = RunState(jax.device_put(outcome.state.train))
+    with pytest.raises(ValueError, match="lacks the average of the tickets"):
+        train(job_of("rigl"), state)

@@ -8,6 +8,7 @@ Superposing reads the live network and never writes it: training goes on from th
 ticket.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,13 +18,21 @@ import numpy as np
 from sup_tickets.superposition import Superposition, SuperpositionState
 from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.plan import Plan
-from sup_tickets.training.state import Network, TrainState, network_of
-from sup_tickets.training.steps import Steps
+from sup_tickets.training.state import Network, RunState, TrainState, network_of
+from sup_tickets.training.steps import Steps, Turnover
 from sup_tickets.types import Number
 
 
 class TrainingDiverged(ValueError):
     """A loss that is not finite."""
+
+
+class TrainingStopped(Exception):
+    """The run was asked to stop, and all that it had done was kept."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after {step} steps")
+        self.step = step
 
 
 class Listener(Protocol):
@@ -35,11 +44,36 @@ class Listener(Protocol):
     def validated(self, phase: str, step: int, scores: Scores, net: Network) -> None:
         """The live network did well enough to have finite likelihoods."""
 
-    def changed(self, kind: str, step: int, network: Network) -> None:
+    def changed(
+        self, kind: str, step: int, network: Network, turnover: Turnover
+    ) -> None:
         """The topology was changed, "update" or "explore"."""
 
     def collected(self, name: str, step: int, network: Network) -> None:
         """The end of phase 1, or a ticket; valid until this returns."""
+
+
+class Keeper(Protocol):
+    """Keeps states safe, and says when to."""
+
+    def due(self, step: int) -> bool:
+        """Whether it is time to save, ``step`` steps being completed."""
+
+    def stopping(self, step: int) -> bool:
+        """Whether the run was asked to stop, ``step`` steps being completed."""
+
+    def save(self, state: RunState) -> None:
+        """Saves; the state is valid until this returns."""
+
+
+class Source(Protocol):
+    """Training batches by step."""
+
+    def __call__(self, step: int) -> Any:
+        """The batch of a step."""
+
+    def block(self, step: int, count: int) -> Any:
+        """The batches of ``count`` steps, for `Steps.block`."""
 
 
 class Job(NamedTuple):
@@ -47,8 +81,8 @@ class Job(NamedTuple):
 
     plan: Plan
     steps: Steps
-    batch: Callable[[int], Any]  # step -> training batch
-    validate: Callable[[Network], Scores]
+    batches: Source | Callable[[int], Any]  # the latter if block_steps is 1
+    validate: Callable[[Network], Scores] | None  # None without a validation split
     listener: Listener
     consumes_step: bool  # whether a topology update replaces the weight step
     explore_fraction: Number = 0.0  # of each layer's active weights, once a cycle
@@ -56,64 +90,125 @@ class Job(NamedTuple):
     include_phase1: bool = False  # whether phase 1's network is a ticket, as released
     validate_every_steps: int = 0  # besides the end of each phase; 0 for never
     check_every_steps: int = 50  # the loss is fetched, and looked at for NaN
+    block_steps: int = 1  # weight steps a call where nothing else is due
+    keeper: Keeper | None = None
 
 
 class Outcome(NamedTuple):
     """What a run ends with."""
 
-    state: TrainState  # the live network, at the end
+    state: RunState  # the live network and the average, at the end
     superposed: Network | None  # with averaged statistics ("AV"), or none
 
     @property
     def network(self) -> Network:
         """The live network."""
-        return network_of(self.state)
+        return network_of(self.state.train)
 
 
-def train(job: Job, state: TrainState) -> Outcome:
+def train(job: Job, start: RunState) -> Outcome:
     """Runs all phases, from wherever the state is.
 
     Args:
       job: what to do.
-      state: of ``job.steps.init``, or of an earlier step; donated.
+      start: ``RunState(job.steps.init(key))``, or a state that the keeper was given;
+        donated.
 
     Raises:
-      ValueError: if the state is past the first ticket that is to be superposed.
+      ValueError: if the state is past the end of phase 1 and lacks the average.
       TrainingDiverged: naming the first step whose loss is not finite.
+      TrainingStopped: if the keeper says so, once the state is saved.
     """
-    plan, steps = job.plan, job.steps
-    _check_start(job, int(state.step))
-    updates, explorations = frozenset(plan.updates), frozenset(plan.explorations)
-    watch = _LossWatch(job)
-    average = _Average(job)
-    for step in range(int(state.step), plan.total_steps):
-        batch = job.batch(step)
-        if step in explorations:
-            state, _ = steps.explore(state, batch, job.explore_fraction)
-            job.listener.changed("explore", step, network_of(state))
-        if step in updates:
-            state, loss = steps.topology(state, batch)
-            job.listener.changed("update", step, network_of(state))
-        if step not in updates or not job.consumes_step:
-            state, loss = steps.train(state, batch)
-        watch.add(step, loss)  # pyright: ignore[reportPossiblyUnboundVariable]
-        done = step + 1
-        ends = done == plan.phase1_steps or done in plan.collections
-        if ends or _every(job.validate_every_steps, done):
+    plan, keeper = job.plan, job.keeper
+    state, average, step = start.train, start.average, int(start.train.step)
+    _check_start(job, step, average)
+    advance, watch, add = _Advance(job), _LossWatch(job), _collector(job)
+    while step < plan.total_steps:
+        state, losses = advance(state, step)
+        watch.add(step, losses)
+        step += losses.size
+        ends = step == plan.phase1_steps or step in plan.collections
+        if ends or _every(job.validate_every_steps, step):
             watch.check()
-            _validate(job, step, state)
+            _validate(job, step - 1, state)
         if ends:
-            average.add(done, network_of(state))
-    return Outcome(state, average.result())
+            average = add(step, average, network_of(state))
+        if keeper is not None:
+            stops = keeper.stopping(step)
+            if ends or stops or keeper.due(step):
+                watch.check()
+                keeper.save(RunState(state, average))
+            if stops:
+                raise TrainingStopped(step)
+    return Outcome(RunState(state, average), _superposed(job, average))
 
 
-def _check_start(job: Job, step: int) -> None:
-    first = job.plan.phase1_steps + (not job.include_phase1)
-    if job.superposition is not None and job.plan.collections and step >= first:
+def average_like(job: Job, state: TrainState, step: int) -> SuperpositionState | None:
+    """The shapes of the average that a run has after ``step`` steps, or ``None``.
+
+    Args:
+      job: the run.
+      state: its train state, arrays or shapes.
+      step: completed steps.
+    """
+    if job.superposition is None or step < job.plan.phase1_steps:
+        return None
+    tree, masks = _as_trees(network_of(state))
+    return jax.eval_shape(job.superposition.init, tree, masks)
+
+
+def _check_start(job: Job, step: int, average: Any) -> None:
+    begun = job.superposition is not None and step >= job.plan.phase1_steps
+    if begun and average is None:
         raise ValueError(
-            f"the state is at step {step}, within the tickets that began at step "
-            f"{job.plan.phase1_steps}; their average so far is not part of it"
+            f"the state is at step {step}, past the end of phase 1 at step "
+            f"{job.plan.phase1_steps}, and lacks the average of the tickets"
         )
+
+
+class _Advance:
+    """One weight step, or several in a call; before it what else is due.
+
+    What is done in one call depends on the step alone, so that a run that goes on from
+    a checkpoint computes the same bits.
+    """
+
+    def __init__(self, job: Job):
+        plan = job.plan
+        self._job = job
+        self._updates = frozenset(plan.updates)
+        self._explorations = frozenset(plan.explorations)
+        validations = range(0, plan.total_steps, job.validate_every_steps or 10**12)
+        self._breaks = sorted(
+            {*plan.updates, *plan.explorations, *plan.collections, *validations}
+            | {plan.phase1_steps, plan.total_steps}
+        )
+
+    def __call__(
+        self, state: TrainState, step: int
+    ) -> tuple[TrainState, jax.Array | np.ndarray]:
+        """The state afterwards, and the losses of the steps that were done."""
+        steps, changed = self._job.steps, self._job.listener.changed
+        if step in self._explorations:
+            batch = self._job.batches(step)
+            state, turnover = steps.explore(state, batch, self._job.explore_fraction)
+            changed("explore", step, network_of(state), turnover)
+        if step in self._updates:
+            state, turnover = steps.topology(state, self._job.batches(step))
+            changed("update", step, network_of(state), turnover)
+            if self._job.consumes_step:
+                return state, turnover.loss
+        if self._fits(step):
+            count = self._job.block_steps
+            return steps.block(state, self._job.batches.block(step, count))  # pyright: ignore
+        return steps.train(state, self._job.batches(step))
+
+    def _fits(self, step: int) -> bool:
+        """Whether a block of steps may begin here and meets nothing on its way."""
+        count = self._job.block_steps
+        if count == 1 or step % count:
+            return False
+        return self._breaks[bisect_right(self._breaks, step)] >= step + count
 
 
 class _LossWatch:
@@ -121,24 +216,29 @@ class _LossWatch:
 
     def __init__(self, job: Job):
         self._job = job
-        self._pending: list[tuple[int, jax.Array]] = []
+        self._pending: list[tuple[int, Any]] = []
+        self._count = 0
 
-    def add(self, step: int, loss: jax.Array) -> None:
-        self._pending.append((step, loss))
-        if len(self._pending) >= self._job.check_every_steps:
+    def add(self, step: int, losses: Any) -> None:
+        self._pending.append((step, losses))
+        self._count += losses.size
+        if self._count >= self._job.check_every_steps:
             self.check()
 
     def check(self) -> None:
         if not self._pending:
             return
-        steps, on_device = zip(*self._pending, strict=True)
-        self._pending = []
-        losses = np.array(jax.device_get(on_device), np.float32)
-        good = (
-            len(losses)
-            if np.isfinite(losses).all()
-            else int(np.argmin(np.isfinite(losses)))
-        )
+        first, on_device = zip(*self._pending, strict=True)
+        self._pending, self._count = [], 0
+        fetched = [np.ravel(part) for part in jax.device_get(on_device)]
+        steps = [
+            start + i
+            for start, part in zip(first, fetched, strict=True)
+            for i in range(part.size)
+        ]
+        losses = np.concatenate(fetched).astype(np.float32)
+        finite = np.isfinite(losses)
+        good = len(losses) if finite.all() else int(np.argmin(finite))
         if good:
             phase = self._job.plan.phase_of(steps[0])
             self._job.listener.losses(phase, steps[:good], losses[:good])
@@ -146,36 +246,33 @@ class _LossWatch:
             raise _diverged(self._job.plan, steps[good], f"the loss is {losses[good]}")
 
 
-class _Average:
-    """The superposed ticket so far; names what is collected."""
+def _collector(job: Job) -> Callable[..., SuperpositionState | None]:
+    """``(step, average, network) -> average``; names what is collected."""
+    plan, ours = job.plan, job.superposition
+    # The average is ours alone; the live network must outlive the call.
+    update = ours and jax.jit(ours.update, donate_argnums=0)
 
-    def __init__(self, job: Job):
-        self._job = job
-        self._state: SuperpositionState | None = None
-        if job.superposition is not None:
-            # The average is ours alone; the live network must outlive the call.
-            self._update = jax.jit(job.superposition.update, donate_argnums=0)
-
-    def add(self, done: int, network: Network) -> None:
-        plan, ours = self._job.plan, self._job.superposition
-        phase1 = done == plan.phase1_steps
-        name = "phase 1" if phase1 else f"ticket {1 + plan.collections.index(done)}"
-        self._job.listener.collected(name, done, network)
-        if ours is None:
-            return
-        tree, masks = _as_trees(network)
-        if self._state is None:
-            include = phase1 and self._job.include_phase1
-            self._state = ours.init(tree, masks, as_ticket=include)
-        if not phase1:
-            self._state = self._update(self._state, tree, masks)
-
-    def result(self) -> Network | None:
-        if self._state is None or not self._job.plan.collections:
+    def add(
+        step: int, average: SuperpositionState | None, network: Network
+    ) -> SuperpositionState | None:
+        phase1 = step == plan.phase1_steps
+        name = "phase 1" if phase1 else f"ticket {1 + plan.collections.index(step)}"
+        job.listener.collected(name, step, network)
+        if ours is None or update is None:
             return None
-        assert self._job.superposition is not None
-        tree, masks = jax.jit(self._job.superposition.result)(self._state)
-        return Network(masks=masks["params"], **tree)
+        tree, masks = _as_trees(network)
+        if phase1:
+            return ours.init(tree, masks, as_ticket=job.include_phase1)
+        return update(average, tree, masks)
+
+    return add
+
+
+def _superposed(job: Job, average: SuperpositionState | None) -> Network | None:
+    if job.superposition is None or average is None or not job.plan.collections:
+        return None
+    tree, masks = jax.jit(job.superposition.result)(average)
+    return Network(masks=masks["params"], **tree)
 
 
 def _as_trees(network: Network) -> tuple[Any, Any]:
@@ -188,6 +285,8 @@ def _as_trees(network: Network) -> tuple[Any, Any]:
 
 
 def _validate(job: Job, step: int, state: TrainState) -> None:
+    if job.validate is None:
+        return
     network = network_of(state)
     scores = job.validate(network)
     # A step's loss is that before its update; this is the first look at the last one.

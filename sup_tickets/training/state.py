@@ -6,6 +6,7 @@ import flax.struct
 import jax
 
 from sup_tickets.dynamic import MethodState
+from sup_tickets.superposition import SuperpositionState
 from sup_tickets.types import Params
 
 
@@ -22,6 +23,16 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     method: MethodState  # masks, and what else the method carries
     key: jax.Array  # never changes; step t draws from fold_in(key, t)
+
+
+class RunState(flax.struct.PyTreeNode):
+    """All that a run carries from step to step, and all that a checkpoint holds.
+
+    The position in the data is not in it: a batch is a function of the step.
+    """
+
+    train: TrainState
+    average: SuperpositionState | None = None  # from the end of phase 1 on
 
 
 class Network(flax.struct.PyTreeNode):

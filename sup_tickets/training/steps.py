@@ -1,4 +1,4 @@
-"""The jitted steps: train, change the topology, explore.
+"""The jitted steps: train, one or several a call, change the topology, explore.
 
 Each is compiled once and donates the state. The *learning rate* is a schedule of
 ``state.step`` and multiplied on here, outside of the Optax chain: a step that RigL's
@@ -15,19 +15,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sup_tickets.checks import check_whole
 from sup_tickets.data.resident import Placement
 from sup_tickets.dynamic import Change, Method
-from sup_tickets.masks import apply_masks
+from sup_tickets.masks import apply_masks, count, intersection
+from sup_tickets.training.losses import Loss, cross_entropy
 from sup_tickets.training.state import TrainState
 from sup_tickets.transforms import mask_slots
-from sup_tickets.types import Number, Params, Schedule
+from sup_tickets.types import Masks, Number, Params, Schedule
 
 Prepare = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
 """``(batch, key) -> (inputs, labels)``: gather and augment, inside the step."""
 
 
+class Turnover(NamedTuple):
+    """What a change of the topology did; all are scalars."""
+
+    loss: jax.Array  # float32, nats, before the change
+    active: jax.Array  # int32, weights active now
+    kept: jax.Array  # int32, of them those that were active before
+    ever_active: jax.Array  # int32, weights active at any time so far; -1 if untracked
+
+
 class Steps(NamedTuple):
-    """The compiled programs of a run; ``loss`` is the mean over the batch.
+    """The compiled programs of a run; losses are means of plain cross-entropy.
 
     ``topology`` and ``explore`` take the dense gradient at the batch they are given,
     and leave the statistics of batch norm alone.
@@ -35,8 +46,9 @@ class Steps(NamedTuple):
 
     init: Callable[[jax.Array], TrainState]  # (key), consumed
     train: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]  # -> state, loss
-    topology: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
-    explore: Callable[[TrainState, Any, Number], tuple[TrainState, jax.Array]]
+    block: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]  # losses, [K]
+    topology: Callable[[TrainState, Any], tuple[TrainState, Turnover]]
+    explore: Callable[[TrainState, Any, Number], tuple[TrainState, Turnover]]
 
 
 def make_steps(
@@ -48,7 +60,10 @@ def make_steps(
     prepare: Prepare,
     example: jax.Array,
     placement: Placement,
-    label_smoothing: float = 0.0,
+    loss: Loss = cross_entropy,
+    accumulate: int = 1,
+    block_steps: int = 1,
+    block_at: Callable[[Any, jax.Array], Any] | None = None,
 ) -> Steps:
     """The steps of training a model sparsely.
 
@@ -60,8 +75,21 @@ def make_steps(
       prepare: from a batch and a key to inputs and labels.
       example: inputs of any batch size, for the shapes of the parameters.
       placement: where state and batches live.
-      label_smoothing: share of the target spread over all classes, in [0, 1).
+      loss: ``(scores, labels) -> [B]``; what is reported is `cross_entropy` all the
+        same.
+      accumulate: parts in which a batch goes through the network one after the other,
+        each with its own batch-norm statistics; the gradient is their mean.
+      block_steps: steps of a call of ``block``, K.
+      block_at: ``(block, i) -> batch`` of the i-th step in it; needed if K > 1.
+
+    Raises:
+      ValueError: if the batch cannot be cut into ``accumulate`` equal parts (when
+        traced), or ``block_steps`` is above 1 without ``block_at``.
     """
+    check_whole("accumulate", accumulate, 1)
+    if check_whole("block_steps", block_steps, 1) > 1 and block_at is None:
+        raise ValueError(f"block_steps={block_steps} needs block_at")
+    gradient = _gradient(model, prepare, loss, accumulate)
 
     def init(key: jax.Array) -> TrainState:
         init_key, method_key, key = jax.random.split(key, 3)
@@ -77,23 +105,9 @@ def make_steps(
             key=key,
         )
 
-    def loss_of(params: Params, state: TrainState, batch: Any) -> Any:
-        key = jax.random.fold_in(state.key, state.step)
-        inputs, labels = prepare(batch, key)
-        scores, changed = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            inputs,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        loss = cross_entropy(scores, labels, label_smoothing).mean()
-        return loss, changed.get("batch_stats", {})
-
-    gradient = jax.value_and_grad(loss_of, has_aux=True)
-
     def train(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
         # The parameters are masked already, so the gradient here is the dense one.
-        (loss, batch_stats), dense = gradient(state.params, state, batch)
+        dense, (value, batch_stats) = gradient(state, batch)
         topology = method.observe(state.method, dense)
         masks = topology.masks
         updates, opt_state = tx.update(
@@ -107,70 +121,159 @@ def make_steps(
             opt_state=mask_slots(tx, masks, opt_state),
             method=topology,
         )
-        return state, loss
+        return state, value
 
-    def changed(state: TrainState, change: Change) -> TrainState:
-        # Slots of inactive weights are always 0, those of grown ones therefore too.
-        return state.replace(
-            params=change.params,
-            method=change.state,
-            opt_state=mask_slots(tx, change.state.masks, state.opt_state),
+    def block(state: TrainState, batches: Any) -> tuple[TrainState, jax.Array]:
+        assert block_at is not None
+
+        def one(state: TrainState, i: jax.Array) -> tuple[TrainState, jax.Array]:
+            return train(state, block_at(batches, i))
+
+        return jax.lax.scan(
+            one,
+            state,
+            jnp.arange(block_steps),
+            unroll=_unroll(block_steps, state.params),
         )
 
-    def topology(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
-        (loss, _), dense = gradient(state.params, state, batch)
+    def changed(
+        state: TrainState, change: Change, loss: jax.Array
+    ) -> tuple[TrainState, Turnover]:
+        # Slots of inactive weights are always 0, those of grown ones therefore too.
+        masks = change.state.masks
+        turnover = _turnover(loss, state.method.masks, change)
+        state = state.replace(
+            params=change.params,
+            method=change.state,
+            opt_state=mask_slots(tx, masks, state.opt_state),
+        )
+        return state, turnover
+
+    def topology(state: TrainState, batch: Any) -> tuple[TrainState, Turnover]:
+        dense, (value, _) = gradient(state, batch)
         change = method.update(state.method, state.params, dense, state.step)
         consumed = jnp.int32(1 if method.consumes_step else 0)
-        return changed(state, change).replace(step=state.step + consumed), loss
+        state, turnover = changed(state, change, value)
+        return state.replace(step=state.step + consumed), turnover
 
     def explore(
         state: TrainState, batch: Any, fraction: Number
-    ) -> tuple[TrainState, jax.Array]:
-        (loss, _), dense = gradient(state.params, state, batch)
+    ) -> tuple[TrainState, Turnover]:
+        dense, (value, _) = gradient(state, batch)
         change = method.explore(state.method, state.params, dense, state.step, fraction)
-        return changed(state, change), loss
+        return changed(state, change, value)
 
-    return _compiled(Steps(init, train, topology, explore), placement)
-
-
-def cross_entropy(
-    scores: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
-) -> jax.Array:
-    """Negative log-likelihood in nats, [B] float32.
-
-    Args:
-      scores: [B, classes] before the softmax.
-      labels: [B] integers.
-      label_smoothing: share of the target spread over all classes, in [0, 1).
-    """
-    log_p = jax.nn.log_softmax(scores.astype(jnp.float32))
-    of_label = -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
-    return (1 - label_smoothing) * of_label - label_smoothing * log_p.mean(axis=1)
+    return _compiled(Steps(init, train, block, topology, explore), placement)
 
 
 def direction(
-    name: str, *, weight_decay: float = 0.0, momentum: float = 0.9
+    name: str,
+    *,
+    weight_decay: float = 0.0,
+    decay: Callable[[Params], Any] | None = None,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """An Optax chain without a learning rate, for `make_steps`.
 
     Args:
       name: "sgd" (momentum as in PyTorch, weight decay added to the gradient) or
         "adamw" (weight decay added to the update).
-      weight_decay: of every parameter, biases and norms included, as in the release.
+      weight_decay: strength.
+      decay: ``params -> pytree of bool``, which leaves have weight decay; by default
+        every parameter, biases and norms included, as in the release.
       momentum: of SGD.
+      nesterov: of SGD.
+      clip_norm: largest global norm of the gradient of the active weights, before the
+        weight decay; ``None`` for no limit.
 
     Raises:
       ValueError: for another name.
     """
+    clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    decayed = optax.add_decayed_weights(weight_decay, mask=decay)
     if name == "sgd":
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay), optax.trace(decay=momentum)
-        )
+        trace = optax.trace(decay=momentum, nesterov=nesterov)
+        return optax.chain(*clip, decayed, trace)
     if name == "adamw":
-        return optax.chain(
-            optax.scale_by_adam(), optax.add_decayed_weights(weight_decay)
-        )
+        return optax.chain(*clip, optax.scale_by_adam(), decayed)
     raise ValueError(f"optimizer must be 'sgd' or 'adamw', got {name!r}")
+
+
+# --- Parts ----------------------------------------------------------------------------
+
+
+def _gradient(
+    model: nn.Module, prepare: Prepare, loss: Loss, accumulate: int
+) -> Callable[[TrainState, Any], tuple[Params, tuple[jax.Array, Any]]]:
+    """``(state, batch) -> (dense gradient, (cross-entropy, batch statistics))``."""
+
+    def loss_of(params: Params, batch_stats: Any, inputs: Any, labels: Any) -> Any:
+        scores, changed = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            inputs,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        plain = cross_entropy(scores, labels).mean()
+        value = plain if loss is cross_entropy else loss(scores, labels).mean()
+        return value, (plain, changed.get("batch_stats", {}))
+
+    one = jax.grad(loss_of, has_aux=True)
+
+    def gradient(state: TrainState, batch: Any) -> Any:
+        key = jax.random.fold_in(state.key, state.step)
+        inputs, labels = prepare(batch, key)
+        if accumulate == 1:
+            return one(state.params, state.batch_stats, inputs, labels)
+
+        def add(carry: Any, part: Any) -> Any:
+            total, batch_stats = carry
+            new, (value, batch_stats) = one(state.params, batch_stats, *part)
+            return (jax.tree.map(jnp.add, total, new), batch_stats), value
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (total, batch_stats), values = jax.lax.scan(
+            add,
+            (zeros, state.batch_stats),
+            (_cut(inputs, accumulate), _cut(labels, accumulate)),
+            unroll=_unroll(accumulate, state.params),
+        )
+        mean = jax.tree.map(lambda leaf: leaf / accumulate, total)
+        return mean, (values.mean(), batch_stats)
+
+    return gradient
+
+
+def _cut(array: jax.Array, parts: int) -> jax.Array:
+    """[B, ...] to [parts, B / parts, ...], every device's examples staying on it."""
+    if array.shape[0] % parts:
+        raise ValueError(
+            f"accumulate={parts} does not divide the batch of {array.shape[0]}"
+        )
+    # Part i has the examples i, i + parts, ...: a slice of what each device holds.
+    return jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0)
+
+
+def _unroll(steps: int, params: Params) -> int:
+    """How far to unroll a loop over steps.
+
+    On a CPU a convolution within a loop is 38 times slower than outside; matrix
+    products are not, and neither are convolutions on accelerators.
+    """
+    convolves = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
+    return steps if convolves and jax.default_backend() == "cpu" else 1
+
+
+def _turnover(loss: jax.Array, before: Masks, change: Change) -> Turnover:
+    ever, masks = change.state.ever_active, change.state.masks
+    return Turnover(
+        loss=loss,
+        active=count(masks),
+        kept=count(intersection(before, masks)),
+        ever_active=jnp.int32(-1) if ever is None else count(ever),
+    )
 
 
 def _descend(params: Params, updates: Params, rate: Any) -> Params:
@@ -188,6 +291,6 @@ def _compiled(steps: Steps, placement: Placement) -> Steps:
         jax.jit(steps.init, out_shardings=everywhere),
         *(
             jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-            for step in (steps.train, steps.topology, steps.explore)
+            for step in (steps.train, steps.block, steps.topology, steps.explore)
         ),
     )

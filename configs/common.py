@@ -1,0 +1,181 @@
+"""What all configurations share: every field with its default, and their arguments.
+
+The defaults are those of Sup-tickets on CIFAR. [paper] marks numbers of the paper and
+its supplement, [release] those of its code where the paper is silent.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+ALIASES = {
+    "model": "model.name",
+    "method": "method.name",
+    "sparsity": "method.sparsity",
+    "sup": "sup.enabled",
+    "epochs": "train.epochs",
+    "cycles": "sup.cycles",
+    "cycle_epochs": "sup.cycle_epochs",
+    "seed": "seed",
+}
+"""Short names of the fields that are changed most, for arguments and sweeps."""
+
+
+def default() -> ConfigDict:
+    """Every field of a configuration, for CIFAR."""
+    config: Any = ConfigDict()
+    config.seed = 0  # of weights, masks, batches and augmentation; not of the split
+    config.evaluate = "test"  # or "validation", to choose anything by looking
+    config.compare = False  # also train the dense network, and the method alone
+
+    config.data = _data()
+    config.model = ConfigDict()
+    config.model.name = "vgg16"  # or any other of sup_tickets.models.MODELS
+    config.model.dtype = "float32"  # of the computation, or "bfloat16"
+    config.model.options = ConfigDict()  # further fields of the model
+    config.method = _method()
+    config.train = _train()
+    config.sup = _sup()
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_minutes = 10.0  # 0: not by the clock
+    config.checkpoint.every_steps = 0  # 0: not by steps; alone with several processes
+
+    config.report = ConfigDict()
+    config.report.path_points = 11  # networks between two tickets; 0 leaves paths out
+    config.report.plane_points = 0  # a side of the loss plane; 0 leaves it out
+    config.report.examples = 2000  # of the split, for paths and plane; 0 is all
+    return config
+
+
+def with_argument(config: Any, argument: str) -> ConfigDict:
+    """Changes fields as ``FILE.py:name=value,name=value`` says.
+
+    Args:
+      config: changed in place, and returned.
+      argument: names are those of `ALIASES` or dotted fields; values are read by the
+        type that the field has. An empty text changes nothing.
+
+    Raises:
+      ValueError: for an unknown name, or a value of another type.
+    """
+    for part in filter(None, argument.split(",")):
+        name, equals, text = part.partition("=")
+        if not equals:
+            raise ValueError(
+                f"the argument of the configuration has {part!r}; it must look like "
+                "model=vgg16,method=rigl,sparsity=0.95"
+            )
+        field = ALIASES.get(name, name)
+        *path, last = field.split(".")
+        section = config
+        for step in path:
+            section = section.get(step) if isinstance(section, ConfigDict) else None
+        if not isinstance(section, ConfigDict) or last not in section:
+            raise ValueError(
+                f"the argument of the configuration has an unknown name {name!r}; "
+                f"short names are {', '.join(ALIASES)}, and any field can be given by "
+                "its dotted name"
+            )
+        with section.ignore_type():
+            section[last] = value_of(name, text, section.get_type(last))
+    return config
+
+
+def value_of(name: str, text: str, kind: type) -> Any:
+    """A value from text.
+
+    Args:
+      name: of the field, for the error.
+      text: of the value.
+      kind: what it must be.
+
+    Raises:
+      ValueError: if the text is not such a value.
+    """
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} must be of type {kind.__name__}, got {text!r}"
+            ) from error
+    if kind is str:
+        return text
+    raise ValueError(f"{name} cannot be given here; use --config.{name}=...")
+
+
+def _data() -> ConfigDict:
+    data: Any = ConfigDict()
+    data.name = "cifar10"  # of sup_tickets.data.DATASETS, or "imagenet2012"
+    data.dir = placeholder(str)  # by default $TFDS_DATA_DIR, or ~/tensorflow_datasets
+    data.split_seed = 0  # of the validation split; keep it in runs that are compared
+    data.validation_examples = 5000  # cut from the training set [release]; 0: use all
+    data.batch_size = 128  # examples, on all devices together [paper]
+    data.crop_padding = 4  # pixels at each edge before a random crop; 0 is none
+    data.crop_mode = "zero"  # what is there, "zero" or "reflect"
+    data.flip = True  # left and right, with probability 1/2
+    data.cutout = 0  # pixels, side of a square that is blanked out; 0 is none
+    data.workers = 0  # processes that decode; of "imagenet2012" alone
+    return data
+
+
+def _method() -> ConfigDict:
+    method: Any = ConfigDict()
+    method.name = "rigl"  # or any other of sup_tickets.methods.METHODS
+    method.sparsity = 0.95  # of all kernels together [paper: 0.8, 0.9, 0.95]
+    method.distribution = "erk"  # over the layers [paper]; "uniform" or "er"
+    method.dense = ()  # expressions of the names of layers that are never pruned
+    method.update_every_steps = 1000  # between topology updates [release]
+    method.update_end_fraction = 1.0  # of phase 1; the last update [release]
+    method.drop_fraction = 0.5  # of each layer's active weights, at first [release]
+    method.drop_schedule = "constant"  # [release], "cosine" or "linear" (to 0)
+    method.initial_sparsity = placeholder(float)  # of granet, by default 0.5 [paper]
+    method.prune_end_fraction = 0.487  # of phase 1; of pruning methods alone [release]
+    method.options = ConfigDict()  # further arguments of the method's function
+    return method
+
+
+def _train() -> ConfigDict:
+    train: Any = ConfigDict()
+    train.epochs = 250  # of both phases [paper]
+    train.optimizer = "sgd"  # or "adamw"
+    train.learning_rate = 0.1  # at first [paper]
+    train.schedule = "step"  # of phase 1; "step", "cosine" or "constant"
+    train.drop_epochs = ()  # rate / 10; by default 1/2 and 3/4 of phase 1 [paper]
+    train.warmup_epochs = 0  # stairs of one epoch [paper: 0; ImageNet: 5]
+    train.momentum = 0.9  # of SGD [paper]
+    train.nesterov = False  # of SGD [release]
+    train.weight_decay = 5e-4  # [paper]
+    train.no_weight_decay = ()  # expressions of names, e.g. ("bias", "bn") [release: ()]
+    train.clip_norm = placeholder(float)  # of the gradient; by default no limit
+    train.label_smoothing = 0.0  # share of the target [paper: 0; ImageNet: 0.1]
+    train.label_smoothing_over = "all"  # classes, or the "others" alone (ToST)
+    train.accumulate = 1  # parts of a batch, one after the other
+    train.block_steps = 1  # weight steps a call, for small models
+    train.validate_every_epochs = 5  # epochs; 0 is at the ends of phases alone
+    train.check_every_steps = 50  # steps between looks at the loss for NaN
+    return train
+
+
+def _sup() -> ConfigDict:
+    sup: Any = ConfigDict()
+    sup.enabled = True  # False: the method alone for the whole budget
+    sup.cycles = 3  # cheap tickets [paper, CIFAR]
+    sup.cycle_epochs = 8  # epochs each [paper, CIFAR]
+    sup.extend_budget = False  # True: the tickets come on top of train.epochs
+    sup.explore_fraction = 0.5  # of each layer's active weights [release]; 0: SWA
+    sup.lr_min = 0.001  # lowest rate of a cycle [paper]
+    sup.lr_max = 0.005  # highest rate of a cycle [paper]
+    sup.form = "paper"  # of a cycle, see cheap_ticket_schedule: also "release", ...
+    sup.kind = "cia"  # "cia" [paper], "caa" or "cima"
+    sup.decay = placeholder(float)  # weight of the past; of "cima" alone
+    sup.prune_each = True  # prune after every ticket [paper], or once
+    sup.include_phase1 = False  # phase 1's network is a ticket too [release]
+    sup.batch_norm = "av"  # statistics averaged [paper], or "bu": estimated anew
+    return sup

@@ -1,0 +1,122 @@
+"""From the data section of a configuration to batches, on the devices."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.check import Config
+from experiments.parts import section
+from sup_tickets.data import resident
+from sup_tickets.data.augment import Augmentation, augment, normalise
+from sup_tickets.data.datasets import Dataset, load_dataset
+from sup_tickets.data.resident import Placement, Weighted
+
+
+class Inputs(NamedTuple):
+    """What a run reads."""
+
+    classes: int
+    example: jax.Array  # [1, H, W, C] float32 zeros, for the shapes of the parameters
+    epoch_steps: int
+    batches: Any  # see `sup_tickets.training.loop.Source`
+    block_at: Callable[[Any, jax.Array], Any] | None
+    prepare: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
+    normalise: Callable[[jax.Array], jax.Array]
+    splits: dict[str, Callable[[], Iterable[Weighted]]]  # "validation", "test"
+    close: Callable[[], None]
+
+
+def make_inputs(config: Config, *, key: jax.Array, placement: Placement) -> Inputs:
+    """The data set of the configuration.
+
+    Args:
+      config: of the run.
+      key: of the order of the examples.
+      placement: of batches.
+
+    Raises:
+      ValueError: naming the section at fault.
+      FileNotFoundError: saying how to prepare the set.
+    """
+    with section("data"):
+        dataset = _load(
+            config.data.name,
+            config.data.dir,
+            config.data.validation_examples,
+            config.data.split_seed,
+        )
+        return _resident(config, dataset, key=key, placement=placement)
+
+
+# Several runs of a process, of a sweep or of a comparison, read a set once.
+_load = functools.lru_cache(maxsize=1)(
+    lambda name, folder, validation, seed: load_dataset(
+        name, data_dir=folder, validation_examples=validation, split_seed=seed
+    )
+)
+
+
+def _resident(
+    config: Config, dataset: Dataset, *, key: jax.Array, placement: Placement
+) -> Inputs:
+    """A set that lives on the devices as uint8, and is augmented within the step."""
+    data = config.data
+    size = data.batch_size
+    _check_sizes(config, dataset)
+    batches = resident.training_batches(
+        *dataset.train, key=key, batch_size=size, placement=placement
+    )
+    changes = Augmentation(
+        padding=data.crop_padding,
+        mode=data.crop_mode,
+        flip=data.flip,
+        cutout=data.cutout,
+    )
+    to_inputs = functools.partial(
+        normalise,
+        scale=dataset.scale,
+        mean=dataset.mean,
+        deviation=dataset.deviation,
+    )
+
+    def prepare(batch: resident.Rows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images, labels = resident.take(batch)
+        return to_inputs(augment(key, images, changes)), labels
+
+    def split(name: str) -> Callable[[], list[Weighted]]:
+        part = getattr(dataset, name)
+        return functools.cache(
+            lambda: resident.evaluation_batches(
+                *part, batch_size=size, placement=placement
+            )
+        )
+
+    return Inputs(
+        classes=dataset.classes,
+        example=jnp.zeros((1, *dataset.train.images.shape[1:])),
+        epoch_steps=resident.steps_per_epoch(len(dataset.train.labels), size),
+        batches=batches,
+        block_at=batches.at,
+        prepare=prepare,
+        normalise=to_inputs,
+        splits={name: split(name) for name in ("validation", "test")},
+        close=lambda: None,
+    )
+
+
+def _check_sizes(config: Config, dataset: Dataset) -> None:
+    height, width = dataset.train.images.shape[1:3]
+    smallest = min(height, width)
+    for name in ("crop_padding", "cutout"):
+        if config.data[name] >= smallest:
+            raise ValueError(
+                f"{name} must be below the {smallest} pixels of an image, got "
+                f"{config.data[name]}"
+            )
+    if not len(dataset.validation.labels) and config.evaluate == "validation":
+        raise ValueError(
+            "evaluate='validation' needs a validation split; validation_examples is 0"
+        )

@@ -1,0 +1,238 @@
+"""From the sections of a configuration to the plan, the method and the optimizer."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+
+from experiments.check import Config
+from sup_tickets.dynamic import Method
+from sup_tickets.methods import make_method
+from sup_tickets.models import make_model
+from sup_tickets.schedules import (
+    cheap_ticket_schedule,
+    constant,
+    cosine_fraction,
+    cosine_lr,
+    linear_fraction,
+    step_lr,
+)
+from sup_tickets.superposition import Superposition, superposition
+from sup_tickets.tickets import TicketBudget, TicketPlan, ticket_budget
+from sup_tickets.training.losses import Loss, smoothed_cross_entropy
+from sup_tickets.training.plan import Plan, make_plan, ticket_plan
+from sup_tickets.training.steps import direction
+from sup_tickets.trees import map_named
+from sup_tickets.types import Schedule
+
+_PRUNE = ("granet", "granet-dense", "gmp")
+_FIXED = ("dense", "static")
+
+
+@contextlib.contextmanager
+def section(name: str) -> Iterator[None]:
+    """Says which section of the configuration an argument at fault is from."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"config.{name}: {error}") from error
+
+
+def make_parts(config: Config, *, epoch_steps: int) -> tuple[Plan, Method, Schedule]:
+    """The phases, the method and the learning rate, all on the same steps.
+
+    Args:
+      config: of the run.
+      epoch_steps: steps of an epoch.
+
+    Raises:
+      ValueError: naming the section at fault.
+    """
+    with section("sup"):
+        budget = _budget(config)
+    tickets = ticket_plan(
+        budget, epoch_steps=epoch_steps, cycle_epochs=config.sup.cycle_epochs
+    )
+    with section("method"):
+        method = _method(config.method, tickets)
+    milestones = _milestones(config, budget, epoch_steps)
+    rate = _learning_rate(config, tickets, milestones, epoch_steps)
+    with section("method"):
+        plan = make_plan(
+            method, tickets, epoch_steps=epoch_steps, milestones=milestones
+        )
+    if config.method.name in _PRUNE:
+        _check_pruned(config.method, plan)
+    return plan, method, rate
+
+
+def make_network(config: Config, *, classes: int) -> nn.Module:
+    """The model of the configuration."""
+    with section("model"):
+        return make_model(
+            config.model.name,
+            classes=classes,
+            dtype=jnp.dtype(config.model.dtype),
+            **config.model.options.to_dict(),
+        )
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """The Optax chain, without the learning rate."""
+    train = config.train
+    with section("train"):
+        return direction(
+            train.optimizer,
+            weight_decay=train.weight_decay,
+            decay=decayed(tuple(train.no_weight_decay)),
+            momentum=train.momentum,
+            nesterov=train.nesterov,
+            clip_norm=train.clip_norm,
+        )
+
+
+def make_loss(config: Config) -> Loss:
+    """The training loss."""
+    with section("train"):
+        return smoothed_cross_entropy(
+            config.train.label_smoothing, over=config.train.label_smoothing_over
+        )
+
+
+def make_superposition(config: Config) -> Superposition | None:
+    """The average of the tickets, or ``None`` if there are none."""
+    sup = config.sup
+    with section("sup"):
+        # Dense tickets are averaged and never pruned.
+        dense = config.method.name == "dense"
+        ours = superposition(
+            sup.kind,
+            sparsity=None if dense else config.method.sparsity,
+            prune_each=sup.prune_each,
+            decay=sup.decay,
+        )
+    return ours if sup.enabled else None
+
+
+def decayed(expressions: tuple[str, ...]) -> Any:
+    """``params -> pytree of bool``: False where a name matches an expression."""
+    if not expressions:
+        return None
+
+    def decays(name: str, _: Any) -> bool:
+        return not any(re.search(expression, name) for expression in expressions)
+
+    return lambda params: map_named(decays, params)
+
+
+# --- Plan -----------------------------------------------------------------------------
+
+
+def _budget(config: Config) -> TicketBudget:
+    sup, epochs = config.sup, config.train.epochs
+    cycles = sup.cycles if sup.enabled else 0
+    if sup.extend_budget:  # Without Sup-tickets too: the same total budget.
+        epochs += sup.cycles * sup.cycle_epochs
+    return ticket_budget(epochs, cycles=cycles, cycle_epochs=sup.cycle_epochs)
+
+
+def _milestones(
+    config: Config, budget: TicketBudget, epoch_steps: int
+) -> tuple[int, ...]:
+    if config.train.schedule != "step":
+        return ()
+    epochs = tuple(config.train.drop_epochs) or budget.milestones
+    late = [epoch for epoch in epochs if epoch >= budget.phase1_epochs]
+    if config.train.drop_epochs and late:
+        raise ValueError(
+            f"config.train.drop_epochs={tuple(epochs)}: epoch {late[0]} is not within "
+            f"the {budget.phase1_epochs} epochs of phase 1"
+        )
+    return tuple(epoch * epoch_steps for epoch in epochs)
+
+
+def _learning_rate(
+    config: Config, tickets: TicketPlan, milestones: tuple[int, ...], epoch_steps: int
+) -> Schedule:
+    train, sup = config.train, config.sup
+    warmup = {
+        "warmup_steps": train.warmup_epochs * epoch_steps,
+        "warmup_every": epoch_steps,
+    }
+    with section("train"):
+        if train.schedule == "cosine":
+            base = cosine_lr(
+                train.learning_rate, total_steps=tickets.phase1_steps, **warmup
+            )
+        else:
+            base = step_lr(train.learning_rate, milestones=milestones, **warmup)
+    with section("sup"):
+        return cheap_ticket_schedule(
+            base,
+            phase1_steps=tickets.phase1_steps,
+            cycle_steps=tickets.cycle_steps,
+            cycles=tickets.cycles,
+            lr_min=sup.lr_min,
+            lr_max=sup.lr_max,
+            form=sup.form,
+        )
+
+
+# --- Method ---------------------------------------------------------------------------
+
+
+def _method(config: Config, tickets: TicketPlan) -> Method:
+    """The method, with fractions of phase 1 turned into steps."""
+    options: dict[str, Any] = {}
+    if config.name != "dense":
+        options |= {"sparsity": config.sparsity, "distribution": config.distribution}
+        # The share of weights ever active (ITOP's R_s) is reported.
+        options |= {"dense": tuple(config.dense), "track_exploration": True}
+    if config.name not in _FIXED:
+        options |= {"update_every": config.update_every_steps}
+        options |= _update_options(config, tickets)
+    if config.initial_sparsity is not None:
+        options |= {"initial_sparsity": config.initial_sparsity}
+    return make_method(config.name, **{**options, **config.options.to_dict()})
+
+
+def _update_options(config: Config, tickets: TicketPlan) -> dict[str, Any]:
+    end = max(round(config.update_end_fraction * tickets.phase1_steps), 1)
+    pruned = _prune_end(config, tickets)
+    if config.name == "gmp":
+        return {"prune_end_step": pruned}
+    prunes = config.name in _PRUNE
+    return {
+        "drop_fraction": _drop_schedule(config, end),
+        "end_step": max(end, pruned) if prunes else end,
+        **({"prune_end_step": pruned} if prunes else {}),
+    }
+
+
+def _prune_end(config: Config, tickets: TicketPlan) -> int:
+    """A whole number of updates, so that the last one meets the sparsity."""
+    every = config.update_every_steps
+    return int(config.prune_end_fraction * tickets.phase1_steps) // every * every
+
+
+def _check_pruned(config: Config, plan: Plan) -> None:
+    end = _prune_end(config, plan.tickets)
+    if end not in plan.updates:
+        raise ValueError(
+            f"config.method.prune_end_fraction={config.prune_end_fraction} asks for "
+            f"the last pruning at step {end}, where there is no topology update; the "
+            f"last is at {plan.updates[-1] if plan.updates else None}"
+        )
+
+
+def _drop_schedule(config: Config, end_step: int) -> Schedule:
+    match config.drop_schedule:
+        case "cosine":
+            return cosine_fraction(config.drop_fraction, end_step=end_step)
+        case "linear":
+            return linear_fraction(config.drop_fraction, end_step=end_step)
+    return constant(config.drop_fraction)

@@ -1,0 +1,106 @@
+"""How a run is asked to stop, and when it saves: signals, the clock, steps."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from experiments.check import Config
+from experiments.progress import Progress
+from sup_tickets.training.checkpoint import Checkpoints
+from sup_tickets.training.state import RunState
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal; what it did is kept."""
+
+    def __init__(self, text: str, number: int):
+        super().__init__(text)
+        self.exit_code = 128 + number  # as a shell reports a signal
+
+
+class Signals:
+    """Remembers the first signal; a second one ends the program as usual."""
+
+    def __init__(self):
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    @contextmanager
+    def caught(self) -> Iterator["Signals"]:
+        """Catches SIGTERM and SIGINT; elsewhere than in the main thread, none."""
+        try:
+            self._before = {s: signal.signal(s, self._remember) for s in _SIGNALS}
+        except ValueError:  # not the main thread
+            self._before = {}
+        try:
+            yield self
+        finally:
+            self._restore()
+
+    def _remember(self, number: int, frame: Any) -> None:
+        del frame
+        self.received = number
+        self._restore()
+        name = signal.Signals(number).name
+        print(f"{name}: saving, then stopping; again to stop at once", file=sys.stderr)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+class RunKeeper:
+    """Saves by the clock and by steps; see `sup_tickets.training.loop.Keeper`."""
+
+    def __init__(
+        self,
+        config: Config,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        signals: Signals,
+        *,
+        step: int,
+    ):
+        """A keeper.
+
+        Args:
+          config: its section ``checkpoint`` says when.
+          checkpoints: where to.
+          progress: whose notes go with a checkpoint.
+          signals: that ask to stop.
+          step: at which the run goes on.
+        """
+        self._every_steps = config.checkpoint.every_steps
+        self._every_seconds = 60 * config.checkpoint.every_minutes
+        self._checkpoints, self._progress = checkpoints, progress
+        self._signals, self._step = signals, step
+        self._time = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """By steps; by the clock too where there is one process."""
+        if self._every_steps and step - self._step >= self._every_steps:
+            return True
+        # Processes must agree, and their clocks do not.
+        alone = jax.process_count() == 1
+        late = time.monotonic() - self._time >= self._every_seconds
+        return bool(alone and self._every_seconds and late)
+
+    def stopping(self, step: int) -> bool:
+        """After a signal; of several processes, Orbax lets all of them agree."""
+        if jax.process_count() > 1:
+            return self._checkpoints.reached_preemption(step)
+        return self._signals.received != 0
+
+    def save(self, state: RunState) -> None:
+        """Writes a checkpoint."""
+        progress = self._progress
+        self._checkpoints.save(state, progress.notes(), accuracy=progress.accuracy)
+        self._step, self._time = int(state.train.step), time.monotonic()
