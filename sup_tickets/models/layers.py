@@ -106,13 +106,13 @@ class Layers:
 
     def norm(self, x: jax.Array, name: str) -> jax.Array:
         """Batch norm, in float32 until its result."""
-        return nn.BatchNorm(
+        norm = nn.BatchNorm(
             use_running_average=not self.train,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
-            dtype=self.dtype,
             name=name,
-        )(x.astype(jnp.float32))
+        )
+        return norm(x.astype(jnp.float32)).astype(self.dtype)
 
     def conv_norm(
         self,

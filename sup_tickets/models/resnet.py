@@ -45,7 +45,16 @@ class ResNet(nn.Module):
 
         Returns:
           [B, classes] float32 array.
+
+        Raises:
+          ValueError: if there are not as many widths as stages, or for an unknown
+            initializer.
         """
+        if len(self.blocks) != len(self.widths):
+            raise ValueError(
+                "blocks and widths must have one number for each stage,"
+                f" got {self.blocks!r} and {self.widths!r}"
+            )
         layers = Layers(
             train=train,
             activation=self.activation,
@@ -62,9 +71,8 @@ class ResNet(nn.Module):
         x = self.activation(x)
         if not self.small_images:
             x = _largest_3x3(x)
-        for i, (blocks, width) in enumerate(
-            zip(self.blocks, self.widths, strict=True), start=1
-        ):
+        stages = zip(self.blocks, self.widths, strict=True)
+        for i, (blocks, width) in enumerate(stages, start=1):
             x = Stage(
                 layers,
                 blocks=blocks,
