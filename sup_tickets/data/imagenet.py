@@ -230,12 +230,16 @@ class _Pipeline:
 
     def _started(self, step: int) -> Any:
         grain = require("grain", "to stream a data set")
-        options = grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)
+        # A worker decodes one batch at a time, and its buffer is what it is ahead.
+        threads = 0 if self._workers else _AHEAD
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         batches = self._batches[step:].to_iter_dataset(options)
         if self._workers:
             _mark_flags_parsed()
             batches = batches.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self._workers)
+                grain.MultiprocessingOptions(
+                    num_workers=self._workers, per_worker_buffer_size=_AHEAD
+                )
             )
         return iter(batches)
 
