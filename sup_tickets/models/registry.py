@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from sup_tickets.checks import did_you_mean
+from sup_tickets.checks import check_whole, did_you_mean
 from sup_tickets.models.conv import ConvNet
 from sup_tickets.models.lenet import LeNet5, LeNet300
 from sup_tickets.models.mlp import MLP
@@ -61,7 +61,8 @@ def make_model(name: str, **options: Any) -> nn.Module:
       **options: fields of the model, instead of their defaults.
 
     Raises:
-      ValueError: for an unknown name or option, suggesting the nearest.
+      ValueError: for an unknown name or option, suggesting the nearest; for a number
+        of classes that is none.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
@@ -70,6 +71,8 @@ def make_model(name: str, **options: Any) -> nn.Module:
         if option not in known:
             hint = did_you_mean(option, known)
             raise ValueError(f"model {name!r} has no option {option!r}{hint}")
+    if "classes" in options:
+        check_whole("classes", options["classes"], 1)
     return MODELS[name](**options)
 
 
