@@ -1,189 +1,344 @@
-"""The report of a run: a summary and two figures, readable in greyscale."""
+"""Reports: of one run, written at its end, and of any number of runs, by a command.
 
+    python -m experiments.report RUN [RUN ...] --out=DIR
+
+gathers all runs at or under the given folders into DIR: `report.md`, `results.csv`,
+pictures, and `index.html`, which holds all of it in one file.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from experiments.run_folder import RunFolder
+from experiments.check import flat
+from experiments.figures import (
+    draw_curves,
+    draw_layers,
+    draw_plane,
+    draw_tickets,
+    draw_topology,
+)
+from experiments.gather import (
+    StoredRun,
+    is_ticket,
+    read_events,
+    read_run,
+    read_runs,
+    run_folders,
+    with_others,
+)
+from experiments.gathered import write_gathered
+from experiments.page import (
+    Block,
+    Code,
+    Heading,
+    Picture,
+    Table,
+    Text,
+    aligned,
+    make_file,
+    to_html,
+    to_markdown,
+    write_file,
+)
 
-_STYLES = ("-", "--", ":", "-.")
-_HATCHES = ("", "///", "...", "xxx")
-_GREYS = ("0.35", "0.95", "0.65", "0.8")
+# --- One run --------------------------------------------------------------------------
 
 
-def write_report(folder: RunFolder, results: dict[str, Any]) -> None:
+def write_report(folder: Any, results: Mapping[str, Any]) -> None:
     """Writes ``report/``; ``summary.md`` last, since it says that the run is done.
 
     Args:
-      folder: of the run.
-      results: rows, layers, seconds, and the name of the split evaluated on.
+      folder: the path of the run, or an object with such a ``path``.
+      results: the content of ``results.json``; see the README of a run's folder.
     """
-    folder.make("report/curves.png", lambda p: _draw_curves(p, folder.metrics()))
-    layers = _compared_layers(results["layers"])
-    if any(layers.values()):
-        folder.make("report/layer_sparsity.png", lambda p: _draw_layers(p, layers))
-    folder.write("report/summary.md", _summary(folder, results, layers))
+    path = Path(getattr(folder, "path", folder))
+    inner = [inside for inside in run_folders([path]) if inside != path]
+    others = [read_run(inside) for inside in inner]
+    blocks = _run_blocks(path, with_others(results, others), others)
+    write_file(path / "report" / "index.html", to_html(blocks))
+    write_file(path / "report" / "summary.md", to_markdown(blocks))
 
 
-def table(results: dict[str, Any]) -> str:
-    """The final table as aligned text, which is Markdown too."""
-    split = results["evaluated_on"]
-    head = [
-        "network",
-        f"{split} accuracy",
-        f"{split} NLL",
-        "active / total",
-        "sparsity",
+def table(results: Mapping[str, Any]) -> str:
+    """The final table as aligned text, and what superposing gained."""
+    return "\n".join(
+        [aligned(_networks(results)), "", *_gain(results["rows"])]
+    ).rstrip()
+
+
+def _run_blocks(
+    path: Path, results: Mapping[str, Any], others: Sequence[StoredRun]
+) -> list[Block]:
+    analysis, config = results.get("analysis") or {}, _config(path)
+    blocks: list[Block] = [
+        Heading(1, _title(path, config)),
+        _networks(results),
+        *map(Text, _gain(results["rows"])),
     ]
-    rows = [head, ["---"] * len(head)] + [_cells(row) for row in results["rows"]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = []
-    for row in rows:
-        fill = "-" if row[0] == "---" else " "
-        cells = (c.ljust(w, fill) for c, w in zip(row, widths, strict=True))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, *_gain(results["rows"])])
+    if _number(results.get("seconds")):
+        blocks.append(Text(f"It took {results['seconds']:.0f} s in all."))
+    report = path / "report"
+    blocks += _training(report, read_events(path / "metrics.jsonl"), others)
+    blocks += _tickets(report, analysis)
+    blocks += _layers(report, results.get("layers") or {})
+    blocks += _cost(results.get("cost") or {})
+    if (path / "plan.txt").is_file():
+        blocks += [Heading(2, "Plan"), Code((path / "plan.txt").read_text())]
+    if config:
+        lines = (f"{name}: {json.dumps(value)}" for name, value in config.items())
+        blocks += [Heading(2, "Configuration"), Code("\n".join(lines))]
+    return blocks
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    active, total = row["active"], row["total"]
-    sparse = total > 0
+def _config(path: Path) -> dict[str, Any]:
+    """By dotted names; empty if there is none."""
+    try:
+        return flat(json.loads((path / "config.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _title(path: Path, config: Mapping[str, Any]) -> str:
+    """Like "Run: rigl, sparsity 0.9, conv on digits, seed 0", as far as is known."""
+    method, sparsity = config.get("method.name"), config.get("method.sparsity")
+    parts = [method or path.name]
+    if sparsity is not None and method != "dense":
+        parts.append(f"sparsity {sparsity}")
+    if "model.name" in config:
+        parts.append(f"{config['model.name']} on {config.get('data.name', '?')}")
+    if "seed" in config:
+        parts.append(f"seed {config['seed']}")
+    return f"Run: {', '.join(map(str, parts))}"
+
+
+def _networks(results: Mapping[str, Any]) -> Table:
+    split = results.get("evaluated_on", "test")
+    head = ["network", f"{split} accuracy", "NLL", "ECE", "Brier", "active / total"]
+    rows = [_cells(row) for row in results["rows"]]
+    ensemble = (results.get("analysis") or {}).get("ensemble")
+    if ensemble:
+        scores = _cells({**ensemble, "network": "ensemble of the tickets"})
+        rows.append(scores)
+    return Table([*head, "sparsity"], rows)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    active, total = row.get("active"), row.get("total")
+    if active is None or total is None:
+        counts = ["-", "-"]
+    elif total:
+        counts = [f"{active} / {total}", f"{100 * (1 - active / total):.3f}%"]
+    else:
+        counts = ["all", "0%"]
     return [
-        row["network"],
-        f"{100 * row['accuracy']:.2f}%",
-        f"{row['nll']:.4f}",
-        f"{active} / {total}" if sparse else "all",
-        f"{100 * (1 - active / total):.3f}%" if sparse else "0%",
+        str(row["network"]),
+        _shown(row.get("accuracy"), "{:.2f}%", 100),
+        *(_shown(row.get(score), "{:.4f}") for score in ("nll", "ece", "brier")),
+        *counts,
     ]
 
 
-def _gain(rows: list[dict[str, Any]]) -> list[str]:
+def _gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """How the superposed ticket compares with the tickets it was made of."""
-    tickets = [r["accuracy"] for r in rows if r["network"].startswith("ticket ")]
+    tickets = [r["accuracy"] for r in rows if is_ticket(r["network"])]
     ours = [r["accuracy"] for r in rows if r["network"] == "superposed ticket"]
     if not (tickets and ours):
         return []
     over_mean = 100 * (ours[0] - sum(tickets) / len(tickets))
     over_best = 100 * (ours[0] - max(tickets))
     return [
-        "",
         f"superposed ticket: {over_mean:+.2f} points over the mean ticket, "
-        f"{over_best:+.2f} over the best",
+        f"{over_best:+.2f} over the best"
     ]
 
 
-def _summary(folder: RunFolder, results: dict[str, Any], layers: dict) -> str:
-    plan = (folder.path / "plan.txt").read_text().rstrip()
-    parts = [
-        "# Run",
-        table(results),
-        f"{results['seconds']:.0f} s in all, the configuration is in `config.json`.",
-        "## Plan",
-        f"```\n{plan}\n```",
-        "## Training",
-        "![Loss and validation accuracy](curves.png)",
+def _training(
+    report: Path, events: list[dict[str, Any]], others: Sequence[StoredRun]
+) -> list[Block]:
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        by_run.setdefault(str(event.get("run", "run")), []).append(event)
+    main = next(iter(by_run.values()), [])
+    for other in others:
+        by_run.setdefault(other.name, other.events)
+    pictures = [
+        *_picture(
+            report / "curves.png",
+            "Training loss, validation accuracy and learning rate",
+            lambda path: draw_curves(path, by_run),
+        ),
+        *_picture(
+            report / "topology.png",
+            "What changes of the topology kept, and weights active so far",
+            lambda path: draw_topology(path, main),
+        ),
     ]
-    if any(layers.values()):
-        parts += [
-            "## Sparsity of each layer",
-            _layer_table(layers),
-            "![Sparsity of each layer](layer_sparsity.png)",
-        ]
-    return "\n\n".join(parts) + "\n"
+    return [Heading(2, "Training"), *pictures] if pictures else []
 
 
-def _compared_layers(layers: dict[str, list]) -> dict[str, list[dict[str, Any]]]:
-    """Before and after superposition: the last ticket, and what was made of them."""
+def _tickets(report: Path, analysis: Mapping[str, Any]) -> list[Block]:
+    plane = analysis.get("plane") or {}
+    blocks: list[Block] = [
+        *_picture(
+            report / "tickets.png",
+            "How often two tickets answer differently, how far their probabilities "
+            "are apart, and the loss on the line from each ticket to the next",
+            lambda path: draw_tickets(path, analysis),
+        ),
+        *_picture(
+            report / "plane.png",
+            "The loss in the plane through three tickets",
+            lambda path: draw_plane(path, plane),
+        ),
+    ]
+    if "overlap" in analysis and len(analysis.get("tickets", ())) > 1:
+        blocks.append(_overlaps(analysis))
+    for part in [*analysis.get("paths", []), plane]:
+        if "error" in part:
+            blocks.append(Text(f"Left out: {part['error']}."))
+    return [Heading(2, "Tickets"), *blocks] if blocks else []
+
+
+def _overlaps(analysis: Mapping[str, Any]) -> Table:
+    names = list(analysis["tickets"])
+    rows = [
+        [name, *(_shown(share, "{:.2f}%", 100) for share in shares)]
+        for name, shares in zip(names, analysis["overlap"], strict=True)
+    ]
+    ours = analysis.get("superposed_overlap")
+    if ours:
+        shares = (_shown(share, "{:.2f}%", 100) for share in ours)
+        rows.append(["superposed ticket", *shares])
+    return Table(["overlap of masks", *names], rows)
+
+
+def _layers(report: Path, layers: Mapping[str, Any]) -> list[Block]:
+    chosen = _before_and_after(layers)
+    if not any(chosen.values()):
+        return []
+    head = ["layer", "weights"]
+    for name in chosen:
+        head += [f"{name}: active", "sparsity"]
+    rows = []
+    for counts in zip(*chosen.values(), strict=True):
+        cells = [counts[0]["layer"], str(counts[0]["size"])]
+        for row in counts:
+            share = 1 - row["active"] / row["size"]
+            cells += [str(row["active"]), f"{100 * share:.2f}%"]
+        rows.append(cells)
+    return [
+        Heading(2, "Sparsity of each layer"),
+        *_picture(
+            report / "layer_sparsity.png",
+            "Sparsity of each layer",
+            lambda path: draw_layers(path, chosen),
+        ),
+        Table(head, rows),
+    ]
+
+
+def _before_and_after(layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The last ticket and what was made of them all; else the last network."""
     names = list(layers)
     if "superposed ticket" not in names:
         return {name: layers[name] for name in names[-1:]}
-    return {name: layers[name] for name in names[-2:]}
+    tickets = [name for name in names if is_ticket(name)]
+    return {name: layers[name] for name in [*tickets[-1:], "superposed ticket"]}
 
 
-def _layer_table(layers: dict[str, list[dict[str, Any]]]) -> str:
-    names = list(layers)
-    lines = [
-        "| layer | weights | " + " | ".join(f"{n}: active, sparsity" for n in names),
-        "| --- " * (2 + len(names)),
-    ]
-    for rows in zip(*layers.values(), strict=True):
-        cells = [
-            f"{row['active']}, {100 * (1 - row['active'] / row['size']):.2f}%"
-            for row in rows
-        ]
-        lines.append(f"| {rows[0]['layer']} | {rows[0]['size']} | " + " | ".join(cells))
-    return "\n".join(f"{line} |" for line in lines)
+_COSTS = (
+    ("parameters", "active_parameters", "parameters", "{:,.0f}", 1.0),
+    ("bytes_dense", "bytes_sparse", "file, MB", "{:.3f}", 1e-6),
+    (
+        *("dense_inference_flops", "inference_flops"),
+        *("FLOPs of an example, forward", "{:.3g}", 1.0),
+    ),
+    (
+        *("dense_training_flops", "training_flops"),
+        *("FLOPs of the training", "{:.3g}", 1.0),
+    ),
+)
 
 
-# --- Figures --------------------------------------------------------------------------
-
-
-def _figure(columns: int, width: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns)
-
-
-def _draw_curves(path: Path, metrics: list[dict[str, Any]]) -> None:
-    figure, (left, right) = _figure(2, 10)
-    runs = list(dict.fromkeys(event["run"] for event in metrics))
-    for i, name in enumerate(runs):
-        style = {"linestyle": _STYLES[i % 4], "color": f"{0.25 * (i % 3)}"}
-        events = [event for event in metrics if event["run"] == name]
-        losses = [e for e in events if e["event"] == "loss"]
-        steps, means = _means([e["step"] for e in losses], [e["loss"] for e in losses])
-        left.plot(steps, means, label=name, linewidth=1.2, **style)
-        checks = [e for e in events if e["event"] == "validation"]
-        right.plot(
-            [e["step"] for e in checks],
-            [100 * e["accuracy"] for e in checks],
-            marker="osv^"[i % 4],
-            markersize=4,
-            label=name,
-            **style,
+def _cost(cost: Mapping[str, Any]) -> list[Block]:
+    rows = []
+    for dense, sparse, name, form, scale in _COSTS:
+        values = [cost.get(dense), cost.get(sparse)]
+        if not any(map(_number, values)):
+            continue
+        ratio = (
+            values[1] / values[0] if all(map(_number, values)) and values[0] else None
         )
-    _mark(right, [e for e in metrics if e["event"] == "explore"])
-    left.set(xlabel="step", ylabel="training loss, nats", yscale="log")
-    right.set(xlabel="step", ylabel="validation accuracy, %")
-    left.legend()
-    figure.savefig(path, dpi=120)
-
-
-def _mark(axes: Any, explorations: list[dict[str, Any]]) -> None:
-    for i, event in enumerate(explorations):
-        label = "a cycle starts" if i == 0 else None
-        axes.axvline(event["step"], color="0.6", linewidth=0.8, label=label)
-    axes.legend()
-
-
-def _means(steps: list[int], losses: list[float]) -> tuple[list, list]:
-    """Means of about 200 groups of steps; the last may be smaller."""
-    size = max(len(losses) // 200, 1)
-    groups = [slice(i, i + size) for i in range(0, len(losses), size)]
-    means = [sum(losses[g]) / len(losses[g]) for g in groups]
-    return [steps[g][-1] for g in groups], means
-
-
-def _draw_layers(path: Path, layers: dict[str, list[dict[str, Any]]]) -> None:
-    count = len(next(iter(layers.values())))
-    figure, axes = _figure(1, max(6.0, 0.9 * count))
-    width = 0.8 / len(layers)
-    for i, (name, rows) in enumerate(layers.items()):
-        axes.bar(
-            [place + (i + 0.5) * width - 0.4 for place in range(count)],
-            [100 * (1 - row["active"] / row["size"]) for row in rows],
-            width,
-            label=name,
-            color=_GREYS[i % 4],
-            hatch=_HATCHES[i % 4],
-            edgecolor="black",
-        )
-    names = [
-        row["layer"].removesuffix("/kernel") for row in next(iter(layers.values()))
+        shown = [_shown(value, form, scale) for value in values]
+        rows.append([name, *shown, _shown(ratio, "{:.4f}")])
+    if _number(cost.get("measured_step_flops")):
+        measured = _shown(cost["measured_step_flops"], "{:.3g}")
+        rows.append(["FLOPs of a step as compiled", measured, "-", "-"])
+    if not rows:
+        return []
+    note = (
+        "FLOPs are counted as in papers, 2 for each use of an active weight; the "
+        "compiled program also works on zeros."
+    )
+    return [
+        Heading(2, "Cost"),
+        Table(["", "dense", "sparse", "ratio"], rows),
+        Text(note),
     ]
-    axes.set_xticks(range(count), names, rotation=30 if count > 6 else 0)
-    axes.set_ylabel("sparsity, %")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+
+
+def _picture(path: Path, caption: str, draw: Any) -> list[Picture]:
+    return [Picture(path, caption)] if make_file(path, draw) else []
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and isfinite(value)
+
+
+def _shown(value: Any, form: str, scale: float = 1.0) -> str:
+    return form.format(scale * value) if _number(value) else "-"
+
+
+# --- Many runs ------------------------------------------------------------------------
+
+
+def report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
+    """Gathers runs into one report.
+
+    Args:
+      runs: folders of runs, or folders with such within.
+      out: the folder for the report.
+
+    Returns:
+      The path of ``index.html``.
+
+    Raises:
+      ValueError: if there is no finished run, or a file of one cannot be read.
+    """
+    folders = [Path(run) for run in runs]
+    unfinished = run_folders(folders, finished=False)
+    return write_gathered(Path(out), read_runs(folders), unfinished)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; errors of the user's end in one line."""
+    parser = argparse.ArgumentParser(
+        "python -m experiments.report", description="Gathers runs into one report."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders, looked into")
+    parser.add_argument("--out", required=True, metavar="DIR", help="for the report")
+    options = parser.parse_args(argv)
+    try:
+        print(report(options.runs, options.out))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

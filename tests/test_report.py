@@ -1,0 +1,396 @@
+import csv
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from experiments.figures import draw_bars, draw_by_sparsity, draw_curves, draw_plane
+from experiments.gather import (
+    base_rows,
+    differing,
+    group_runs,
+    network_scores,
+    pair,
+    read_events,
+    read_run,
+    read_runs,
+    spread,
+)
+from experiments.page import Heading, Picture, Table, Text, aligned, make_file, to_html
+from experiments.report import main, report, table, write_report
+from tests.fabricated import config_of, row, write_run
+from tests.helpers import quick
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Checker(HTMLParser):
+    """Fails for tags that do not match; keeps what is looked at in the tests."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}>, open: {self.open}"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def checked(text):
+    """A page that is balanced, and needs nothing but itself."""
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert checker.open == []
+    assert text.startswith("<!DOCTYPE html>")
+    for tag, attrs in checker.tags:
+        assert tag not in ("script", "link", "iframe")
+        for name in ("src", "href"):
+            assert attrs.get(name, "data:").startswith("data:")
+        if tag == "img":
+            assert attrs["alt"]
+    assert "http" not in text and "url(" not in text
+    names = [attrs.get("name") for tag, attrs in checker.tags if tag == "meta"]
+    assert "viewport" in names
+    return checker
+
+
+def png(path):
+    return path.read_bytes()[1:4] == b"PNG"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A run with its comparisons."""
+    path = tmp_path_factory.mktemp("one") / "run"
+    results = write_run(path, config_of(), name="rigl")
+    without = config_of(sup=False)
+    write_run(path / "without", without, accuracy=0.94, name="rigl without Sup-tickets")
+    dense = config_of(sup=False, method="dense")
+    write_run(path / "dense", dense, accuracy=0.96)
+    write_report(path, results)
+    return path
+
+
+# --- One run --------------------------------------------------------------------------
+
+
+def test_a_run_has_every_part_of_its_report(one):
+    names = {path.name for path in (one / "report").iterdir()}
+    pictures = {"curves", "topology", "layer_sparsity", "tickets", "plane"}
+    assert names == {"summary.md", "index.html", *(f"{p}.png" for p in pictures)}
+    assert all(png(one / "report" / f"{p}.png") for p in pictures)
+    summary = (one / "report/summary.md").read_text()
+    assert all(f"({p}.png)" in summary for p in pictures)
+    assert summary.startswith("# Run: rigl, sparsity 0.9, conv on digits, seed 0\n")
+    assert "| superposed ticket        | 95.00%" in summary
+    assert "| rigl without Sup-tickets | 94.00%" in summary
+    assert "| dense                    | 96.00%" in summary
+    assert "| ensemble of the tickets  | 95.50%" in summary
+    assert "points over the mean ticket" in summary
+    assert "0.1409" in summary  # FLOPs of the training
+
+
+def test_the_page_of_a_run_is_valid_and_whole(one):
+    checker = checked((one / "report/index.html").read_text())
+    tags = [tag for tag, _ in checker.tags]
+    assert tags.count("img") == 5
+    text = " ".join(checker.text)
+    assert "phase 1: <700> steps" in text  # escaped, and read back
+    assert "model.options.features: [16, 16]" in text
+
+
+def test_optional_parts_are_left_out(tmp_path):
+    results = write_run(tmp_path / "run", config_of(sup=False), full=False)
+    del results["layers"], results["seconds"]
+    results["rows"] = [{"network": "final", "accuracy": 0.9, "nll": None}]
+    (tmp_path / "run/report").mkdir()
+    (tmp_path / "run/report/plane.png").write_text("of an older report")
+    write_report(tmp_path / "run", results)
+    names = {path.name for path in (tmp_path / "run/report").iterdir()}
+    assert names == {"summary.md", "index.html"}
+    checked((tmp_path / "run/report/index.html").read_text())
+    summary = (tmp_path / "run/report/summary.md").read_text()
+    assert "| final   | 90.00%        | -   | -   | -     |" in summary
+
+
+def test_the_summary_is_written_last(tmp_path, monkeypatch):
+    results = write_run(tmp_path / "run", config_of(), full=False)
+
+    def fails(_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("experiments.report.to_html", fails)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(tmp_path / "run", results)
+    assert not (tmp_path / "run/report/summary.md").exists()
+
+
+def test_an_analysis_that_failed_is_told(tmp_path):
+    results = write_run(tmp_path / "run", config_of())
+    results["analysis"]["plane"] = {"error": "the three networks must span a plane"}
+    results["analysis"]["paths"][0] = {"from": "a", "to": "b", "error": "the ends"}
+    write_report(tmp_path / "run", results)
+    summary = (tmp_path / "run/report/summary.md").read_text()
+    assert "Left out: the three networks must span a plane." in summary
+    assert "Left out: the ends." in summary
+    assert not (tmp_path / "run/report/plane.png").exists()
+
+
+def test_the_final_table():
+    rows = [row("ticket 1", 0.93), row("ticket 2", 0.95), row("dense", 0.96, total=0)]
+    rows.append(row("superposed ticket", 0.97))
+    lines = table({"evaluated_on": "validation", "rows": rows}).splitlines()
+    assert lines[0].split(" | ")[1].strip() == "validation accuracy"
+    assert [line.split(" | ")[0] for line in lines[2:6]] == [
+        *("| ticket 1         ", "| ticket 2         ", "| dense            "),
+        "| superposed ticket",
+    ]
+    assert "| all            | 0%       |" in lines[4]
+    assert "| 100 / 1000     | 90.000%  |" in lines[5]
+    assert lines[7].endswith("+3.00 points over the mean ticket, +2.00 over the best")
+    assert len({len(line) for line in lines[:6]}) == 1
+
+
+# --- Many runs ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two methods, two sparsities, three seeds, with Sup-tickets and without."""
+    root = tmp_path_factory.mktemp("sweep")
+    for method in ("set", "rigl"):
+        for sparsity in (0.8, 0.9):
+            for seed in range(3):
+                for sup in (True, False):
+                    name = f"method={method},sparsity={sparsity},seed={seed},sup={sup}"
+                    config = config_of(
+                        method=method, sparsity=sparsity, seed=seed, sup=sup
+                    )
+                    accuracy = 0.9 + 0.01 * seed + sup * (0.005 + 0.001 * seed**2)
+                    write_run(root / name, config, accuracy=accuracy, full=seed == 0)
+    (root / "unfinished").mkdir()
+    (root / "unfinished/config.json").write_text(json.dumps(config_of(seed=9)))
+    out = root.parent / "report"
+    main([str(root), f"--out={out}"])
+    return root, out
+
+
+def test_a_report_of_many_runs(sweep):
+    _, out = sweep
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        *("report.md", "index.html", "results.csv", "accuracy.png", "nll.png")
+    }
+    text = (out / "report.md").read_text()
+    assert text.startswith("# Results\n\n24 runs in 8 settings, evaluated on: test.")
+    # 0.90, 0.91, 0.92 alone; 0.5, 0.6 and 0.9 points more with Sup-tickets.
+    p = stats.ttest_rel([0.905, 0.916, 0.929], [0.90, 0.91, 0.92]).pvalue
+    line = next(x for x in text.splitlines() if x.startswith("| set 80%  "))
+    assert "91.00 ± 1.00" in line and "91.67 ± 1.20" in line
+    assert f"+0.67 ± 0.21 | {p:.3f}" in line
+    assert "Not finished, and left out: " in text and "unfinished" in text
+    checker = checked((out / "index.html").read_text())
+    assert [tag for tag, _ in checker.tags].count("img") == 2
+
+
+def test_the_csv_has_a_row_for_each_network(sweep):
+    root, out = sweep
+    with open(out / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 * (5 + 1)
+    mine = [
+        r
+        for r in rows
+        if r["run"] == str(root / "method=set,sparsity=0.8,seed=0,sup=True")
+    ]
+    assert [r["network"] for r in mine] == [
+        *("phase 1", "ticket 1", "ticket 2", "ticket 3", "superposed ticket")
+    ]
+    assert (mine[-1]["method"], mine[-1]["sup"], mine[-1]["seed"]) == (
+        "set",
+        "True",
+        "0",
+    )
+    assert float(mine[-1]["accuracy"]) == 0.905
+    assert [bool(r["training_flops"]) for r in mine] == [False] * 4 + [True]
+
+
+def test_comparisons_within_a_run_are_its_base(one, tmp_path):
+    runs = read_runs([one.parent])
+    assert [run.path for run in runs] == [one]
+    assert [other.name for other in runs[0].others] == [
+        "dense",
+        "rigl without Sup-tickets",
+    ]
+    report([one], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    line = next(x for x in text.splitlines() if x.startswith("| rigl 90% | 1"))
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[3:7] == ["94.00", "95.00", "+1.00", "-"]
+    assert png(tmp_path / "accuracy.png")
+    networks = [x.split("|")[2].strip() for x in text.splitlines() if "+ Sup" in x]
+    assert "dense" in networks and "ensemble of the tickets" in networks
+
+
+def test_rows_of_older_results_are_a_base_too(tmp_path):
+    results = write_run(tmp_path / "run", config_of(), full=False)
+    results["rows"].append(row("rigl without Sup-tickets", 0.9))
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    base = base_rows(read_runs([tmp_path]))
+    assert [r[0]["accuracy"] for r in base.values()] == [0.9]
+
+
+def test_only_the_seed_is_set_aside(tmp_path):
+    for i, more in enumerate(
+        [{}, {"seed": 1}, {"train__epochs": 20}, {"report__path_points": 3}]
+    ):
+        write_run(tmp_path / str(i), config_of(**more), full=False)
+    groups = group_runs(read_runs([tmp_path]))
+    assert [[run.path.name for run in group.runs] for group in groups] == [
+        *(["0", "1"], ["2"]),  # the fourth is the first again
+    ]
+    assert differing(groups) == ["train.epochs"]
+    report([tmp_path], tmp_path / "out")
+    text = (tmp_path / "out/report.md").read_text()
+    assert "rigl 90% + Sup-tickets train.epochs=20" in text
+
+
+def test_scores_of_a_group(sweep):
+    root, _ = sweep
+    groups = group_runs(read_runs([root]))
+    group = next(g for g in groups if g.setting["sup.enabled"])
+    scores = network_scores(group)
+    assert list(scores)[-3:] == [
+        *("mean of the tickets", "ensemble of the tickets", "superposed ticket")
+    ]
+    assert scores["superposed ticket"]["accuracy"].count == 3
+    # Tickets are 0.008, 0.006 and 0.004 below.
+    means = [0.905 - 0.006, 0.916 - 0.006, 0.929 - 0.006]
+    np.testing.assert_allclose(
+        scores["mean of the tickets"]["accuracy"][:2],
+        (np.mean(means), np.std(means, ddof=1)),
+    )
+
+
+def test_errors_end_in_one_line(tmp_path, capsys):
+    for words, message in [
+        ([str(tmp_path), "--out=x"], "error: no finished run in"),
+        ([str(tmp_path / "nowhere"), "--out=x"], "error: there is no folder"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            main(words)
+    write_run(tmp_path / "run", config_of(), full=False)
+    (tmp_path / "run/results.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"error: .*results.json cannot be read"):
+        main([str(tmp_path), f"--out={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
+
+
+# --- Numbers --------------------------------------------------------------------------
+
+
+@quick
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6
+    ).filter(lambda xy: np.ptp([a - b for a, b in xy]) > 1e-3)
+)
+def test_pairs_agree_with_scipy(values):
+    ours = {seed: {"accuracy": a} for seed, (a, _) in enumerate(values)}
+    theirs = {seed: {"accuracy": b} for seed, (_, b) in enumerate(values)}
+    got = pair(ours | {77: {"accuracy": 1.0}}, theirs | {78: {"accuracy": 0.0}})
+    a, b = np.array(values).T
+    np.testing.assert_allclose(got.difference.mean, np.mean(a - b), atol=1e-12)
+    np.testing.assert_allclose(got.difference.deviation, np.std(a - b, ddof=1))
+    np.testing.assert_allclose(got.p_value, stats.ttest_rel(a, b).pvalue)
+    assert got.seeds == tuple(range(len(values)))
+
+
+def test_pairs_without_a_test():
+    ours, theirs = {0: {"accuracy": 0.5}}, {0: {"accuracy": 0.25}}
+    assert pair(ours, theirs)[:2] == (spread([0.25]), None)
+    # The same difference twice, up to rounding.
+    ours = {0: {"accuracy": 0.3}, 1: {"accuracy": 0.8}}
+    theirs = {0: {"accuracy": 0.2}, 1: {"accuracy": 0.7}}
+    assert pair(ours, theirs).p_value is None
+    assert pair(ours, {7: {"accuracy": 1.0}}) == (None, None, ())
+    assert pair(ours, {0: {"accuracy": None}}).difference is None
+
+
+def test_spreads():
+    assert spread([]) is spread([None, float("nan")]) is None
+    assert spread([2.0]) == (2.0, None, 1)
+    assert spread([1, 3, None]) == (2.0, pytest.approx(2**0.5), 2)
+
+
+# --- Parts ----------------------------------------------------------------------------
+
+
+def test_events_are_read_as_far_as_they_go(tmp_path):
+    (tmp_path / "m").write_text('{"a": 1}\n[3]\n\n{"b": 2}\n{"c": ')
+    assert read_events(tmp_path / "m") == [{"a": 1}, {"b": 2}]
+    assert read_events(tmp_path / "none") == []
+
+
+def test_a_run_is_read_with_what_is_there(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "results.json").write_text('{"rows": []}')
+    run = read_run(tmp_path)
+    assert (run.seed, run.superposes, run.rows, run.main_row) == (None, False, [], None)
+
+
+def test_special_characters_in_tables_and_pages(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    blocks = [
+        Heading(1, "a < b & c"),
+        Table(["x|y", "n"], [["<b>", "1"]]),
+        Text("1 < 2"),
+        Picture(tmp_path / "a.png", 'a "quoted" caption'),
+    ]
+    checker = checked(to_html(blocks))
+    assert "<b>" in checker.text and "x|y" in checker.text
+    assert [a["alt"] for tag, a in checker.tags if tag == "img"] == [
+        'a "quoted" caption'
+    ]
+    assert aligned(blocks[1]).splitlines()[0] == r"| x\|y | n   |"
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    def fails(path):
+        path.write_text("ha")
+        raise OSError("disk full")
+
+    (tmp_path / "note").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        make_file(tmp_path / "note", fails)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("note", "old")]
+
+
+def test_pictures_of_little(tmp_path):
+    path = tmp_path / "x.png"
+    assert draw_curves(path, {}) is False
+    assert (
+        draw_curves(path, {"a": [{"event": "loss", "step": 0, "loss": None}]}) is False
+    )
+    assert draw_curves(path, {"a": [{"event": "loss", "step": 0, "loss": 1.0}]})
+    flat = {"corners": [[0, 0], [1, 0], [0, 1]], "names": ["a", "b", "c"]}
+    assert draw_plane(path, {**flat, "losses": [[None]], "x": [0], "y": [0]}) is False
+    assert draw_plane(
+        path, {**flat, "losses": [[1, 1], [1, 1]], "x": [0, 1], "y": [0, 1]}
+    )
+    assert draw_bars(path, {}, "x") is False
+    assert draw_bars(path, {"a": {"n": (1.0, None)}}, "x")
+    assert draw_by_sparsity(path, {"a": {0.9: (1.0, None)}}, "x") is False
+    assert draw_by_sparsity(path, {"a": {0.9: (1.0, None), 0.8: (2.0, 0.1)}}, "x")
