@@ -20,9 +20,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sup_tickets.checks import check_one_of
-from sup_tickets.data.datasets import DATASETS, load_dataset
-from sup_tickets.data.files import DataNotPrepared, data_folder
+from sup_tickets.data.datasets import DATASETS, Dataset, load_dataset
+from sup_tickets.data.files import DataNotPrepared, OtherFormat, data_folder
 from sup_tickets.data.imagenet import EXAMPLES, IMAGENET, open_imagenet
 from sup_tickets.data.prepared import open_builder
 
@@ -51,7 +53,7 @@ def prepare(
       tell: gets a line about what was done.
 
     Raises:
-      ValueError: for another name, or if examples are missing at the end.
+      ValueError: for another name, or if examples are missing or wrong at the end.
       FileNotFoundError: for original files that are not there.
       ModuleNotFoundError: if TensorFlow is needed and missing.
     """
@@ -67,17 +69,33 @@ def prepare(
             open_imagenet(split, data_dir=folder)
         return
     data = load_dataset(name, data_dir=folder, validation_examples=0)
+    _check_pixels(data, folder)
     tell(f"{name} has {len(data.train.labels)} + {len(data.test.labels)} examples")
 
 
 def _is_prepared(name: str, folder: Path) -> bool:
     try:
         open_builder(name, folder)
-    except DataNotPrepared as error:
-        if (folder / name).exists() and "is prepared as" in str(error):
-            raise  # in another format, which is not ours to delete
+    except OtherFormat:
+        raise  # not ours to delete
+    except DataNotPrepared:
         return False
     return True
+
+
+def _check_pixels(data: Dataset, folder: Path) -> None:
+    """Raises for the files of another set: those of MNIST and Fashion-MNIST look alike.
+
+    Raises:
+      ValueError: if the mean is not the known one.
+    """
+    images = data.train.images
+    mean = images.mean(axis=(0, 1, 2)) / data.scale
+    if np.abs(mean - data.mean).max() > 0.01:
+        raise ValueError(
+            f"the images of {data.name} have the mean {mean.round(4).tolist()}, not "
+            f"{data.mean}: they were made from other files; delete {folder / data.name}"
+        )
 
 
 def _write_records(name: str, folder: Path, files: Path | None) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from sup_tickets.checks import check_one_of, check_whole
 from sup_tickets.data.files import (
-    DataNotPrepared,
     Split,
     TrainTest,
     data_folder,
@@ -87,6 +86,7 @@ DATASETS: dict[str, Known] = {
     ),
 }
 
+_TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _TINY_FOLDER = "tiny-imagenet-200"  # what its archive unpacks to
 _FOLDER = "folder:"
 _DIGITS_TEST_PER_CLASS = 36
@@ -144,7 +144,10 @@ def _read_prepared(name: str, known: Known, folder: Path) -> TrainTest:
 def _read_tiny(name: str, known: Known, folder: Path) -> TrainTest:
     place = folder / _TINY_FOLDER
     if not place.is_dir():
-        raise DataNotPrepared(name, folder)
+        raise FileNotFoundError(
+            f"{name} is not in {folder}; unpack {_TINY_URL} there, so that there is "
+            f"{place}"
+        )
     data, classes = read_folder(place)
     found = (*data.train.images.shape, len(data.test.labels), len(classes))
     wanted = (known.train, *known.shape, known.test, known.classes)

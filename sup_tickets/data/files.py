@@ -27,11 +27,14 @@ class TrainTest(NamedTuple):
 class DataNotPrepared(FileNotFoundError):
     """A data set is not where it was looked for; the message says how to get it."""
 
-    def __init__(self, name: str, folder: Path, reason: str = "is not prepared"):
-        super().__init__(
-            f"{name} {reason} in {folder}; run: "
-            f"python -m experiments.prepare_data {name} --data_dir={folder}"
-        )
+
+class OtherFormat(DataNotPrepared):
+    """It is there, but in a format without random access."""
+
+
+def how_to_prepare(name: str, folder: Path | str) -> str:
+    """The command that prepares a set."""
+    return f"python -m experiments.prepare_data {name} --data_dir={folder}"
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -74,7 +77,7 @@ def read_cache(path: Path, *, source: str = "") -> TrainTest | None:
       source: what the arrays were made of; another one is outdated.
     """
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             if str(arrays["source"]) != source:
                 return None
             train = Split(arrays["train_images"], arrays["train_labels"])

@@ -245,7 +245,7 @@ class _Pipeline:
 
 
 class _Padded:
-    """Records followed by empty ones up to a length. (None is skipped by Grain.)"""
+    """Records followed by empty ones up to a length. Grain would skip None."""
 
     def __init__(self, records: Records, length: int):
         self._records, self._length = records, length

@@ -13,8 +13,10 @@ import numpy as np
 
 from sup_tickets.data.files import (
     DataNotPrepared,
+    OtherFormat,
     Split,
     TrainTest,
+    how_to_prepare,
     read_cache,
     require,
     write_cache,
@@ -42,7 +44,7 @@ def read_prepared(
       examples: how many "train" and "test" must have.
 
     Raises:
-      DataNotPrepared: if it is not there, or in a format without random access.
+      DataNotPrepared: if it is not there, or (OtherFormat) without random access.
       ValueError: if examples are missing.
       ModuleNotFoundError: without tensorflow-datasets, array_record or Pillow.
     """
@@ -62,21 +64,22 @@ def open_builder(name: str, folder: Path) -> Any:
     """The TFDS builder of a prepared set.
 
     Raises:
-      DataNotPrepared: if it is not there, or in a format without random access.
+      DataNotPrepared: if it is not there, or (OtherFormat) without random access.
       ModuleNotFoundError: without tensorflow-datasets or array_record.
     """
+    absent = f"{name} is not prepared in {folder}; run: {how_to_prepare(name, folder)}"
     if not (folder / name).is_dir():
-        raise DataNotPrepared(name, folder)
+        raise DataNotPrepared(absent)
     tfds = require("tensorflow_datasets", f"to read {name}")
     require("array_record", f"to read {name}")
     builder = tfds.builder(name, data_dir=folder)
     if not Path(builder.data_path).exists():
-        raise DataNotPrepared(name, folder)
+        raise DataNotPrepared(absent)
     form = builder.info.file_format.value
     if form != "array_record":
-        reason = f"is prepared as {form}, not as array_record,"
-        raise DataNotPrepared(
-            name, folder, f"{reason} and cannot be read; delete {folder / name}. It is"
+        raise OtherFormat(
+            f"{name} in {folder} is prepared as {form}, and only array_record can be "
+            f"read; prepare it in another folder: {how_to_prepare(name, 'OTHER')}"
         )
     return builder
 
@@ -121,7 +124,7 @@ def _decoded(
         rows = list(range(start, min(start + _BATCH, size)))
         try:
             records = source.__getitems__(rows)
-        except IndexError as error:  # the metadata promise more than the files hold
+        except (IndexError, RuntimeError) as error:  # files that end before that
             raise ValueError(_incomplete(builder, split, f"under {size}")) from error
         for row, record in zip(rows, records, strict=True):
             images[row] = decode_image(record["image"])
@@ -131,10 +134,10 @@ def _decoded(
 
 def _incomplete(builder: Any, split: str, found: str) -> str:
     folder = Path(builder.data_path)
+    command = how_to_prepare(builder.name, folder.parents[1])
     return (
-        f"the {split} split of {builder.name} has {found} examples; delete {folder} "
-        f"and run: python -m experiments.prepare_data {builder.name} "
-        f"--data_dir={folder.parents[1]}"
+        f"the {split} split of {builder.name} has {found} examples; "
+        f"delete {folder} and run: {command}"
     )
 
 
