@@ -57,19 +57,29 @@ def write_report(folder: Any, results: Mapping[str, Any]) -> None:
       folder: the path of the run, or an object with such a ``path``.
       results: the content of ``results.json``; see the README of a run's folder.
     """
-    path = Path(getattr(folder, "path", folder))
-    inner = [inside for inside in run_folders([path]) if inside != path]
-    others = [read_run(inside) for inside in inner]
+    path, others = _others(folder)
     blocks = _run_blocks(path, with_others(results, others), others)
     write_file(path / "report" / "index.html", to_html(blocks))
     write_file(path / "report" / "summary.md", to_markdown(blocks))
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """The final table as aligned text, and what superposing gained."""
-    return "\n".join(
-        [aligned(_networks(results)), "", *_gain(results["rows"])]
-    ).rstrip()
+def table(folder: Any, results: Mapping[str, Any]) -> str:
+    """The final table as aligned text, and what superposing gained.
+
+    Args:
+      folder: as of `write_report`.
+      results: likewise.
+    """
+    whole = with_others(results, _others(folder)[1])
+    lines = [aligned(_networks(whole)), "", *_gain(whole["rows"])]
+    return "\n".join(lines).rstrip()
+
+
+def _others(folder: Any) -> tuple[Path, list[StoredRun]]:
+    """The path of a run, and the finished runs within it."""
+    path = Path(getattr(folder, "path", folder))
+    inner = [inside for inside in run_folders([path]) if inside != path]
+    return path, [read_run(inside) for inside in inner]
 
 
 def _run_blocks(

@@ -25,7 +25,7 @@ from tests.helpers import quick
 
 def shapes_of(model, example):
     return jax.eval_shape(
-        lambda: model.init(jax.random.key(0), example, train=False)["params"]
+        lambda x: model.init(jax.random.key(0), x, train=False)["params"], example
     )
 
 

@@ -111,6 +111,13 @@ def test_the_page_of_a_run_is_valid_and_whole(one):
     assert "model.options.features: [16, 16]" in text
 
 
+def test_the_table_has_the_comparisons(one):
+    results = json.loads((one / "results.json").read_text())
+    lines = table(one, results).splitlines()
+    networks = [line.split(" | ")[0].strip("| ") for line in lines[7:10]]
+    assert networks == ["dense", "rigl without Sup-tickets", "ensemble of the tickets"]
+
+
 def test_optional_parts_are_left_out(tmp_path):
     results = write_run(tmp_path / "run", config_of(sup=False), full=False)
     del results["layers"], results["seconds"]
@@ -148,10 +155,11 @@ def test_an_analysis_that_failed_is_told(tmp_path):
     assert not (tmp_path / "run/report/plane.png").exists()
 
 
-def test_the_final_table():
+def test_the_final_table(tmp_path):
     rows = [row("ticket 1", 0.93), row("ticket 2", 0.95), row("dense", 0.96, total=0)]
     rows.append(row("superposed ticket", 0.97))
-    lines = table({"evaluated_on": "validation", "rows": rows}).splitlines()
+    lines = table(tmp_path, {"evaluated_on": "validation", "rows": rows})
+    lines = lines.splitlines()
     assert lines[0].split(" | ")[1].strip() == "validation accuracy"
     assert [line.split(" | ")[0] for line in lines[2:6]] == [
         *("| ticket 1         ", "| ticket 2         ", "| dense            "),

@@ -216,7 +216,8 @@ def measured_flops(compiled: Any) -> float | None:
     """Operations of a compiled program as the compiler counts them; zeros are work too.
 
     Args:
-      compiled: of ``jax.jit(f).lower(...).compile()``.
+      compiled: of ``jax.jit(f).lower(...).compile()``; or of ``lower`` alone, before
+        the compiler has simplified it.
 
     Returns:
       ``None`` if the backend does not say.

@@ -1,0 +1,117 @@
+"""Evaluates networks of a finished run again.
+
+    python -m experiments.evaluate RUN [--split=test] [--network=final]
+
+A network is "final", "tickets/ticket-1" and so on, or "all"; --network may be given
+several times.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments import build
+from experiments.check import Config
+from experiments.page import Table, aligned
+from experiments.run_folder import read_config
+from experiments.stored import chosen_files
+from sup_tickets.masks import layer_table
+from sup_tickets.training.evaluation import Scores
+from sup_tickets.training.network_files import load_sparse
+from sup_tickets.training.state import Network
+from sup_tickets.trees import check_same_leaves
+
+
+def evaluate(
+    run: Path,
+    *,
+    split: str | None = None,
+    networks: Sequence[str] = ("final",),
+    devices: Sequence[Any] | None = None,
+) -> dict[str, tuple[Scores, Network]]:
+    """The scores of networks of a run, by their names.
+
+    Args:
+      run: its folder.
+      split: "test" or "validation"; by default the one that the run was evaluated on.
+      networks: see `chosen_files`.
+      devices: by default all.
+
+    Raises:
+      ValueError: one line, if the folder lacks something or a file is damaged.
+    """
+    config: Config = ConfigDict(read_config(run))
+    files = chosen_files(run, networks)
+    loaded = {name: load_sparse(path) for name, path in files.items()}
+    ours = build.build(config, devices=devices)
+    try:
+        like = ours.like(0).train
+        found = {}
+        for name, network in loaded.items():
+            check_same_leaves(
+                str(files[name]), network.params, "the model", like.params
+            )
+            placed = jax.device_put(network, ours.placement.everywhere)
+            found[name] = ours.score(placed, split or config.evaluate), network
+    finally:
+        ours.inputs.close()
+    return found
+
+
+def scores_table(found: dict[str, tuple[Scores, Network]], split: str) -> str:
+    """The scores as aligned text.
+
+    Args:
+      found: of `evaluate`.
+      split: its name, for the head.
+    """
+    head = ["network", f"{split} accuracy", "NLL", "ECE", "Brier", "examples"]
+    rows = []
+    for name, (scores, network) in found.items():
+        total = layer_table(network.masks)[-1]
+        rows.append(
+            [
+                name,
+                f"{100 * scores.accuracy:.2f}%",
+                *(f"{x:.4f}" for x in (scores.nll, scores.ece, scores.brier)),
+                str(scores.examples),
+                f"{total.active} / {total.size}" if total.size else "all",
+            ]
+        )
+    return aligned(Table([*head, "active / total"], rows))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; errors of the user's end in one line."""
+    parser = argparse.ArgumentParser(
+        "python -m experiments.evaluate",
+        description="Evaluates networks of a finished run again.",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="its folder")
+    parser.add_argument(
+        "--split", choices=("test", "validation"), help="by default the run's own"
+    )
+    parser.add_argument(
+        "--network",
+        action="append",
+        metavar="NAME",
+        help='"final" (the default), "tickets/ticket-1", ..., or "all"',
+    )
+    options = parser.parse_args(argv)
+    try:
+        found = evaluate(
+            options.run, split=options.split, networks=options.network or ["final"]
+        )
+        split = options.split or read_config(options.run).get("evaluate", "test")
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    print(scores_table(found, split))
+
+
+if __name__ == "__main__":
+    main()

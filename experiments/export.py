@@ -1,0 +1,139 @@
+"""Exports networks of a finished run, for use elsewhere.
+
+    python -m experiments.export RUN --out=DIR [--format=both] [--network=final]
+
+A dense file is what any reader of safetensors expects, zeros included; a sparse one is
+small, see `sup_tickets.training.network_files`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from experiments.page import Table, aligned
+from experiments.stored import chosen_files
+from sup_tickets.training.flops import active_counts
+from sup_tickets.training.network_files import (
+    load_sparse,
+    provenance_of,
+    save_dense,
+    save_sparse,
+)
+from sup_tickets.training.state import Network
+from sup_tickets.trees import named_leaves
+
+FORMATS = ("dense", "sparse")
+
+
+class Exported(NamedTuple):
+    """A file that was written."""
+
+    path: Path
+    size: int  # bytes
+    weights: int  # of the network
+    active: int  # of them, those without a mask included
+    ideal: float  # bits a weight: 32 * density + 1 of 32-bit weights, 32 if dense
+
+    @property
+    def bits(self) -> float:
+        """Bits a weight."""
+        return 8 * self.size / self.weights
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    networks: Sequence[str] = ("final",),
+) -> list[Exported]:
+    """Writes ``NAME.dense.safetensors`` and ``NAME.sparse.safetensors``.
+
+    Args:
+      run: its folder.
+      out: the folder for the files, made if it is not there.
+      formats: of `FORMATS`.
+      networks: see `chosen_files`.
+
+    Raises:
+      ValueError: one line, if the run lacks something or a file is damaged.
+    """
+    written = []
+    for name, source in chosen_files(run, networks).items():
+        network = load_sparse(source)
+        origin = provenance_of(source) | {"exported_from": str(source)}
+        stem = name.rsplit("/", 1)[-1]
+        for kind in formats:
+            path = out / f"{stem}.{kind}.safetensors"
+            if kind == "dense":
+                size = save_dense(path, network)
+            else:
+                size = save_sparse(path, network, provenance=origin)
+            written.append(_described(path, size, network, kind))
+    return written
+
+
+def _described(path: Path, size: int, network: Network, kind: str) -> Exported:
+    leaves = named_leaves(network.params)
+    active = active_counts(network.masks, network.params)
+    weights = sum(leaf.size for _, leaf in leaves)
+    stored = active if kind == "sparse" else {n: leaf.size for n, leaf in leaves}
+    bits = sum(8 * leaf.dtype.itemsize * stored[name] for name, leaf in leaves)
+    masked = sum(mask.size for mask in jax.tree.leaves(network.masks))
+    ideal = (bits + (masked if kind == "sparse" else 0)) / weights
+    return Exported(path, size, weights, sum(active.values()), ideal)
+
+
+def size_table(written: Sequence[Exported]) -> str:
+    """The sizes as aligned text."""
+    head = ["file", "bytes", "weights", "active", "bits a weight", "ideal", "above it"]
+    rows = [
+        [
+            file.path.name,
+            str(file.size),
+            str(file.weights),
+            str(file.active),
+            f"{file.bits:.3f}",
+            f"{file.ideal:.3f}",
+            f"{100 * (file.bits / file.ideal - 1):+.1f}%",
+        ]
+        for file in written
+    ]
+    note = "ideal: 32 * density + 1 bits a weight if sparse, 32 if dense, and no names"
+    return f"{aligned(Table(head, rows))}\n\n{note}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; errors of the user's end in one line."""
+    parser = argparse.ArgumentParser(
+        "python -m experiments.export", description="Exports networks of a run."
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="its folder")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--format", choices=(*FORMATS, "both"), default="both")
+    parser.add_argument(
+        "--network",
+        action="append",
+        metavar="NAME",
+        help='"final" (the default), "tickets/ticket-1", ..., or "all"',
+    )
+    options = parser.parse_args(argv)
+    formats = FORMATS if options.format == "both" else (options.format,)
+    try:
+        written = export(
+            options.run,
+            options.out,
+            formats=formats,
+            networks=options.network or ["final"],
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(size_table(written))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Runs every combination of some values of a configuration's fields.
+
+    python -m experiments.sweep --config=configs/digits.py --out=runs/sweep \
+        --grid='method=set,rigl sparsity=0.8,0.9,0.95 seed=0..4'
+
+Names are those of `configs.common.ALIASES` or dotted fields; ``a..b`` are the whole
+numbers from a to b. Each combination has a folder; a finished one is left alone, and
+one that was broken off goes on. At the end all are gathered into OUT/report.
+"""
+
+import argparse
+import difflib
+import itertools
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs.common import ALIASES
+from experiments import build, command_line, run, run_folder
+from experiments.check import Config, check_config, flat
+from experiments.report import report
+from experiments.stopping import Stopped
+
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_MOST = 10_000  # combinations; more are a mistake
+
+
+class Member(NamedTuple):
+    """One combination."""
+
+    name: str  # "method=set,seed=0", of its folder
+    config: Config
+    path: Path
+
+
+# --- The grid -------------------------------------------------------------------------
+
+
+def parse_grid(text: str) -> dict[str, list[str]]:
+    """The values of each name, as texts.
+
+    Args:
+      text: "name=value,value name=first..last", parted by spaces.
+
+    Raises:
+      ValueError: naming the part that is wrong.
+
+    Example:
+      >>> parse_grid("method=set,rigl seed=0..2")
+      {'method': ['set', 'rigl'], 'seed': ['0', '1', '2']}
+    """
+    grid: dict[str, list[str]] = {}
+    for part in text.split():
+        name, equals, values = part.partition("=")
+        if not (name and equals and values):
+            raise ValueError(f"--grid has {part!r}; it must look like seed=0..4")
+        if name in grid:
+            raise ValueError(f"--grid has {name!r} twice")
+        grid[name] = [v for word in values.split(",") for v in _values(part, word)]
+        if len(set(grid[name])) < len(grid[name]):
+            raise ValueError(f"--grid has a value twice in {part!r}")
+    if not grid:
+        raise ValueError(
+            "--grid is empty; it must look like 'method=set,rigl seed=0..4'"
+        )
+    count = 1
+    for values in grid.values():
+        count *= len(values)
+    if count > _MOST:
+        raise ValueError(f"--grid has {count} combinations, more than {_MOST}")
+    return grid
+
+
+def _values(part: str, word: str) -> list[str]:
+    match = _RANGE.fullmatch(word)
+    if match is None:
+        if not word or ".." in word or "/" in word:
+            raise ValueError(f"--grid has {word!r} in {part!r}, which is no value")
+        return [word]
+    first, last = int(match[1]), int(match[2])
+    if last < first or last - first >= _MOST:
+        raise ValueError(f"--grid has {word!r}, which must go upwards")
+    return [str(number) for number in range(first, last + 1)]
+
+
+def combinations(grid: Mapping[str, Sequence[str]]) -> list[str]:
+    """All combinations as arguments of a configuration, the last name fastest.
+
+    Example:
+      >>> combinations({"method": ["set", "rigl"], "seed": ["0"]})
+      ['method=set,seed=0', 'method=rigl,seed=0']
+    """
+    return [
+        ",".join(f"{name}={value}" for name, value in zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
+    ]
+
+
+def check_names(grid: Mapping[str, Any], fields: Sequence[str]) -> None:
+    """Raises unless all names are known, and of different fields.
+
+    Args:
+      grid: by names.
+      fields: dotted names of the configuration's fields.
+
+    Raises:
+      ValueError: naming the first that is unknown, and the nearest known one.
+    """
+    known, seen = [*ALIASES, *fields], {}
+    for name in grid:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.0)
+            raise ValueError(
+                f"--grid has an unknown name {name!r}; did you mean {near[0]!r}?"
+            )
+        field = ALIASES.get(name, name)
+        if field in seen:
+            raise ValueError(f"--grid has {name!r} and {seen[field]!r}, one field")
+        seen[field] = name
+
+
+# --- The runs -------------------------------------------------------------------------
+
+
+def members(config: str, grid: Mapping[str, Sequence[str]], out: Path) -> list[Member]:
+    """Every combination with its configuration, names and types checked.
+
+    Args:
+      config: "FILE.py" or "FILE.py:name=value,name=value".
+      grid: of `parse_grid`.
+      out: the folder of the sweep.
+
+    Raises:
+      ValueError: naming the combination and what is wrong with it.
+    """
+    load = command_line._load
+    check_names(grid, list(flat(load(config))))
+    file, _, argument = config.partition(":")
+    found = []
+    for name in combinations(grid):
+        try:
+            made = load(f"{file}:{','.join(filter(None, [argument, name]))}")
+            check_config(made)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        found.append(Member(name, made, out / name))
+    return found
+
+
+def check_members(found: Sequence[Member], devices: Sequence[Any] | None) -> list[bool]:
+    """Builds every run that is not finished, so that no error waits for its turn.
+
+    Returns:
+      Which are finished.
+
+    Raises:
+      ValueError: naming the combination and what is wrong with it.
+    """
+    finished = []
+    for member in found:
+        try:
+            finished.append(run_folder.is_finished(member.path, member.config))
+            if not finished[-1]:
+                build.build(member.config, devices=devices).inputs.close()
+        except ValueError as error:
+            raise ValueError(f"{member.name}: {error}") from error
+    return finished
+
+
+def sweep(
+    config: str,
+    grid: str,
+    out: Path,
+    *,
+    dry_run: bool = False,
+    devices: Sequence[Any] | None = None,
+) -> dict[str, str]:
+    """Runs all combinations, one after the other, and gathers what finished.
+
+    Args:
+      config: see `members`.
+      grid: see `parse_grid`.
+      out: the folder of the sweep.
+      dry_run: whether to check and print only.
+      devices: by default all.
+
+    Returns:
+      The errors of the runs that failed, by their names.
+
+    Raises:
+      ValueError: if anything is wrong that can be known before the first run.
+      Stopped: after a signal, once the run at work is saved.
+    """
+    found = members(config, parse_grid(grid), out)
+    finished = check_members(found, devices)
+    for member, done in zip(found, finished, strict=True):
+        state = "finished" if done else "begun" if member.path.exists() else "to do"
+        print(f"{member.path}: {state}")
+    print(f"{len(found)} runs, {sum(finished)} of them finished", flush=True)
+    if dry_run:
+        return {}
+    failed: dict[str, str] = {}
+    for i, member in enumerate(found, start=1):
+        print(f"\n{i} of {len(found)}: {member.name}", flush=True)
+        try:
+            run.run(member.config, member.path, devices=devices)
+        except Stopped:
+            raise
+        except Exception as error:  # whatever it is, the others can still run
+            failed[member.name] = _one_line(error)
+            print(f"failed: {failed[member.name]}", file=sys.stderr, flush=True)
+    if len(failed) < len(found):
+        folders = [member.path for member in found if member.path.is_dir()]
+        print(f"\nreport: {report(folders, out / 'report')}")
+    return failed
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; errors of the user's end in one line."""
+    parser = argparse.ArgumentParser(
+        "python -m experiments.sweep",
+        description="Runs every combination of some values.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE.py[:name=value,...]")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--grid", required=True, metavar="'name=value,value ...'")
+    parser.add_argument("--dry_run", action="store_true", help="check and print only")
+    options = parser.parse_args(argv)
+    try:
+        failed = sweep(
+            options.config, options.grid, options.out, dry_run=options.dry_run
+        )
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    if failed:
+        print(f"\n{len(failed)} failed:", file=sys.stderr)
+        for name, error in failed.items():
+            print(f"  {name}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
