@@ -63,16 +63,15 @@ def write_report(folder: Any, results: Mapping[str, Any]) -> None:
     write_file(path / "report" / "summary.md", to_markdown(blocks))
 
 
-def table(folder: Any, results: Mapping[str, Any]) -> str:
+def table(results: Mapping[str, Any]) -> str:
     """The final table as aligned text, and what superposing gained.
 
     Args:
-      folder: as of `write_report`.
-      results: likewise.
+      results: as of `write_report`, with whatever `with_others` added.
     """
-    whole = with_others(results, _others(folder)[1])
-    lines = [aligned(_networks(whole)), "", *_gain(whole["rows"])]
-    return "\n".join(lines).rstrip()
+    return "\n".join(
+        [aligned(_networks(results)), "", *_gain(results["rows"])]
+    ).rstrip()
 
 
 def _others(folder: Any) -> tuple[Path, list[StoredRun]]:

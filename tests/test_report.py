@@ -19,6 +19,7 @@ from experiments.gather import (
     read_run,
     read_runs,
     spread,
+    with_others,
 )
 from experiments.page import Heading, Picture, Table, Text, aligned, make_file, to_html
 from experiments.report import main, report, table, write_report
@@ -112,8 +113,8 @@ def test_the_page_of_a_run_is_valid_and_whole(one):
 
 
 def test_the_table_has_the_comparisons(one):
-    results = json.loads((one / "results.json").read_text())
-    lines = table(one, results).splitlines()
+    run = read_run(one)
+    lines = table(with_others(run.results, run.others)).splitlines()
     networks = [line.split(" | ")[0].strip("| ") for line in lines[7:10]]
     assert networks == ["dense", "rigl without Sup-tickets", "ensemble of the tickets"]
 
@@ -155,10 +156,10 @@ def test_an_analysis_that_failed_is_told(tmp_path):
     assert not (tmp_path / "run/report/plane.png").exists()
 
 
-def test_the_final_table(tmp_path):
+def test_the_final_table():
     rows = [row("ticket 1", 0.93), row("ticket 2", 0.95), row("dense", 0.96, total=0)]
     rows.append(row("superposed ticket", 0.97))
-    lines = table(tmp_path, {"evaluated_on": "validation", "rows": rows})
+    lines = table({"evaluated_on": "validation", "rows": rows})
     lines = lines.splitlines()
     assert lines[0].split(" | ")[1].strip() == "validation accuracy"
     assert [line.split(" | ")[0] for line in lines[2:6]] == [
