@@ -20,7 +20,12 @@ train = [
     "absl-py>=2.0",
     "orbax-checkpoint>=0.11.28,<1.0",
     "tensorflow-datasets>=4.9.9",
+    "grain>=0.2.13",
+    "pillow>=10.0",
     "safetensors>=0.5",
+    "tensorboardX>=2.6.4",
+    "filelock>=3.12",
+    "scipy>=1.13",
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
 ]

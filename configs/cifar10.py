@@ -1,10 +1,10 @@
-"""Sup-tickets on CIFAR-10, as in the paper.
+r"""Sup-tickets on CIFAR-10, as in the paper.
 
 Yin et al., Superposing Many Tickets into One: A Performance Booster for Sparse Neural
 Network Training, 2022, https://arxiv.org/abs/2205.15322, section 4 and tables 1 and 2
 
     python -m experiments.prepare_data cifar10 --data_dir=DATA
-    python -m experiments.main --config=configs/cifar10.py:model=vgg16,method=rigl \\
+    python -m experiments.main --config=configs/cifar10.py:model=vgg16,method=rigl \
         --config.data.dir=DATA --workdir=runs/cifar10
 
 Test accuracy in percent that the paper reports for VGG-16 at 95% sparsity (three seeds,

@@ -152,7 +152,7 @@ def _train() -> ConfigDict:
     train.momentum = 0.9  # of SGD [paper]
     train.nesterov = False  # of SGD [release]
     train.weight_decay = 5e-4  # [paper]
-    train.no_weight_decay = ()  # expressions of names, e.g. ("bias", "bn") [release: ()]
+    train.no_weight_decay = ()  # expressions of names, as ("bias", "bn") [release: ()]
     train.clip_norm = placeholder(float)  # of the gradient; by default no limit
     train.label_smoothing = 0.0  # share of the target [paper: 0; ImageNet: 0.1]
     train.label_smoothing_over = "all"  # classes, or the "others" alone (ToST)

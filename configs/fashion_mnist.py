@@ -1,10 +1,10 @@
-"""Sup-tickets on Fashion-MNIST, for a machine without an accelerator.
+r"""Sup-tickets on Fashion-MNIST, for a machine without an accelerator.
 
 Yin et al., Superposing Many Tickets into One: A Performance Booster for Sparse Neural
 Network Training, 2022, https://arxiv.org/abs/2205.15322 (which has no such experiment)
 
     python -m experiments.prepare_data fashion_mnist --data_dir=DATA
-    python -m experiments.main --config=configs/fashion_mnist.py \\
+    python -m experiments.main --config=configs/fashion_mnist.py \
         --config.data.dir=DATA --workdir=runs/fashion_mnist
 
 TIMES_AND_RESULTS

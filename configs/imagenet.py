@@ -1,10 +1,10 @@
-"""Sup-tickets on ImageNet with ResNet-50, as in the paper.
+r"""Sup-tickets on ImageNet with ResNet-50, as in the paper.
 
 Yin et al., Superposing Many Tickets into One: A Performance Booster for Sparse Neural
 Network Training, 2022, https://arxiv.org/abs/2205.15322, section 4 and table 3
 
     python -m experiments.prepare_data imagenet2012 --data_dir=DATA
-    python -m experiments.main --config=configs/imagenet.py:method=rigl,sparsity=0.9 \\
+    python -m experiments.main --config=configs/imagenet.py:method=rigl,sparsity=0.9 \
         --config.data.dir=DATA --workdir=runs/imagenet
 
 Top-1 accuracy in percent that the paper reports, one run; dense has 76.8 (0.09):
@@ -33,6 +33,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.name = "imagenet2012"
     config.data.validation_examples = 10000
     config.data.workers = 16
+    config.data.crop_padding = 0  # photos have random resized crops instead
     config.model.name = "resnet50_imagenet"
 
     config.method.sparsity = 0.9  # [paper: 0.8, 0.9]

@@ -71,16 +71,12 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     with section("data"):
         place = placement(data_mesh(devices), batch_size=config.data.batch_size)
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
-    loss, tx, ours = (
-        make_loss(config),
-        make_optimizer(config),
-        make_superposition(config),
-    )
+    loss, tx = make_loss(config), make_optimizer(config)
     inputs = make_inputs(config, key=data_key, placement=place)
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
+    ours = make_superposition(config)
     model = make_network(config, classes=inputs.classes)
     with section("train"):
-        _check_blocks(config, inputs)
         steps = make_steps(
             model,
             method,
@@ -136,14 +132,6 @@ def comparisons(config: Config) -> dict[str, Config]:
 
 
 # --- Parts ----------------------------------------------------------------------------
-
-
-def _check_blocks(config: Config, inputs: Inputs) -> None:
-    if config.train.block_steps > 1 and inputs.block_at is None:
-        raise ValueError(
-            f"block_steps={config.train.block_steps} needs a data set that lives on "
-            f"the devices; {config.data.name!r} is streamed"
-        )
 
 
 def _job(

@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.check import Config
 from experiments.parts import section
-from sup_tickets.data import resident
+from sup_tickets.data import imagenet, resident
 from sup_tickets.data.augment import Augmentation, augment, normalise
 from sup_tickets.data.datasets import Dataset, load_dataset
 from sup_tickets.data.resident import Placement, Weighted
+
+_PHOTO = (224, 224, 3)
 
 
 class Inputs(NamedTuple):
@@ -22,7 +25,7 @@ class Inputs(NamedTuple):
     example: jax.Array  # [1, H, W, C] float32 zeros, for the shapes of the parameters
     epoch_steps: int
     batches: Any  # see `sup_tickets.training.loop.Source`
-    block_at: Callable[[Any, jax.Array], Any] | None
+    block_at: Callable[[Any, jax.Array], Any]
     prepare: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
     normalise: Callable[[jax.Array], jax.Array]
     splits: dict[str, Callable[[], Iterable[Weighted]]]  # "validation", "test"
@@ -42,6 +45,8 @@ def make_inputs(config: Config, *, key: jax.Array, placement: Placement) -> Inpu
       FileNotFoundError: saying how to prepare the set.
     """
     with section("data"):
+        if config.data.name == imagenet.IMAGENET:
+            return _streamed(config, key=key, placement=placement)
         dataset = _load(
             config.data.name,
             config.data.dir,
@@ -105,6 +110,67 @@ def _resident(
         splits={name: split(name) for name in ("validation", "test")},
         close=lambda: None,
     )
+
+
+def _streamed(config: Config, *, key: jax.Array, placement: Placement) -> Inputs:
+    """ImageNet, decoded and cropped by other processes while the step computes."""
+    data = config.data
+    _check_streamed(data)
+    train = imagenet.open_imagenet("train", data_dir=data.dir)
+    test = imagenet.open_imagenet("validation", data_dir=data.dir)
+    cut = data.validation_examples or 0
+    order = np.random.default_rng(data.split_seed).permutation(len(train))
+    parts = {"validation": Chosen(train, np.sort(order[:cut])), "test": test}
+    options = {
+        "batch_size": data.batch_size,
+        "placement": placement,
+        "workers": data.workers,
+    }
+    batches = imagenet.Stream(
+        Chosen(train, np.sort(order[cut:])),
+        seed=int(jax.random.bits(key, dtype="uint32")) // 2,
+        **options,
+    )
+    to_inputs = functools.partial(
+        normalise, scale=255.0, mean=imagenet.MEAN, deviation=imagenet.DEVIATION
+    )
+    return Inputs(
+        classes=imagenet.CLASSES,
+        example=jnp.zeros((1, *_PHOTO)),
+        epoch_steps=batches.steps_per_epoch,
+        batches=batches,
+        block_at=batches.at,
+        prepare=lambda batch, _: (to_inputs(batch.images), batch.labels),
+        normalise=to_inputs,
+        splits={
+            name: functools.partial(imagenet.Evaluation, part, **options)
+            for name, part in parts.items()
+        },
+        close=batches.close,
+    )
+
+
+class Chosen:
+    """Some rows of records that are read at random."""
+
+    def __init__(self, records: Any, rows: np.ndarray):
+        self._records, self._rows = records, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> Any:
+        return self._records[int(self._rows[i])]
+
+
+def _check_streamed(data: Config) -> None:
+    """Photos are cropped and flipped where they are decoded."""
+    if data.crop_padding or data.cutout or not data.flip:
+        raise ValueError(
+            f"{data.name!r} has random resized crops and flips; it takes "
+            "crop_padding=0, cutout=0 and flip=true, got "
+            f"{data.crop_padding}, {data.cutout} and {data.flip}"
+        )
 
 
 def _check_sizes(config: Config, dataset: Dataset) -> None:

@@ -105,17 +105,27 @@ class Progress:
         self, kind: str, step: int, network: Network, turnover: Turnover
     ) -> None:
         """Writes down how much of the topology changed."""
-        active = int(turnover.active)
-        layers = layer_table(network.masks)
-        size = layers[-1].size
+        shares = {}
+        if size := layer_table(network.masks)[-1].size:
+            shares["overlap"] = int(turnover.kept) / int(turnover.active)
+            shares["ever_active"] = int(turnover.ever_active) / size
+        self._topology(kind, step, network, **shares)
+
+    def began(self, network: Network) -> None:
+        """Writes down what training starts with."""
+        self._topology("start", 0, network)
+
+    def _topology(
+        self, event: str, step: int, network: Network, **shares: float
+    ) -> None:
+        *layers, total = layer_table(network.masks)
         self._log(
-            kind,
+            event,
             self._plan.phase_of(step),
             step,
-            active=active,
-            overlap=int(turnover.kept) / max(active, 1),
-            ever_active=int(turnover.ever_active) / max(size, 1),
-            layers=[layer.active for layer in layers[:-1]],
+            active=total.active,
+            **shares,
+            layers=[layer.active for layer in layers],
         )
 
     def collected(self, name: str, step: int, network: Network) -> None:
@@ -167,7 +177,7 @@ class Progress:
 
 
 def file_name(network: str) -> str:
-    """ "ticket 1" to "ticket-1"."""
+    """The name of a network without spaces, "ticket-1"."""
     return network.replace(" ", "-")
 
 

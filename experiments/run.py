@@ -10,15 +10,15 @@ from typing import Any
 
 from experiments.build import Run, build, comparisons
 from experiments.check import Config
-from experiments.cost import cost_of
-from experiments.analysis import analyse_run
+from experiments.gather import read_run, with_others
 from experiments.progress import Progress, file_name, say
 from experiments.report import table, write_report
+from experiments.results import analysis_of, cost_of
 from experiments.run_folder import RunFolder, is_finished
 from experiments.stopping import RunKeeper, Signals, Stopped
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.loop import Outcome, TrainingStopped, train
-from sup_tickets.training.state import Network, RunState
+from sup_tickets.training.state import RunState, network_of
 
 
 def run(
@@ -41,7 +41,10 @@ def run(
       Stopped: after a signal, once everything is saved.
     """
     with Signals().caught() as signals:
-        _run(config, Path(workdir), devices, signals, name=config.method.name)
+        results = _run(config, Path(workdir), devices, signals, config.method.name)
+    if results is not None:
+        say(table(results))
+        say(f"{results['seconds']:.0f} s; report: {workdir}/report/index.html")
 
 
 def _run(
@@ -49,23 +52,25 @@ def _run(
     workdir: Path,
     devices: Sequence[Any] | None,
     signals: Signals,
-    *,
     name: str,
-) -> None:
+) -> dict[str, Any] | None:
+    """The results, or ``None`` if they were there already."""
     if is_finished(workdir, config):
         say(f"{workdir}: this run is finished; see {workdir}/report/summary.md")
-        return
+        return None
     ours = build(config, devices=devices)
     folder = RunFolder(workdir, config)
     try:
         say(ours.plan_text)
         results = _train(config, ours, folder, signals, name)
+        others = []
         for other, its_config in comparisons(config).items():
             say(f"{other}, for comparison")
-            _run(its_config, workdir / file_name(other), devices, signals, name=other)
+            place = workdir / file_name(other)
+            _run(its_config, place, devices, signals, other)
+            others.append(read_run(place))
         write_report(folder, results)
-        say(table(folder, results))
-        say(f"{results['seconds']:.0f} s; report: {workdir}/report/index.html")
+        return with_others(results, others)
     finally:
         folder.close()
         ours.inputs.close()
@@ -89,6 +94,8 @@ def _train(
             notes=notes,
             step=step,
         )
+        if not step:
+            progress.began(network_of(start.train))
         keeper = RunKeeper(config, checkpoints, progress, signals, step=step)
         outcome = train(ours.job(progress, keeper), start)
         return _results(config, ours, folder, progress, outcome)
@@ -137,8 +144,8 @@ def _results(
         "seconds": round(progress.seconds, 1),
         "rows": progress.rows,
         "layers": progress.layers,
-        "cost": cost_of(config, ours, final, folder.metrics()),
-        "analysis": analyse_run(config, ours, folder, final),
+        "cost": cost_of(config, ours, folder, final),
+        "analysis": analysis_of(config, ours, folder, final),
     }
     folder.write("results.json", json.dumps(results, indent=2) + "\n")
     return results

@@ -41,6 +41,13 @@ class RunFolder:
         """
         self.path = Path(path)
         self._writes = jax.process_index() == 0
+        self._provenance = {
+            "data": config.data.name,
+            "model": config.model.name,
+            "method": config.method.name,
+            "sparsity": config.method.sparsity,
+            "seed": config.seed,
+        }
         check_same_run(self.path, config)
         self.begun = (self.path / "config.json").exists()
         if self._writes:
@@ -108,8 +115,15 @@ class RunFolder:
     def save_network(self, name: str, network: Network) -> None:
         """Writes ``NAME.safetensors``, a compressed sparse network."""
         if self._writes:
-            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-            save_sparse(self.path / f"{name}.safetensors", jax.device_get(network))
+            save_sparse(
+                self.path / f"{name}.safetensors",
+                jax.device_get(network),
+                provenance=self._provenance | {"network": name},
+            )
+
+    def size_of(self, name: str) -> int:
+        """Bytes of a file."""
+        return (self.path / name).stat().st_size
 
     def load_network(self, name: str) -> Network:
         """Reads what `save_network` wrote."""

@@ -132,8 +132,8 @@ def cheap_ticket_schedule(
     last step of a cycle, after which its ticket is collected, has exactly ``lr_min``.
     The release has ``t = j / C``: the same triangle one step later. The forms that the
     paper compares with are a fall from ``lr_max`` to ``lr_min`` in each cycle
-    ("restart": SWA's, and with a large ``lr_max`` that of warm restarts), and ``lr_max``
-    throughout ("constant").
+    ("restart": SWA's, and with a large ``lr_max`` that of warm restarts), and
+    ``lr_max`` throughout ("constant").
 
     Args:
       base: the schedule of phase 1.

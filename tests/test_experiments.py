@@ -1,5 +1,7 @@
 import functools
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,33 +10,33 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
+from configs import common
 from configs.digits import get_config
+from experiments import run as run_module
 from experiments.build import build, comparisons
 from experiments.check import FIELDS, check_config, flat
 from experiments.command_line import parse
+from experiments.progress import Progress
 from experiments.run import run
 from experiments.run_folder import RunFolder
+from experiments.stopping import Stopped
+from sup_tickets.training.network_files import load_sparse
+from sup_tickets.trees import named_leaves
 
 ROOT = Path(__file__).parent.parent
+ARGUMENT = (
+    "model=mlp,sparsity=0.5,epochs=6,cycles=2,cycle_epochs=1,data.batch_size=256,"
+    "method.update_every_steps=5,train.validate_every_epochs=2,sup.lr_max=0.02"
+)
 
 
 def config_of(**changes):
     """A run of a second: 6 epochs of 5 steps, two tickets."""
-    config = get_config("mlp")
-    small = {
-        "data.batch_size": 256,
-        "model.features": (8,),
-        "method.sparsity": 0.5,
-        "method.update_every_steps": 5,
-        "train.epochs": 6,
-        "train.validate_every_epochs": 2,
-        "sup.cycles": 2,
-        "sup.cycle_epochs": 1,
-    }
-    config.update_from_flattened_dict(small | changes)
+    config = get_config(ARGUMENT)
+    config.model.options.features = (8,)
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes)
     return config
 
 
@@ -45,31 +47,15 @@ def one():
 @functools.cache
 def finished(folder):
     """A whole run with its comparisons, as another process does it."""
-    config = config_of()
-    words = [f"--config.{k}={v}" for k, v in flat(config).items() if v is not None]
+    command = [
+        *(sys.executable, "-m", "experiments.main"),
+        f"--config=configs/digits.py:{ARGUMENT}",
+        "--config.model.options.features=(8,)",
+        *("--config.compare=true", f"--workdir={folder}"),
+    ]
     return subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "experiments.main",
-                "--config=configs/digits.py:mlp",
-            ),
-            *(w for w in words if w.split("=")[0][9:] in CHANGED),
-            *("--config.compare=true", f"--workdir={folder}"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=ROOT, capture_output=True, text=True, check=False
     )
-
-
-CHANGED = {
-    name
-    for name, value in flat(config_of()).items()
-    if value != flat(get_config("mlp"))[name]
-}
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +82,26 @@ def test_a_run_from_the_command_line(folder):
 
 def test_a_run_leaves_every_file(folder):
     finished(folder)
-    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert files == {
-        *("config.json", "plan.txt", "metrics.jsonl", "results.json"),
-        *(f"final/{kind}.safetensors" for kind in ("params", "masks")),
-        *(f"last_good/{kind}.safetensors" for kind in ("params", "masks")),
-        *(f"report/{name}" for name in ("curves.png", "layer_sparsity.png")),
-        "report/summary.md",
+    skipped = ("checkpoints", "tensorboard")
+    files = {
+        str(p.relative_to(folder))
+        for p in folder.rglob("*")
+        if p.is_file() and not set(p.parts) & set(skipped)
     }
+    own = {
+        *("config.json", "plan.txt", "metrics.jsonl", "results.json", ".lock"),
+        *(f"tickets/{n}.safetensors" for n in ("phase-1", "ticket-1", "ticket-2")),
+        "final/network.safetensors",
+        "report/summary.md",
+        "report/index.html",
+    }
+    assert own <= files
+    others = {f.split("/")[0] for f in files} - {f.split("/")[0] for f in own}
+    assert others == {"rigl-without-Sup-tickets", "dense"}
+    for name in others:
+        assert (folder / name / "report" / "summary.md").exists()
+    for name in skipped:
+        assert any((folder / name).iterdir())
     assert json.loads((folder / "config.json").read_text())["compare"] is True
     summary = (folder / "report/summary.md").read_text()
     assert "| superposed ticket" in summary
@@ -113,31 +111,64 @@ def test_a_run_leaves_every_file(folder):
 
 def test_the_results_count_exactly(folder):
     finished(folder)
-    rows = json.loads((folder / "results.json").read_text())["rows"]
-    total = 64 * 8 + 8 * 10
-    assert [(r["active"], r["total"]) for r in rows[:5]] == [(total // 2, total)] * 5
-    assert [r["examples"] for r in rows] == [360] * 6
-    assert (rows[5]["active"], rows[5]["total"]) == (0, 0)  # no masks: dense
-    events = [
-        json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()
+    results = json.loads((folder / "results.json").read_text())
+    rows, total = results["rows"], 64 * 8 + 8 * 10
+    assert [r["network"] for r in rows] == [
+        *("phase 1", "ticket 1", "ticket 2", "superposed ticket")
     ]
-    ours = [e for e in events if e["run"] == "rigl"]
-    assert [e["step"] for e in ours if e["event"] == "loss"] == list(range(30))
-    assert [e["step"] for e in ours if e["event"] == "update"] == [5, 10, 15]
-    assert [e["step"] for e in ours if e["event"] == "explore"] == [20, 25]
+    assert [(r["active"], r["total"]) for r in rows] == [(total // 2, total)] * 4
+    assert [r["examples"] for r in rows] == [360] * 4
+    dense = json.loads((folder / "dense" / "results.json").read_text())["rows"]
+    assert [(r["network"], r["active"], r["total"]) for r in dense] == [("final", 0, 0)]
+    events = RunFolder(folder, config_of(compare=True)).metrics()
+    steps = {
+        kind: [e["step"] for e in events if e["event"] == kind]
+        for kind in ("start", "loss", "validation", "update", "explore", "network")
+    }
+    assert steps == {
+        "start": [0],
+        "loss": [10, 20, 25, 30],
+        "validation": [10, 20, 25, 30],
+        "update": [5, 10, 15],
+        "explore": [20, 25],
+        "network": [20, 25, 30, 30],
+    }
+
+
+def test_the_costs_are_those_of_the_convention(folder):
+    finished(folder)
+    cost = json.loads((folder / "results.json").read_text())["cost"]
+    active, total, biases = 296, 592, 18
+    assert cost["parameters"] == total + biases
+    assert cost["active_parameters"] == active + biases
+    assert cost["inference_flops"] == 2 * active
+    assert cost["dense_inference_flops"] == 2 * total
+    # 30 steps, of them RigL's updates take 3; 5 changes look at all gradients.
+    sparse, full = 2 * active, 2 * total
+    expected = 27 * 3 * sparse + 5 * (2 * sparse + full)
+    assert cost["training_flops"] == 256 * expected
+    assert cost["dense_training_flops"] == 256 * 30 * 3 * full
+    assert cost["measured_step_flops"] > 256 * 2 * full
+    size = (folder / "final/network.safetensors").stat().st_size
+    assert cost["bytes_sparse"] == size
+
+
+def test_the_tickets_are_compared(folder):
+    finished(folder)
+    analysis = json.loads((folder / "results.json").read_text())["analysis"]
+    assert 0 <= analysis["ensemble"]["accuracy"] <= 1
+    matrix = np.array(analysis["disagreement"])
+    assert matrix.shape == (2, 2)
+    assert (np.diag(matrix) == 0).all() and (matrix >= 0).all()
 
 
 def test_the_final_network_is_sparse_and_can_be_loaded(folder):
     finished(folder)
-    params = load_file(folder / "final/params.safetensors")
-    packed = load_file(folder / "final/masks.safetensors")
-    assert set(packed) == {"params/dense1/kernel", "params/classifier/kernel"}
+    network = load_sparse(folder / "final/network.safetensors")
+    params = dict(named_leaves(network.params))
     active = 0
-    with safe_open(folder / "final/masks.safetensors", "numpy") as file:
-        shapes = {name: json.loads(s) for name, s in file.metadata().items()}
-    for name, bits in packed.items():
-        mask = np.unpackbits(bits, count=np.prod(shapes[name])).reshape(shapes[name])
-        assert not params[name][mask == 0].any()
+    for name, mask in named_leaves(network.masks):
+        assert not params[name][~mask].any()
         active += int(mask.sum())
     assert active == (64 * 8 + 8 * 10) // 2
 
@@ -154,12 +185,13 @@ def test_a_finished_run_is_left_alone_and_another_refused(folder, capsys):
         RunFolder(folder, config_of(compare=True, **{"sup.kind": "caa"}))
 
 
-def test_a_run_that_was_broken_off_starts_again(tmp_path, capsys):
+def test_a_run_that_left_no_checkpoint_starts_again(tmp_path, capsys):
     config = config_of(**{"sup.batch_norm": "bu", "method.name": "set"})
     first = RunFolder(tmp_path, config)
     first.log({"event": "old"})
+    first.close()
     run(config, tmp_path, devices=one())
-    assert "begun and not finished; starting it again" in capsys.readouterr().out
+    assert "was begun and left no checkpoint" in capsys.readouterr().out
     events = [e["event"] for e in RunFolder(tmp_path, config).metrics()]
     assert "old" not in events
     assert events.count("network") == 4
@@ -171,9 +203,91 @@ def test_a_run_that_diverges_keeps_what_it_had(tmp_path):
     )
     with pytest.raises(ValueError, match=r"diverged: .* at step \d+ \(phase 1, epoch"):
         run(config, tmp_path, devices=one())
-    folder = RunFolder(tmp_path, config)
-    assert not folder.finished
+    assert not (tmp_path / "report").exists()
     assert not (tmp_path / "final").exists()
+
+
+# --- Stopped and continued ------------------------------------------------------------
+
+
+def signalled(monkeypatch, number, at):
+    """Sends this process a signal once ``at`` steps are done."""
+    original = Progress.losses
+
+    def losses(self, phase, steps, values):
+        original(self, phase, steps, values)
+        if steps[-1] + 1 >= at and not getattr(Progress, "sent", False):
+            monkeypatch.setattr(Progress, "sent", True, raising=False)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Progress, "losses", losses)
+
+
+@pytest.mark.parametrize(
+    ("number", "at"), [(signal.SIGTERM, 7), (signal.SIGINT, 22), (signal.SIGTERM, 30)]
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    number, at, tmp_path, monkeypatch, capsys
+):
+    config = config_of(**{"train.check_every_steps": 1, "report.path_points": 0})
+    whole = tmp_path / "whole"
+    run(config, whole, devices=one())
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    signalled(monkeypatch, number, at)
+    broken = tmp_path / "broken"
+    with pytest.raises(Stopped, match=rf"stopped after {at} of 30 steps") as caught:
+        run(config, broken, devices=one())
+    assert caught.value.exit_code == 128 + number
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert f"{number.name}: saving" in capsys.readouterr().err
+    run(config, broken, devices=one())
+    assert f"going on after {at} steps" in capsys.readouterr().out
+    assert_same_results(broken, whole)
+
+
+def assert_same_results(one, other):
+    """The same networks bit by bit, the same rows, the same events."""
+    names = sorted(str(p.relative_to(other)) for p in other.rglob("*.safetensors"))
+    assert names
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    rows = [json.loads((p / "results.json").read_text())["rows"] for p in (one, other)]
+    assert rows[0] == rows[1]
+    events = [
+        [json.loads(x) for x in (p / "metrics.jsonl").read_text().splitlines()]
+        for p in (one, other)
+    ]
+    # A checkpoint cuts a mean of losses in two.
+    kept = [[e for e in part if e["event"] != "loss"] for part in events]
+    assert kept[0] == kept[1]
+
+
+def test_a_folder_is_held_by_one(tmp_path):
+    config = config_of()
+    first = RunFolder(tmp_path, config)
+    with pytest.raises(ValueError, match="is in use by another process"):
+        run(config, tmp_path, devices=one())
+    first.close()
+    RunFolder(tmp_path, config).close()
+
+
+def test_a_full_disk_stops_with_what_there_was(tmp_path, monkeypatch):
+    config = config_of(**{"checkpoint.every_steps": 5})
+    saves = []
+    original = run_module.Checkpoints.save
+
+    def save(self, state, notes, *, accuracy=None):
+        saves.append(int(state.train.step))
+        if len(saves) == 3:
+            raise OSError("No space left on device")
+        original(self, state, notes, accuracy=accuracy)
+
+    monkeypatch.setattr(run_module.Checkpoints, "save", save)
+    with pytest.raises(OSError, match="No space left"):
+        run(config, tmp_path, devices=one())
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["10", "5"]
+    run(config, tmp_path, devices=one())
+    assert (tmp_path / "report" / "summary.md").exists()
 
 
 # --- The folder -----------------------------------------------------------------------
@@ -190,17 +304,45 @@ def test_nothing_is_ever_half_written(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         folder.make("note.txt", fails)
     assert (tmp_path / "note.txt").read_text() == "whole"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "note.txt"]
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == [".lock", "config.json", "note.txt"]
 
 
 # --- Configurations -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arg", ["conv", "mlp"])
-def test_the_configuration_has_exactly_the_known_fields(arg):
-    config = get_config(arg)
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "common")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_has_exactly_the_known_fields(name):
+    module = __import__(f"configs.{name}", fromlist=["get_config"])
+    config = module.get_config("seed=3,sparsity=0.8,sup=false")
+    assert (config.seed, config.method.sparsity, config.sup.enabled) == (3, 0.8, False)
     check_config(config)
-    assert set(flat(config)) == set(FIELDS)
+    known = {n for n in flat(config) if ".options." not in n}
+    assert known == set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("mlp", r"has 'mlp'; it must look like model=vgg16"),
+        ("sparsty=0.9", r"unknown name 'sparsty'; short names are model, "),
+        ("train.epoch=1", r"unknown name 'train.epoch'"),
+        ("sparsity=much", r"sparsity must be of type float, got 'much'"),
+        ("epochs=1.5", r"epochs must be of type int, got '1.5'"),
+        ("sup=yes", r"sup must be true or false, got 'yes'"),
+        ("method.dense=a", r"method.dense cannot be given here; use --config.method"),
+    ],
+)
+def test_wrong_arguments_of_a_configuration(argument, message):
+    with pytest.raises(ValueError, match=message):
+        get_config(argument)
+
+
+def test_every_short_name_is_a_field():
+    assert set(common.ALIASES.values()) <= set(FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +358,21 @@ def test_the_configuration_has_exactly_the_known_fields(arg):
             {"model.name": "con"},
             r"config.model: unknown model 'con'; did you mean 'conv",
         ),
-        ({"model.features": ()}, r"config.model.features must be of type ints"),
+        ({"model.options.feature": 1}, r"config.model: model 'mlp' has no option"),
+        ({"model.dtype": "float16"}, r"config.model.dtype must be one of"),
+        ({"method.options.dropp": 1}, r"config.method: method 'rigl' has no option"),
+        ({"method.dense": ("nothing",)}, r"config.method: .*'nothing' matches no leaf"),
+        ({"data.name": "digts"}, r"config.data: name must be one of .*'digts'.*digits"),
+        ({"data.crop_padding": 8}, r"config.data: crop_padding must be below the 8"),
+        ({"data.cutout": 9}, r"config.data: cutout must be below the 8 pixels"),
+        ({"train.block_steps": 0}, r"config.train.block_steps must be at least 1"),
+        ({"train.clip_norm": -1.0}, r"config.train.clip_norm must be at least 0"),
+        ({"train.no_weight_decay": "bn"}, r"config.train.no_weight_decay must be of"),
+        ({"train.drop_epochs": (5,)}, r"drop_epochs=\(5,\): epoch 5 is not within"),
+        (
+            {"evaluate": "validation", "data.validation_examples": 0},
+            r"config.data: evaluate='validation' needs a validation split",
+        ),
         ({"method.name": "rigel"}, r"config.method: unknown method .* mean 'rigl'"),
         ({"method.sparsity": 1.0}, r"config.method: sparsity must be"),
         ({"method.sparsity": 1.5}, r"config.method.sparsity must be at least 0 and at"),
@@ -238,11 +394,8 @@ def test_the_configuration_has_exactly_the_known_fields(arg):
     ],
 )
 def test_wrong_values_are_refused_in_one_line(changes, message):
-    config = config_of()
-    with config.ignore_type():
-        config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message) as caught:
-        build(config, devices=one())
+        build(config_of(**changes), devices=one())
     assert "\n" not in str(caught.value)
 
 
@@ -301,3 +454,6 @@ def test_comparisons_have_the_same_budget():
     assert {r.plan.total_steps for r in runs} == {30}
     assert [len(r.plan.collections) for r in runs] == [2, 0, 0]
     assert comparisons(config_of()) == {}
+    assert list(comparisons(config_of(compare=True, **{"sup.enabled": False}))) == [
+        "dense"
+    ]

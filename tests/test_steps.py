@@ -9,8 +9,8 @@ import pytest
 from sup_tickets.masks import layer_table
 from sup_tickets.models import ConvNet, make_model
 from sup_tickets.training import steps as steps_module
-from sup_tickets.training.losses import smoothed_cross_entropy
 from sup_tickets.training.loop import train
+from sup_tickets.training.losses import smoothed_cross_entropy
 from sup_tickets.training.steps import direction, make_steps
 from sup_tickets.transforms import mask_slots
 from tests.helpers import assert_same

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import itertools
 
@@ -18,9 +17,9 @@ from sup_tickets.superposition import superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
 from sup_tickets.training.evaluation import make_evaluate, make_reestimate
 from sup_tickets.training.loop import Job, TrainingDiverged, train
+from sup_tickets.training.losses import cross_entropy, smoothed_cross_entropy
 from sup_tickets.training.mesh import data_mesh, placement
 from sup_tickets.training.plan import describe, make_plan, ticket_plan
-from sup_tickets.training.losses import cross_entropy, smoothed_cross_entropy
 from sup_tickets.training.state import Network, RunState
 from sup_tickets.training.steps import direction, make_steps
 from sup_tickets.transforms import keep_sparse, masks_of, sparse_training

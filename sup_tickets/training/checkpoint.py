@@ -1,10 +1,10 @@
 """Checkpoints of whole runs, by Orbax: written whole, checked when read.
 
 A checkpoint holds a `RunState`, its masks packed to one bit a weight, and notes that
-the caller wants back with it. The newest two are kept, and the best besides. Last of all
-the checksums of its files are written: what was killed in between, and files that were
-cut, lost or altered since, are noticed and said; such a checkpoint is set aside, and the
-one before it is taken.
+the caller wants back with it. The newest two are kept, and the best besides. Last of
+all the checksums of its files are written: what was killed in between, and files that
+were cut, lost or altered since, are noticed and said; such a checkpoint is set aside,
+and the one before it is taken.
 """
 
 import json

@@ -36,7 +36,8 @@ def smoothed_cross_entropy(share: float, *, over: str = "all") -> Loss:
 
     Example:
       >>> loss = smoothed_cross_entropy(0.1, over="others")
-      >>> round(float(loss(jnp.log(jnp.array([[0.5, 0.3, 0.2]])), jnp.array([0]))[0]), 4)
+      >>> scores, label = jnp.log(jnp.array([[0.5, 0.3, 0.2]])), jnp.array([0])
+      >>> round(float(loss(scores, label)[0]), 4)
       0.7645
     """
     if not 0 <= share < 1:

@@ -135,7 +135,7 @@ def save_sparse(
         "shapes": json.dumps({name: mask.shape for name, mask in masks.items()}),
         "provenance": json.dumps(dict(provenance or {})),
     }
-    return _write(path, save(arrays, metadata=metadata))
+    return _write(path, _ordered(save(arrays, metadata=metadata)))
 
 
 def load_sparse(path: Path_) -> Network:
@@ -267,6 +267,16 @@ def _arrays(network: Network) -> dict[str, np.ndarray]:
             # ascontiguousarray would give a scalar a rank.
             found["/".join([part, *keys])] = array.copy(order="C")
     return found
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with its metadata in order; safetensors shuffles them."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _write(path: Path_, data: bytes) -> int:

@@ -1,0 +1,129 @@
+"""What a run is worth: how its tickets differ, and what all of it costs."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.analysis import analyse
+from experiments.build import Run
+from experiments.check import Config
+from experiments.progress import file_name
+from experiments.run_folder import RunFolder
+from sup_tickets.data.resident import Weighted
+from sup_tickets.training.flops import (
+    Stretch,
+    active_counts,
+    dense_flops,
+    flops_of,
+    kernel_uses,
+    measured_flops,
+    training_flops,
+)
+from sup_tickets.training.state import Network
+from sup_tickets.trees import named_leaves
+
+# Their changes of the topology need no gradient of inactive weights.
+_BLIND = {"update": ("set", "set-itop", "gmp"), "explore": ("set", "set-itop")}
+
+
+def analysis_of(
+    config: Config, ours: Run, folder: RunFolder, final: Network
+) -> dict[str, Any]:
+    """How the tickets of a run differ from each other, see `analyse`.
+
+    Args:
+      config: of the run.
+      ours: the run.
+      folder: where its tickets are.
+      final: the superposed ticket, if there are tickets.
+    """
+    cycles = len(ours.plan.collections)
+    if cycles < 2:
+        return {}
+    names = [f"ticket {i}" for i in range(1, cycles + 1)]
+    tickets = {
+        name: folder.load_network(f"tickets/{file_name(name)}") for name in names
+    }
+    batches = _first(ours.inputs.splits[config.evaluate](), config.report.examples)
+    return analyse(
+        jax.device_put(tickets, ours.placement.everywhere),
+        final,
+        predict=ours.predict,
+        evaluate=lambda network: ours.evaluate(network, batches),
+        batches=ours.inputs.splits[config.evaluate](),
+        path_points=config.report.path_points,
+        plane_points=config.report.plane_points,
+    )
+
+
+def cost_of(
+    config: Config, ours: Run, folder: RunFolder, final: Network
+) -> dict[str, Any]:
+    """Parameters, bytes and operations of the run and of its last network."""
+    uses = kernel_uses(ours.model, ours.inputs.example)
+    params = final.params
+    dense = dense_flops(uses, params)
+    active = active_counts(final.masks, params)
+    size = config.data.batch_size
+    weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    steps = ours.plan.total_steps
+    return {
+        "parameters": weights,
+        "active_parameters": sum(active.values()),
+        "bytes_dense": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+        "bytes_sparse": folder.size_of("final/network.safetensors"),
+        "inference_flops": flops_of(uses, active),
+        "dense_inference_flops": dense,
+        "training_flops": training_flops(
+            _history(config, ours, uses, active, folder.metrics()),
+            dense=dense,
+            batch_size=size,
+            all_gradients=ours.method.observes,
+        ),
+        "dense_training_flops": 3 * dense * size * steps,
+        "measured_step_flops": _measured(ours),
+    }
+
+
+def _history(
+    config: Config,
+    ours: Run,
+    uses: dict[str, int],
+    active: dict[str, int],
+    events: list[dict[str, Any]],
+) -> list[Stretch]:
+    """The stretches between changes of the topology, from what was written down."""
+    names = [name for name, _ in named_leaves(ours.like(0).train.method.masks)]
+    name, replaces = config.method.name, ours.method.consumes_step
+    changes = [e for e in events if e["event"] in ("start", "update", "explore")]
+    ends = [*(e["step"] for e in changes), ours.plan.total_steps]
+    stretches = []
+    for event, (begin, end) in zip(changes, pairwise(ends), strict=True):
+        counts = active | dict(zip(names, event["layers"], strict=True))
+        kind = event["event"]
+        replaced = int(kind == "update" and replaces)
+        looks = kind != "start" and name not in _BLIND[kind]
+        stretches.append(
+            Stretch(flops_of(uses, counts), end - begin - replaced, int(looks))
+        )
+    return stretches
+
+
+def _measured(ours: Run) -> float | None:
+    step: Any = ours.steps.train
+    return measured_flops(step.lower(ours.like(0).train, ours.inputs.batches(0)))
+
+
+def _first(batches: Iterable[Weighted], examples: int) -> list[Weighted]:
+    """Whole batches with at least so many examples; all of them for 0."""
+    taken: list[Weighted] = []
+    seen = 0
+    for batch in batches:
+        if examples and seen >= examples:
+            break
+        taken.append(batch)
+        seen += len(batch.labels)
+    return taken

@@ -1,0 +1,115 @@
+"""Runs that are killed, as a user's are: another process, SIGKILL at random moments."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_experiments import assert_same_results
+
+ROOT = Path(__file__).parent.parent
+
+DIGITS = (
+    "configs/digits.py:model=mlp,epochs=40,cycles=2,cycle_epochs=5,"
+    "method.update_every_steps=20"
+)
+CIFAR10 = (
+    "configs/cifar10.py:model=conv,epochs=3,cycles=2,cycle_epochs=1,"
+    "data.batch_size=512,data.validation_examples=45000,method.update_every_steps=3"
+)
+
+
+def begin(config, workdir, *words):
+    command = [sys.executable, "-m", "experiments.main", f"--config={config}"]
+    command += ["--config.checkpoint.every_steps=5", f"--workdir={workdir}", *words]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def finished(process):
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_in_training(process, workdir, rng):
+    """At a random moment after something was written."""
+    log = workdir / "metrics.jsonl"
+    before = log.stat().st_size if log.exists() else 0
+    while process.poll() is None and (not log.exists() or log.stat().st_size <= before):
+        time.sleep(0.01)
+        if log.exists():
+            before = min(before, log.stat().st_size)
+    time.sleep(rng.random())
+    process.send_signal(signal.SIGKILL)
+    return process.communicate()[0]
+
+
+def survives(config, tmp_path, *words):
+    whole = tmp_path / "whole"
+    finished(begin(config, whole, *words))
+    killed, rng, kills = tmp_path / "killed", random.Random(0), 0
+    for _ in range(5):
+        output = kill_in_training(begin(config, killed, *words), killed, rng)
+        kills += not (killed / "report" / "summary.md").exists()
+        assert "Traceback" not in output
+    last = finished(begin(config, killed, *words))
+    assert kills and ("going on after" in last or "is finished" in last)
+    assert_same_results(killed, whole)
+    steps = [e["step"] for e in events(killed) if e["event"] == "loss"]
+    assert steps == sorted(steps)
+    again = finished(begin(config, killed, *words))
+    assert "this run is finished" in again
+
+
+def events(workdir):
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_digits_killed_five_times_end_in_the_same_bits(tmp_path):
+    survives(DIGITS, tmp_path)
+
+
+@pytest.mark.slow
+def test_cifar_10_killed_five_times_ends_in_the_same_bits(tmp_path):
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not (Path(folder) / "cifar10").exists():
+        pytest.skip("TFDS_DATA_DIR has no cifar10")
+    survives(CIFAR10, tmp_path, "--config.model.options.features=(8,8)")
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on(tmp_path):
+    """Files above a size cannot be written: the checkpoints, not the small ones."""
+    limit = (
+        "import resource,signal,sys,runpy;signal.signal(signal.SIGXFSZ,signal.SIG_IGN);"
+    )
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE,(20000,20000));"
+    limit += "sys.argv=['main',*sys.argv[1:]];"
+    limit += "runpy.run_module('experiments.main',run_name='__main__')"
+    words = [f"--config={DIGITS}", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "could not be written" in last
+    output = finished(begin(DIGITS, tmp_path / "run"))
+    assert "report/index.html" in output
