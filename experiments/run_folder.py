@@ -17,6 +17,9 @@ from sup_tickets.training.state import Network
 _WRITTEN = ("plan.txt", "metrics.jsonl", "results.json", "tensorboard")
 _WRITTEN += ("tickets", "final", "report")
 
+# Fields that may change while a run goes on: they do not change what it computes.
+_FREE = ("checkpoint.", "report.", "data.dir", "data.workers")
+
 
 class RunFolder:
     """The files of one run, held by one process at a time.
@@ -149,7 +152,7 @@ def check_same_run(path: Path, config: Config) -> None:
     if not (path / "config.json").exists():
         return
     old, new = flat(read_config(path)), flat(_plain(config))
-    for name in [*new, *old]:
+    for name in (n for n in [*new, *old] if not n.startswith(_FREE)):
         if old.get(name, "nothing") != new.get(name, "nothing"):
             raise ValueError(
                 f"{path} holds another run: config.{name} is "

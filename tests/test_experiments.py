@@ -271,6 +271,12 @@ def test_a_folder_is_held_by_one(tmp_path):
     RunFolder(tmp_path, config).close()
 
 
+def test_what_changes_no_result_may_change(tmp_path):
+    RunFolder(tmp_path, config_of()).close()
+    changes = {"checkpoint.every_steps": 3, "report.examples": 7, "data.workers": 2}
+    RunFolder(tmp_path, config_of(**changes)).close()
+
+
 def test_a_full_disk_stops_with_what_there_was(tmp_path, monkeypatch):
     config = config_of(**{"checkpoint.every_steps": 5})
     saves = []
