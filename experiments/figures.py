@@ -4,6 +4,7 @@ Each function draws one picture into a file, or returns False if there is nothin
 drawn. Lines differ in style and marker, bars in hatches, maps in grey levels.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def draw_layers(path: Path, layers: Layers) -> bool:
             label=network,
         )
     place.set_yticks(rows, [name.removesuffix("/kernel") for name in names], fontsize=8)
-    place.invert_yaxis()
+    place.set_ylim(len(names) - 0.5, -0.5)  # in their order from the top
     place.grid(axis="y", color="0.9")
     place.set_axisbelow(True)
     place.set_xlabel("sparsity, %")
@@ -343,7 +344,7 @@ def _paired_style(name: str, names: Sequence[str]) -> dict[str, Any]:
     """One marker for a method, filled with Sup-tickets and hollow without."""
 
     def method(line: str) -> str:
-        return line.split(" + Sup-tickets")[0].split(" alone")[0]
+        return re.sub(r" (\+ Sup-tickets|alone|without Sup-tickets)", "", line)
 
     methods = list(dict.fromkeys(map(method, names)))
     i = methods.index(method(name))

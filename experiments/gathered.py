@@ -38,6 +38,7 @@ _COLUMNS = (
     *("inference_flops", "dense_inference_flops"),
     *("training_flops", "dense_training_flops"),
 )
+_WITHOUT = "without Sup-tickets"
 _NAMED = {
     "data.name": "data",
     "model.name": "model",
@@ -73,6 +74,11 @@ def write_gathered(
     if unfinished:
         listed = ", ".join(map(str, unfinished))
         blocks.append(Text(f"Not finished, and left out: {listed}."))
+    counted = {run.path for group in groups for run in group.runs}
+    again = [str(run.path) for run in runs if run.path not in counted]
+    if again:
+        twice = f"The same setting and seed again, and left out: {', '.join(again)}."
+        blocks.append(Text(twice))
     blocks += _versus(groups, names, base_rows(runs))
     blocks += _pictures(out, groups, names)
     blocks += _all_networks(groups, names)
@@ -129,24 +135,27 @@ def _write_csv(path: Path, runs: Sequence[StoredRun]) -> None:
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
-        for run in runs:
-            main = (run.main_row or {}).get("network")
-            for row in run.rows:
-                cost = run.results.get("cost") or {}
-                writer.writerow(
-                    {
-                        "run": str(run.path),
-                        "data": run.config.get("data.name"),
-                        "model": run.config.get("model.name"),
-                        "method": run.config.get("method.name"),
-                        "sparsity": run.config.get("method.sparsity"),
-                        "sup": run.superposes,
-                        "seed": run.seed,
-                        "evaluated_on": run.results.get("evaluated_on"),
-                        **row,
-                        **(cost if row["network"] == main else {}),
-                    }
-                )
+        for one in (one for run in runs for one in (run, *run.others)):
+            writer.writerows(_csv_rows(one))
+
+
+def _csv_rows(run: StoredRun) -> list[dict[str, Any]]:
+    shared = {
+        "run": str(run.path),
+        "data": run.config.get("data.name"),
+        "model": run.config.get("model.name"),
+        "method": run.config.get("method.name"),
+        "sparsity": run.config.get("method.sparsity"),
+        "sup": run.superposes,
+        "seed": run.seed,
+        "evaluated_on": run.results.get("evaluated_on"),
+    }
+    # The operations are those of the last network, and of the way to it.
+    cost = run.results.get("cost") or {}
+    return [
+        {**shared, **row, **(cost if row is run.main_row else {})}
+        for row in run.results.get("rows", ())
+    ]
 
 
 # --- With and without Sup-tickets -----------------------------------------------------
@@ -257,7 +266,7 @@ def _main_networks(group: Group) -> dict[str, dict[str, Spread]]:
     scores = network_scores(group)
     main = (group.runs[0].main_row or {}).get("network")
     others = {other.name for run in group.runs for other in run.others} | {
-        name for name in scores if name.endswith("without Sup-tickets")
+        name for name in scores if name.endswith(_WITHOUT)
     }
     wanted = [main, "mean of the tickets", *others, "dense"]
     return {name: s for name, s in scores.items() if name in wanted}
@@ -286,7 +295,9 @@ def _bars(
 ) -> dict[str, dict[str, Point]]:
     return {
         name: {
-            network: _point(scores[score], scale)
+            _WITHOUT if network.endswith(_WITHOUT) else network: _point(
+                scores[score], scale
+            )
             for network, scores in _main_networks(group).items()
             if score in scores
         }

@@ -55,7 +55,7 @@ def write_report(folder: Any, results: Mapping[str, Any]) -> None:
 
     Args:
       folder: the path of the run, or an object with such a ``path``.
-      results: the content of ``results.json``; see the README of a run's folder.
+      results: the content of ``results.json``; of it "rows" must be there.
     """
     path, others = _others(folder)
     blocks = _run_blocks(path, with_others(results, others), others)

@@ -21,6 +21,7 @@ from sup_tickets.training.evaluation import (
     scores_from,
     scores_of,
 )
+from sup_tickets.training.mesh import data_mesh, placement
 from sup_tickets.training.state import Network
 from tests.helpers import quick, traced
 
@@ -182,6 +183,19 @@ def test_the_model_is_compiled_once():
     evaluate(net, batches())
     evaluate(net, batches(5))
     assert len(traces) == 1
+
+
+def test_a_split_over_devices_gives_the_same_scores():
+    model, net = network()
+    normalise, traces = traced(lambda images: images)
+    evaluate = make_evaluate(model, normalise)
+    place = placement(data_mesh(), batch_size=8)
+    over = [jax.device_put(batch, place.by_example) for batch in batches()]
+    got = evaluate(jax.device_put(net, place.everywhere), over)
+    assert len(traces) == 1
+    wanted = evaluate(net, batches())
+    assert (got.accuracy, got.examples) == (wanted.accuracy, wanted.examples)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
 def test_half_precision_scores_are_widened():

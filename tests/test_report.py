@@ -249,6 +249,13 @@ def test_comparisons_within_a_run_are_its_base(one, tmp_path):
     cells = [cell.strip() for cell in line.split("|")]
     assert cells[3:7] == ["94.00", "95.00", "+1.00", "-"]
     assert png(tmp_path / "accuracy.png")
+    with open(tmp_path / "results.csv", newline="") as file:
+        rows = [(r["method"], r["sup"], r["network"]) for r in csv.DictReader(file)]
+    assert rows[-3:] == [
+        ("rigl", "True", "superposed ticket"),
+        ("dense", "False", "final"),
+        ("rigl", "False", "final"),
+    ]
     networks = [x.split("|")[2].strip() for x in text.splitlines() if "+ Sup" in x]
     assert "dense" in networks and "ensemble of the tickets" in networks
 
@@ -274,6 +281,7 @@ def test_only_the_seed_is_set_aside(tmp_path):
     report([tmp_path], tmp_path / "out")
     text = (tmp_path / "out/report.md").read_text()
     assert "rigl 90% + Sup-tickets train.epochs=20" in text
+    assert f"seed again, and left out: {tmp_path / '3'}." in text
 
 
 def test_scores_of_a_group(sweep):
