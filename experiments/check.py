@@ -91,7 +91,7 @@ FIELDS: dict[str, Field] = {
 """Every field of a configuration by its dotted name."""
 
 # Names and values in these are checked by the model's and the method's own functions.
-_OPEN = ("model.options.", "method.options.")
+OPEN = ("model.options.", "method.options.")
 
 
 def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -124,7 +124,7 @@ def check_config(config: Config) -> None:
     """
     given = flat(config)
     for name in given:
-        if name not in FIELDS and not name.startswith(_OPEN):
+        if name not in FIELDS and not name.startswith(OPEN):
             hint = nearest(name, FIELDS)
             raise ValueError(f"unknown field config.{name}{hint}")
     for name, field in FIELDS.items():

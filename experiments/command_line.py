@@ -1,25 +1,75 @@
 """Reads the command line; what is wrong with it is said in one line."""
 
+import ast
+import contextlib
+import functools
 import importlib.util
 import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments.check import flat, nearest
+from experiments.check import OPEN, flat, nearest
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the flags, or ends the program with one line; for ``absl.app.run``."""
+    """Parses the flags, or ends the program with one line; for ``absl.app.run``.
+
+    Sections of the configuration that are open, as ``config.model.options``, may be
+    given fields that its file does not have.
+    """
     try:
+        argv, added = _without_open_fields(argv)
         _check_overrides(argv)
-        rest = flags.FLAGS(argv)
+        with _arguments(argv):
+            rest = flags.FLAGS(argv)
         _check_flags(rest)
+        for name, value in added.items():
+            _add(flags.FLAGS["config"].value, name, value)
     except (flags.Error, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     return rest
+
+
+@contextlib.contextmanager
+def _arguments(argv: list[str]) -> Iterator[None]:
+    """``config_flags`` looks for overrides in ``sys.argv``."""
+    before, sys.argv = sys.argv, argv
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _without_open_fields(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The command line without ``--config.model.options.NAME=VALUE``, and these."""
+    kept, added = [], {}
+    for word in argv:
+        name, equals, text = word.lstrip("-").partition("=")
+        name = name.removeprefix("config.")
+        if word.startswith("-") and equals and name.startswith(OPEN):
+            added[name] = _literal(text)
+        else:
+            kept.append(word)
+    return kept, added
+
+
+def _literal(text: str) -> Any:
+    """A Python value, or the text itself."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _add(config: Any, name: str, value: Any) -> None:
+    *path, last = name.split(".")
+    section = functools.reduce(lambda part, step: part[step], path, config)
+    with section.unlocked(), section.ignore_type():
+        section[last] = value
 
 
 def _check_overrides(argv: list[str]) -> None:
