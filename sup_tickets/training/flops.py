@@ -40,7 +40,8 @@ def kernel_uses(model: nn.Module, example: Any) -> Uses:
 
     Args:
       model: Linen module, called as ``model(inputs, train=False)``, made of Flax's
-        `Conv`, `ConvTranspose`, `Dense`, `DenseGeneral` and `Embed`.
+        `Conv`, `ConvTranspose`, `Dense`, `DenseGeneral` and `Embed`. (Not within
+        `nn.scan`, which looks at its body twice.)
       example: inputs [B, ...], or their shape and dtype; B is not read.
 
     Returns:
