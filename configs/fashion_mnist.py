@@ -29,8 +29,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.crop_padding = 2
     config.model.name = "lenet300"
 
-    config.train.epochs = 60
-    config.train.block_steps = 1
+    config.train.epochs = 30
+    config.train.block_steps = 10
     config.train.validate_every_epochs = 2
 
     config.method.update_every_steps = 200
@@ -40,6 +40,6 @@ def get_config(argument: str = "") -> ConfigDict:
     config.method.prune_end_fraction = 0.5
 
     config.sup.cycle_epochs = 2
-    config.sup.explore_fraction = 0.3
+    config.sup.explore_fraction = 0.1
     config.sup.lr_max = 0.02
     return common.with_argument(config, argument)

@@ -87,14 +87,14 @@ def _check_overrides(argv: list[str]) -> None:
     ]
     if not files:
         return  # reported as a missing flag
-    known = flat(_load(files[-1]))
+    known = flat(load_config(files[-1]))
     for name in (name.removeprefix("config.") for name in names):
         if name not in known and name.removeprefix("no") not in known:
             hint = nearest(name, known)
             raise ValueError(f"--config.{name}: there is no such field{hint}")
 
 
-def _load(file_and_argument: str) -> Any:
+def load_config(file_and_argument: str) -> Any:
     """The configuration of ``FILE.py`` or ``FILE.py:ARGUMENT``."""
     name, _, argument = file_and_argument.partition(":")
     path = Path(name)

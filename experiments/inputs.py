@@ -1,7 +1,7 @@
 """From the data section of a configuration to batches, on the devices."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +79,8 @@ def _resident(
         mode=data.crop_mode,
         flip=data.flip,
         cutout=data.cutout,
+        # The mean, as in the paper: 0 once it is normalised.
+        fill=tuple(round(mean * dataset.scale) for mean in dataset.mean),
     )
     to_inputs = functools.partial(
         normalise,
@@ -150,7 +152,7 @@ def _streamed(config: Config, *, key: jax.Array, placement: Placement) -> Inputs
     )
 
 
-class Chosen:
+class Chosen(Sequence[Any]):
     """Some rows of records that are read at random."""
 
     def __init__(self, records: Any, rows: np.ndarray):
@@ -159,7 +161,7 @@ class Chosen:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: Any) -> Any:
         return self._records[int(self._rows[i])]
 
 

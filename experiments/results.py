@@ -26,7 +26,10 @@ from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
 
 # Their changes of the topology need no gradient of inactive weights.
-_BLIND = {"update": ("set", "set-itop", "gmp"), "explore": ("set", "set-itop")}
+_BLIND = {
+    "update": ("set", "set-itop", "gmp"),
+    "explore": ("set", "set-itop", "dense"),
+}
 
 
 def analysis_of(

@@ -135,7 +135,7 @@ def members(config: str, grid: Mapping[str, Sequence[str]], out: Path) -> list[M
     Raises:
       ValueError: naming the combination and what is wrong with it.
     """
-    load = command_line._load
+    load = command_line.load_config
     check_names(grid, list(flat(load(config))))
     file, _, argument = config.partition(":")
     found = []

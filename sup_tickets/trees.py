@@ -21,9 +21,12 @@ Rule = Callable[[str, Any], bool]
 RuleLike = Rule | str | Sequence[tuple[str, bool]]
 """A rule, an expression of the sparse names, or ``(expression, sparse)`` pairs."""
 
-# Biases of attention layers and scales of layer norms can have rank 2 or more.
+# Biases of attention layers, scales of layer norms and what a vision transformer adds
+# to its patches can have rank 2 or more.
 _NEVER_SPARSE = re.compile(
-    r"(^|/)(bias|scale|offset|gamma|beta)$|norm(?!al)|(^|/|_)bn\d*(/|$)", re.IGNORECASE
+    r"(^|/)(bias|scale|offset|gamma|beta|class_token|positions)$"
+    r"|norm(?!al)|(^|/|_)bn\d*(/|$)",
+    re.IGNORECASE,
 )
 
 

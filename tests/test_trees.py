@@ -71,6 +71,8 @@ def test_map_named_hands_none_over():
         ("x/gamma", (2, 4), False),
         ("x/beta", (2, 4), False),
         ("x/offset", (2, 4), False),
+        ("class_token", (1, 1, 4), False),
+        ("x/positions", (1, 5, 4), False),
         ("abn/kernel", (2, 4), True),  # the letters alone are not a batch norm
         ("verb", (2, 4), True),  # nor is a final b a bias
         ("scalar", (), False),

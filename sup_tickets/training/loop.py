@@ -58,9 +58,11 @@ class Keeper(Protocol):
 
     def due(self, step: int) -> bool:
         """Whether it is time to save, ``step`` steps being completed."""
+        ...
 
     def stopping(self, step: int) -> bool:
         """Whether the run was asked to stop, ``step`` steps being completed."""
+        ...
 
     def save(self, state: RunState) -> None:
         """Saves; the state is valid until this returns."""

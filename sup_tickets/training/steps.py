@@ -124,9 +124,8 @@ def make_steps(
         return state, value
 
     def block(state: TrainState, batches: Any) -> tuple[TrainState, jax.Array]:
-        assert block_at is not None
-
         def one(state: TrainState, i: jax.Array) -> tuple[TrainState, jax.Array]:
+            assert block_at is not None
             return train(state, block_at(batches, i))
 
         return jax.lax.scan(
