@@ -27,6 +27,11 @@ _DISTRIBUTED = flags.DEFINE_bool(
     False,
     "Whether this is one of several processes, as on a TPU pod, each started alike.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Where no cluster says so: ADDRESS:PORT of the first process."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Likewise: how many there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Likewise: which one this is, from 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +40,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         if _DISTRIBUTED.value:
-            jax.distributed.initialize()
+            jax.distributed.initialize(
+                _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+            )
         run(_CONFIG.value, str(_WORKDIR.value))
     except Stopped as stop:
         print(stop, file=sys.stderr)

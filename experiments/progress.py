@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
@@ -19,8 +20,9 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 def say(text: str) -> None:
-    """Prints a line at once, also where the output is a file."""
-    print(text, flush=True)
+    """Prints a line at once, to a file too; of several processes the first does."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
 
 
 class Progress:
@@ -60,7 +62,11 @@ class Progress:
         self.layers: dict[str, list[dict[str, Any]]] = notes.get("layers", {})
         folder.forget_after(notes.get("logged_bytes", 0))
         # Events of steps that a killed run had done and that are done again are hidden.
-        self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+        self._board = SummaryWriter(
+            str(folder.path / "tensorboard"),
+            purge_step=step,
+            write_to_disk=folder.writes,
+        )
 
     def notes(self) -> dict[str, Any]:
         """What a run needs to go on as if it had not been stopped."""

@@ -69,7 +69,8 @@ def _run(
             place = workdir / file_name(other)
             _run(its_config, place, devices, signals, other)
             others.append(read_run(place))
-        write_report(folder, results)
+        if folder.writes:
+            write_report(folder, results)
         return with_others(results, others)
     finally:
         folder.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import filelock
 import jax
+from jax.experimental import multihost_utils
 
 from experiments.check import Config, flat
 from sup_tickets.training.network_files import load_sparse, save_sparse
@@ -43,7 +44,7 @@ class RunFolder:
             or saying that another process holds it.
         """
         self.path = Path(path)
-        self._writes = jax.process_index() == 0
+        self.writes = jax.process_index() == 0
         self._provenance = {
             "data": config.data.name,
             "model": config.model.name,
@@ -53,7 +54,7 @@ class RunFolder:
         }
         check_same_run(self.path, config)
         self.begun = (self.path / "config.json").exists()
-        if self._writes:
+        if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path)
         if not self.begun:
@@ -62,7 +63,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets others have the folder."""
-        if self._writes:
+        if self.writes:
             self._lock.release()
 
     @property
@@ -72,7 +73,7 @@ class RunFolder:
 
     def empty(self) -> None:
         """Removes what a run wrote that left no checkpoint to go on from."""
-        for name in _WRITTEN if self._writes else ():
+        for name in _WRITTEN if self.writes else ():
             _remove(self.path / name)
 
     def write(self, name: str, text: str | bytes) -> None:
@@ -82,7 +83,7 @@ class RunFolder:
 
     def make(self, name: str, write: Callable[[Path], Any]) -> None:
         """Has a file written under another name, then renames it."""
-        if not self._writes:
+        if not self.writes:
             return
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ class RunFolder:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Appends one line to ``metrics.jsonl``."""
-        if self._writes:
+        if self.writes:
             with open(self.path / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(event) + "\n")
 
@@ -107,7 +108,7 @@ class RunFolder:
 
     def forget_after(self, size: int) -> None:
         """Cuts ``metrics.jsonl`` to what it was when a checkpoint was made."""
-        if self._writes and self.logged_bytes() > size:
+        if self.writes and self.logged_bytes() > size:
             os.truncate(self.path / "metrics.jsonl", size)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -116,13 +117,15 @@ class RunFolder:
         return [json.loads(line) for line in text.splitlines()]
 
     def save_network(self, name: str, network: Network) -> None:
-        """Writes ``NAME.safetensors``, a compressed sparse network."""
-        if self._writes:
+        """Writes ``NAME.safetensors``, a compressed sparse network; all may read it."""
+        if self.writes:
             save_sparse(
                 self.path / f"{name}.safetensors",
                 jax.device_get(network),
                 provenance=self._provenance | {"network": name},
             )
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(name)
 
     def size_of(self, name: str) -> int:
         """Bytes of a file."""

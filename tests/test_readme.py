@@ -9,10 +9,11 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_examples_run(capsys):
+def test_the_examples_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     space = {}
     with jax.numpy_dtype_promotion("standard"):
         for block in blocks:
@@ -21,6 +22,7 @@ def test_the_examples_run(capsys):
     assert capsys.readouterr().out.startswith("237 2368")
     assert int(st.count(masks)) == 237
     params = space["params"]
+    jax.tree.map(np.testing.assert_array_equal, space["network"].params, params)
     jax.tree.map(np.testing.assert_array_equal, st.apply_masks(masks, params), params)
 
 

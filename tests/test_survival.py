@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,6 +90,27 @@ def test_cifar_10_killed_five_times_ends_in_the_same_bits(tmp_path):
     if not folder or not (Path(folder) / "cifar10").exists():
         pytest.skip("TFDS_DATA_DIR has no cifar10")
     survives(CIFAR10, tmp_path, "--config.model.options.features=(8,8)")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    with socket.socket() as port:
+        port.bind(("localhost", 0))
+        address = f"localhost:{port.getsockname()[1]}"
+    place = tmp_path / "two"
+    words = ["--distributed", f"--coordinator={address}", "--processes=2"]
+    both = [begin(DIGITS, place, *words, f"--process={i}") for i in (0, 1)]
+    outputs = [finished(process) for process in both]
+    assert "superposed ticket" in outputs[0] and "superposed" not in outputs[1]
+    finished(begin(DIGITS, tmp_path / "one"))
+    rows = [
+        json.loads((folder / "results.json").read_text())["rows"]
+        for folder in (place, tmp_path / "one")
+    ]
+    for two, one in zip(*rows, strict=True):
+        assert (two["network"], two["active"]) == (one["network"], one["active"])
+        assert abs(two["accuracy"] - one["accuracy"]) < 0.03
+    assert sorted(p.name for p in (place / "checkpoints").iterdir())[-1] == "800"
 
 
 @pytest.mark.slow
