@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -310,10 +311,10 @@ def _superpose(
 
 
 def _prepare(trainer: Trainer) -> Callable[[], Any]:
-    batch, key = trainer.batch, trainer.state.key
-    # The state, and its key with it, is donated.
-    key = jax.random.clone(jax.numpy.copy(key))
-    program = trainer.compile("prepare", jax.jit(trainer.inputs.prepare), batch, key)
+    batch, key = trainer.batch, jax.random.key(2)
+    # A function of its own, that is not yet compiled for another model.
+    prepare = jax.jit(lambda batch, key: trainer.inputs.prepare(batch, key))
+    program = trainer.compile("prepare", prepare, batch, key)
     return lambda: program.call(batch, key)
 
 
@@ -477,6 +478,14 @@ def compare_blocks(
 
 # --- The page -------------------------------------------------------------------------
 
+_ABOUT = """`{}`: RigL at 95% (ERK) and the dense network, SGD with momentum 0.9 and
+weight decay 5e-4, random images that live on the device and are cropped and flipped
+within the step. Ratios of medians of {} time, the programs in turns; "middle half" is
+of the ratios of single turns, and shows the noise."""
+_COMPUTED = """The run is computed: steps as planned times the medians. The input
+pipeline is gathering, cropping, flipping and normalising, compiled alone, and handing
+over row numbers, an epoch's permutation shared out."""
+
 
 def page(command: str, results: dict[str, list[Result]]) -> str:
     """The tables as Markdown."""
@@ -485,11 +494,7 @@ def page(command: str, results: dict[str, list[Result]]) -> str:
     missed = [row for row in rows if row.target and row.figure > row.target]
     lines = [
         "# Training steps, sparse beside dense",
-        f"`{command}`: RigL at 95% (ERK) and the dense network, SGD with momentum 0.9 "
-        "and weight decay 5e-4, random images that live on the device and are cropped "
-        f"and flipped within the step. Ratios of medians of "
-        f"{'processor' if cpu else 'wall'} time, the programs in turns; a ratio of "
-        "steps below 1 shows the noise.",
+        _wrapped(_ABOUT.format(command, "processor" if cpu else "wall")),
         "\n".join(f"- {line}" for line in machine()),
         _table(
             ("model", "what", "figure", "at most", "from"),
@@ -498,9 +503,7 @@ def page(command: str, results: dict[str, list[Result]]) -> str:
                 for r in rows
             ),
         ),
-        "The run is computed: steps as planned times the medians. The input pipeline "
-        "is gathering, cropping, flipping and normalising, compiled alone, and handing "
-        "over row numbers, an epoch's permutation shared out.",
+        _wrapped(_COMPUTED),
         _table(
             ("model", "program", "processor ms", "wall ms"),
             (
@@ -555,6 +558,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 88, break_long_words=False, break_on_hyphens=False)
+
+
 def _shown(target: float | None) -> str:
     return "" if target is None else f"{target:g}"
 
@@ -605,11 +612,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _scale(options: argparse.Namespace) -> Scale:
     quick = options.quick
-    batch_size = (8 if quick else 128, options.batch_size)
-    repeats = (1 if quick else 5, options.repeats)
+    size, repeats = options.batch_size, options.repeats
     return Scale(
-        batch_size=batch_size[batch_size[1] is not None],
-        repeats=repeats[repeats[1] is not None],
+        batch_size=(8 if quick else 128) if size is None else size,
+        repeats=(1 if quick else 5) if repeats is None else repeats,
         examples=64 if quick else _EXAMPLES,
         block_steps=2 if quick else _BLOCK_STEPS,
         least_s=0.0 if quick else _LEAST_S,
@@ -624,6 +630,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = " ".join(["python -m experiments.bench_train", *words])
     out = options.out or (None if options.quick else OUT)
     try:
+        if out is not None and not Path(out).parent.is_dir():
+            raise ValueError(f"--out={out}: there is no such folder")
         results = bench(options.models.split(","), _scale(options))
         text = page(command, results)
         if out is not None:
