@@ -562,7 +562,7 @@ def cubic(initial=0.0, final=0.9, **changes):
         (lambda: tickets(lr_max=float("inf")), "and lr_max=inf must"),
         (
             lambda: tickets(form="Papers"),
-            "one of 'paper', 'release', got 'Papers'; did you mean 'paper'",
+            "one of 'paper', .*'constant', got 'Papers'; did you mean 'paper'",
         ),
         (lambda: tickets(form="code_release"), "did you mean 'release'"),
         (lambda: constant(NAN), "value must be finite, got nan"),
