@@ -71,6 +71,8 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     with section("data"):
         place = placement(data_mesh(devices), batch_size=config.data.batch_size)
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
+    with section("train"):
+        _check_parts(config)
     loss, tx = make_loss(config), make_optimizer(config)
     inputs = make_inputs(config, key=data_key, placement=place)
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
@@ -132,6 +134,12 @@ def comparisons(config: Config) -> dict[str, Config]:
 
 
 # --- Parts ----------------------------------------------------------------------------
+
+
+def _check_parts(config: Config) -> None:
+    size, parts = config.data.batch_size, config.train.accumulate
+    if size % parts:
+        raise ValueError(f"accumulate={parts} does not divide the batch of {size}")
 
 
 def _job(

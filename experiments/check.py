@@ -32,7 +32,7 @@ FIELDS: dict[str, Field] = {
     "data.name": Field("str"),
     "data.dir": Field("str or none"),
     "data.split_seed": _SEED,
-    "data.validation_examples": Field("int or none", 0),
+    "data.validation_examples": Field("int", 0),
     "data.batch_size": Field("int", 1),
     "data.crop_padding": Field("int", 0),
     "data.crop_mode": Field("str", words=("zero", "reflect")),

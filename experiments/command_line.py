@@ -87,7 +87,15 @@ def _check_overrides(argv: list[str]) -> None:
     ]
     if not files:
         return  # reported as a missing flag
-    known = flat(load_config(files[-1]))
+    config = load_config(files[-1])
+    if "model.name" in (n.removeprefix("config.") for n in names) and flat(
+        config.model.options
+    ):
+        raise ValueError(
+            "--config.model.name: the options of the model depend on it; "
+            f"give it as --config={files[-1].partition(':')[0]}:model=NAME"
+        )
+    known = flat(config)
     for name in (name.removeprefix("config.") for name in names):
         if name not in known and name.removeprefix("no") not in known:
             hint = nearest(name, known)

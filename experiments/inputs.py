@@ -118,9 +118,14 @@ def _streamed(config: Config, *, key: jax.Array, placement: Placement) -> Inputs
     """ImageNet, decoded and cropped by other processes while the step computes."""
     data = config.data
     _check_streamed(data)
+    _check_split(config, data.validation_examples)
     train = imagenet.open_imagenet("train", data_dir=data.dir)
     test = imagenet.open_imagenet("validation", data_dir=data.dir)
-    cut = data.validation_examples or 0
+    cut = data.validation_examples
+    if cut >= len(train):
+        raise ValueError(
+            f"validation_examples={cut} leaves none of {len(train)} to train on"
+        )
     order = np.random.default_rng(data.split_seed).permutation(len(train))
     parts = {"validation": Chosen(train, np.sort(order[:cut])), "test": test}
     options = {
@@ -184,7 +189,11 @@ def _check_sizes(config: Config, dataset: Dataset) -> None:
                 f"{name} must be below the {smallest} pixels of an image, got "
                 f"{config.data[name]}"
             )
-    if not len(dataset.validation.labels) and config.evaluate == "validation":
+    _check_split(config, len(dataset.validation.labels))
+
+
+def _check_split(config: Config, examples: int) -> None:
+    if not examples and config.evaluate == "validation":
         raise ValueError(
             "evaluate='validation' needs a validation split; validation_examples is 0"
         )

@@ -38,7 +38,7 @@ def section(name: str) -> Iterator[None]:
     """Says which section of the configuration an argument at fault is from."""
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError, re.error) as error:
         raise ValueError(f"config.{name}: {error}") from error
 
 
@@ -122,6 +122,8 @@ def decayed(expressions: tuple[str, ...]) -> Any:
     """``params -> pytree of bool``: False where a name matches an expression."""
     if not expressions:
         return None
+    for expression in expressions:
+        re.compile(expression)
 
     def decays(name: str, _: Any) -> bool:
         return not any(re.search(expression, name) for expression in expressions)
@@ -164,6 +166,11 @@ def _learning_rate(
         "warmup_every": epoch_steps,
     }
     with section("train"):
+        if warmup["warmup_steps"] >= tickets.phase1_steps:
+            raise ValueError(
+                f"warmup_epochs={train.warmup_epochs} must be fewer than the "
+                f"{tickets.phase1_steps // epoch_steps} epochs of phase 1"
+            )
         if train.schedule == "cosine":
             base = cosine_lr(
                 train.learning_rate, total_steps=tickets.phase1_steps, **warmup
@@ -197,7 +204,12 @@ def _method(config: Config, tickets: TicketPlan) -> Method:
         options |= _update_options(config, tickets)
     if config.initial_sparsity is not None:
         options |= {"initial_sparsity": config.initial_sparsity}
-    return make_method(config.name, **{**options, **config.options.to_dict()})
+    for name in config.options:
+        if name in options:
+            raise ValueError(
+                f"options.{name} is set by the other fields of this section"
+            )
+    return make_method(config.name, **options, **config.options.to_dict())
 
 
 def _update_options(config: Config, tickets: TicketPlan) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Progress:
         notes = notes or {}
         self._seconds_before: float = notes.get("seconds", 0.0)
         self.accuracy: float | None = notes.get("accuracy")  # of the last validation
+        self.validated_step = -1
         self.rows: list[dict[str, Any]] = notes.get("rows", [])
         self.layers: dict[str, list[dict[str, Any]]] = notes.get("layers", {})
         folder.forget_after(notes.get("logged_bytes", 0))
@@ -103,7 +104,7 @@ class Progress:
     def validated(self, phase: str, step: int, scores: Scores, net: Network) -> None:
         """Writes down the scores of the live network."""
         del net
-        self.accuracy = scores.accuracy
+        self.accuracy, self.validated_step = scores.accuracy, step
         self._validation = f", validation {100 * scores.accuracy:.1f}%"
         self._log("validation", phase, step, **scores._asdict())
 

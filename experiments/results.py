@@ -104,14 +104,15 @@ def _history(
     changes = [e for e in events if e["event"] in ("start", "update", "explore")]
     ends = [*(e["step"] for e in changes), ours.plan.total_steps]
     stretches = []
-    for event, (begin, end) in zip(changes, pairwise(ends), strict=True):
+    for i, (event, (begin, end)) in enumerate(
+        zip(changes, pairwise(ends), strict=True)
+    ):
         counts = active | dict(zip(names, event["layers"], strict=True))
-        kind = event["event"]
-        replaced = int(kind == "update" and replaces)
-        looks = kind != "start" and name not in _BLIND[kind]
-        stretches.append(
-            Stretch(flops_of(uses, counts), end - begin - replaced, int(looks))
-        )
+        replaced = int(event["event"] == "update" and replaces)
+        # The gradient of the next change is taken with the weights that are active now.
+        after = changes[i + 1]["event"] if i + 1 < len(changes) else None
+        looks = int(after is not None and name not in _BLIND[after])
+        stretches.append(Stretch(flops_of(uses, counts), end - begin - replaced, looks))
     return stretches
 
 

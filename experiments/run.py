@@ -71,6 +71,7 @@ def _run(
             others.append(read_run(place))
         if folder.writes:
             write_report(folder, results)
+        folder.sync()
         return with_others(results, others)
     finally:
         folder.close()
@@ -149,4 +150,5 @@ def _results(
         "analysis": analysis_of(config, ours, folder, final),
     }
     folder.write("results.json", json.dumps(results, indent=2) + "\n")
+    folder.sync()
     return results

@@ -124,8 +124,12 @@ class RunFolder:
                 jax.device_get(network),
                 provenance=self._provenance | {"network": name},
             )
+        self.sync()
+
+    def sync(self) -> None:
+        """Of several processes, waits until all have come here: files are written."""
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(name)
+            multihost_utils.sync_global_devices(str(self.path))
 
     def size_of(self, name: str) -> int:
         """Bytes of a file."""

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from experiments.check import Config
 from experiments.progress import Progress
@@ -15,6 +17,7 @@ from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.state import RunState
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_AGREE_EVERY = 20  # steps between looks at the signals of other processes
 
 
 class Stopped(Exception):
@@ -22,7 +25,8 @@ class Stopped(Exception):
 
     def __init__(self, text: str, number: int):
         super().__init__(text)
-        self.exit_code = 128 + number  # as a shell reports a signal
+        # As a shell reports a signal; another process may be the one that had it.
+        self.exit_code = 128 + (number or signal.SIGTERM)
 
 
 class Signals:
@@ -82,6 +86,7 @@ class RunKeeper:
         self._every_seconds = 60 * config.checkpoint.every_minutes
         self._checkpoints, self._progress = checkpoints, progress
         self._signals, self._step = signals, step
+        self._asked = step // _AGREE_EVERY
         self._time = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -94,13 +99,19 @@ class RunKeeper:
         return bool(alone and self._every_seconds and late)
 
     def stopping(self, step: int) -> bool:
-        """After a signal; of several processes, Orbax lets all of them agree."""
-        if jax.process_count() > 1:
-            return self._checkpoints.reached_preemption(step)
-        return self._signals.received != 0
+        """After a signal; several processes ask each other now and then."""
+        received = self._signals.received
+        if jax.process_count() == 1:
+            return received != 0
+        if step // _AGREE_EVERY == self._asked:
+            return False
+        self._asked = step // _AGREE_EVERY
+        return bool(multihost_utils.process_allgather(np.int32(received)).max())
 
     def save(self, state: RunState) -> None:
         """Writes a checkpoint."""
-        progress = self._progress
-        self._checkpoints.save(state, progress.notes(), accuracy=progress.accuracy)
-        self._step, self._time = int(state.train.step), time.monotonic()
+        step, progress = int(state.train.step), self._progress
+        # The best is known by the accuracy of this very network.
+        accuracy = progress.accuracy if progress.validated_step == step else None
+        self._checkpoints.save(state, progress.notes(), accuracy=accuracy)
+        self._step, self._time = step, time.monotonic()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sup_tickets.masks import layer_table
+from sup_tickets.training import checkpoint as checkpoint_module
 from sup_tickets.training.checkpoint import BrokenCheckpoints, Checkpoints
 from sup_tickets.training.loop import TrainingStopped, average_like, train
 from sup_tickets.training.state import RunState
@@ -181,6 +182,35 @@ def test_nothing_readable_is_an_error_and_removes_nothing(saved):
     with pytest.raises(BrokenCheckpoints, match=r"no checkpoint can be read \(step 20"):
         restored(path, job)
     assert (path / "18").exists() and (path / "20").exists()
+
+
+def test_a_first_checkpoint_that_was_not_finished_is_a_fresh_start(tmp_path):
+    job = job_of("rigl")
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(start_of(job), {})
+    checkpoints.close()
+    (tmp_path / "c" / "0" / "checksums.json").unlink()  # killed just before
+    assert restored(tmp_path / "c", job) is None
+    assert (tmp_path / "broken-0-0").is_dir()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_good_ones(saved, monkeypatch):
+    path, job = saved
+    checkpoints = Checkpoints(path)
+    found = checkpoints.restore(like_of(job), place_of().everywhere)
+    later = found.state.train.replace(step=jax.numpy.int32(21))
+
+    def full(folder):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "_write_checksums", full)
+    message = r"step 21 could not be written \(OSError: No space .* of step 20"
+    with pytest.raises(OSError, match=message):
+        checkpoints.save(RunState(later, found.state.average), {})
+    checkpoints.close()
+    monkeypatch.undo()
+    assert not (path / "21").exists()
+    assert restored(path, job).step == 20
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -74,7 +74,7 @@ def test_a_run_from_the_command_line(folder):
     rows = [line.split(" | ")[0].strip("| ") for line in lines if line[0:1] == "|"]
     assert rows[2:] == [
         *("phase 1", "ticket 1", "ticket 2", "superposed ticket"),
-        *("rigl without Sup-tickets", "dense"),
+        *("rigl without Sup-tickets", "dense", "ensemble of the tickets"),
     ]
     assert "steps/s" in done.stdout
     assert "points over the mean ticket" in done.stdout
@@ -373,6 +373,13 @@ def test_every_short_name_is_a_field():
         ({"data.cutout": 9}, r"config.data: cutout must be below the 8 pixels"),
         ({"train.block_steps": 0}, r"config.train.block_steps must be at least 1"),
         ({"train.clip_norm": -1.0}, r"config.train.clip_norm must be at least 0"),
+        ({"train.clip_norm": 0.0}, r"config.train: clip_norm must be positive or None"),
+        ({"train.momentum": 1.0}, r"config.train: momentum must be in \[0, 1\)"),
+        ({"train.accumulate": 3}, r"config.train: accumulate=3 does not divide the b"),
+        ({"train.warmup_epochs": 4}, r"config.train: warmup_epochs=4 must be fewer"),
+        ({"train.no_weight_decay": ("[",)}, r"config.train: unterminated character"),
+        ({"method.dense": ("(",)}, r"config.method: .*unterminated"),
+        ({"method.options.sparsity": 0.5}, r"config.method: options.sparsity is set"),
         ({"train.no_weight_decay": "bn"}, r"config.train.no_weight_decay must be of"),
         ({"train.drop_epochs": (5,)}, r"drop_epochs=\(5,\): epoch 5 is not within"),
         (
@@ -425,6 +432,7 @@ def test_unknown_and_missing_fields_are_refused():
     [
         (["--config.sparsty=0.9"], "--config.sparsty: .* mean config.method.sparsity?"),
         (["--config.sup.cycle=3"], "--config.sup.cycle: .* mean config.sup.cycles?"),
+        (["--config.model.name=mlp"], "--config.model.name: .*digits.py:model=NAME"),
         (["--config=configs/digit.py"], "there is no file 'configs/digit.py'"),
     ],
 )

@@ -114,6 +114,25 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_stop_together_and_go_on(tmp_path):
+    with socket.socket() as port:
+        port.bind(("localhost", 0))
+        address = f"localhost:{port.getsockname()[1]}"
+    words = ["--distributed", f"--coordinator={address}", "--processes=2"]
+    place = tmp_path / "two"
+    both = [begin(DIGITS, place, *words, f"--process={i}") for i in (0, 1)]
+    while not list((place / "checkpoints").glob("[1-9][0-9][05]")):
+        time.sleep(0.1)
+    both[1].send_signal(signal.SIGTERM)  # one is told, both stop
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [143, 143], outputs
+    assert "all saved; the same command goes on" in outputs[0]
+    both = [begin(DIGITS, place, *words, f"--process={i}") for i in (0, 1)]
+    outputs = [finished(process) for process in both]
+    assert "going on after" in outputs[0]
+
+
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on(tmp_path):
     """Files above a size cannot be written: the checkpoints, not the small ones."""
     limit = (

@@ -9,6 +9,7 @@ and the one before it is taken.
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -92,10 +93,12 @@ class Checkpoints:
             if jax.process_index() == 0:
                 _write_checksums(self._path / str(step))
         except Exception as error:  # Tensorstore's errors are of many types.
+            shutil.rmtree(self._path / str(step), ignore_errors=True)
+            sealed = [s for s in self._manager.all_steps() if self._is_sealed(s)]
             raise OSError(
                 f"{self._path}: the checkpoint of step {step} could not be written "
                 f"({_one_line(error)}); the last good one is of step "
-                f"{self._manager.latest_step()}"
+                f"{max(sealed, default=None)}"
             ) from error
 
     def restore(
@@ -112,6 +115,9 @@ class Checkpoints:
         """
         broken: list[str] = []
         steps = sorted(self._manager.all_steps(), reverse=True)
+        if not any(map(self._is_sealed, steps)):  # killed while the first was written
+            self._set_aside(steps)
+            return None
         for step in steps:
             try:
                 state, notes = self._read(step, like(step), sharding)
@@ -127,13 +133,12 @@ class Checkpoints:
             )
         return None
 
-    def reached_preemption(self, step: int) -> bool:
-        """Whether all processes agree that the machine is to be taken away."""
-        return self._manager.reached_preemption(step)
-
     def close(self) -> None:
         """Ends the threads of the manager."""
         self._manager.close()
+
+    def _is_sealed(self, step: int) -> bool:
+        return (self._path / str(step) / _CHECKSUMS).exists()
 
     def _read(
         self, step: int, like: RunState, sharding: jax.sharding.Sharding

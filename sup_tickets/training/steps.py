@@ -188,8 +188,12 @@ def direction(
         weight decay; ``None`` for no limit.
 
     Raises:
-      ValueError: for another name.
+      ValueError: for another name, or a number out of its range.
     """
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
     clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     decayed = optax.add_decayed_weights(weight_decay, mask=decay)
     if name == "sgd":
