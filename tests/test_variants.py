@@ -159,6 +159,7 @@ class Photos:
         return self.records[i]
 
 
+@pytest.mark.slow
 def test_imagenet_is_streamed(tmp_path, monkeypatch):
     sets = {"train": Photos(22, 0), "validation": Photos(5, 1)}
     monkeypatch.setattr(imagenet, "open_imagenet", lambda split, **_: sets[split])
