@@ -16,7 +16,7 @@ trained on all 50,000 images: --config.data.validation_examples=0):
     dense            93.91 (0.26)
 
 These 250 epochs are for an accelerator, and were not run by us: on two cores of a CPU
-one epoch of VGG-16 takes about ten minutes. What runs here in minutes is
+one epoch of VGG-16 takes about an hour. What runs here in a quarter of an hour is
 
     python -m experiments.main \
         --config=configs/cifar10.py:model=conv,epochs=8,cycles=2,cycle_epochs=1 \

@@ -16,7 +16,7 @@ trained on all 50,000 images: --config.data.validation_examples=0):
     dense            73.61 (0.45)
 
 These 250 epochs are for an accelerator, and were not run by us: on two cores of a CPU
-one epoch of VGG-16 takes about ten minutes.
+one epoch of VGG-16 takes about an hour.
 """
 
 from typing import Any
