@@ -27,7 +27,7 @@ import numpy as np
 from configs import common
 from experiments.build import comparisons
 from experiments.check import Config
-from experiments.inputs import Inputs, _resident
+from experiments.inputs import Inputs, resident_inputs
 from experiments.parts import (
     make_loss,
     make_network,
@@ -252,7 +252,7 @@ def make_images(shape: tuple[int, ...], scale: Scale, place: Placement) -> Input
     """Inputs of a run on random images."""
     dataset = random_images(shape, scale.examples)
     config = configuration("conv", scale)
-    return _resident(config, dataset, key=jax.random.key(1), placement=place)
+    return resident_inputs(config, dataset, key=jax.random.key(1), placement=place)
 
 
 # --- Steps, sparse beside dense -------------------------------------------------------

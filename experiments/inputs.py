@@ -53,7 +53,7 @@ def make_inputs(config: Config, *, key: jax.Array, placement: Placement) -> Inpu
             config.data.validation_examples,
             config.data.split_seed,
         )
-        return _resident(config, dataset, key=key, placement=placement)
+        return resident_inputs(config, dataset, key=key, placement=placement)
 
 
 # Several runs of a process, of a sweep or of a comparison, read a set once.
@@ -64,7 +64,7 @@ _load = functools.lru_cache(maxsize=1)(
 )
 
 
-def _resident(
+def resident_inputs(
     config: Config, dataset: Dataset, *, key: jax.Array, placement: Placement
 ) -> Inputs:
     """A set that lives on the devices as uint8, and is augmented within the step."""
