@@ -102,16 +102,22 @@ def _train(
         outcome = train(ours.job(progress, keeper), start)
         return _results(config, ours, folder, progress, outcome)
     except TrainingStopped as stop:
-        command = shlex.join(["python", *sys.argv])
         raise Stopped(
             f"{folder.path}: stopped after {stop.step} of {ours.plan.total_steps} "
-            f"steps, all saved; the same command goes on: {command}",
+            f"steps, all saved; the same command goes on: {_command()}",
             signals.received,
         ) from stop
     finally:
         if progress is not None:
             progress.close()
         checkpoints.close()
+
+
+def _command() -> str:
+    """What was typed; of ``python -m MODULE`` the interpreter shows the file alone."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    words = ["-m", spec.name] if spec else [sys.argv[0]]
+    return shlex.join(["python", *words, *sys.argv[1:]])
 
 
 def _start(

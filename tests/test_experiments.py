@@ -245,6 +245,15 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert_same_results(broken, whole)
 
 
+def test_the_command_to_go_on_with_is_the_one_typed(monkeypatch):
+    main = type(
+        "Main", (), {"__spec__": type("Spec", (), {"name": "experiments.main"})}
+    )
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", ["/x/experiments/main.py", "--workdir=a b"])
+    assert run_module._command() == "python -m experiments.main '--workdir=a b'"
+
+
 def assert_same_results(one, other):
     """The same networks bit by bit, the same rows, the same events."""
     names = sorted(str(p.relative_to(other)) for p in other.rglob("*.safetensors"))
