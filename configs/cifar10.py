@@ -16,9 +16,9 @@ trained on all 50,000 images: --config.data.validation_examples=0):
     dense            93.91 (0.26)
 
 These 250 epochs are for an accelerator, and were not run by us: on two cores of a CPU
-one epoch of VGG-16 takes about an hour. For short runs take RigL's own schedule of drops:
-half of each layer replaced every 100 steps to the end of a short phase 1 ruins a small
-network (--config.method.drop_schedule=cosine, --config.method.drop_fraction=0.3,
+one epoch of VGG-16 takes about an hour. For short runs take RigL's own schedule of
+drops: half of each layer replaced every 100 steps to the end of a short phase 1 ruins a
+small network (--config.method.drop_schedule=cosine, --config.method.drop_fraction=0.3,
 --config.method.update_end_fraction=0.75).
 """
 
