@@ -18,8 +18,14 @@ ALIASES = {
     "cycles": "sup.cycles",
     "cycle_epochs": "sup.cycle_epochs",
     "seed": "seed",
+    "mask": "mask.name",
+    "masks": "masks",
+    "tost": "tost.parts",
 }
 """Short names of the fields that are changed most, for arguments and sweeps."""
+
+TOST_PARTS = ("soft", "skips", "rescale", "labels")
+"""What ToST changes: neurons, skip connections, initial weights, targets."""
 
 
 def default() -> ConfigDict:
@@ -35,12 +41,16 @@ def default() -> ConfigDict:
     config.model.dtype = "float32"  # of the computation, or "bfloat16"
     config.model.options = ConfigDict()  # further fields of the model
     config.method = _method()
+    config.masks = placeholder(str)  # file of a network whose masks a run starts with
+    config.mask = _mask()
+    config.tost = _tost()
     config.train = _train()
     config.sup = _sup()
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_minutes = 10.0  # 0: not by the clock
     config.checkpoint.every_steps = 0  # 0: not by steps; alone with several processes
+    config.checkpoint.keep_epochs = ()  # networks to keep in networks/; 0: the first
 
     config.report = ConfigDict()
     config.report.path_points = 11  # networks between two tickets; 0 leaves paths out
@@ -52,15 +62,22 @@ def default() -> ConfigDict:
 def with_argument(config: Any, argument: str) -> ConfigDict:
     """Changes fields as ``FILE.py:name=value,name=value`` says.
 
+    With "mask" or "masks" the method is "static" and there are no cheap tickets, unless
+    the argument says so itself: the masks that were asked for are trained as they are.
+
     Args:
       config: changed in place, and returned.
       argument: names are those of `ALIASES` or dotted fields; values are read by the
-        type that the field has. An empty text changes nothing.
+        type that the field has. An empty text changes nothing. "tost" is "true",
+        "false", "released", or some of its parts, as "soft+labels".
 
     Raises:
       ValueError: for an unknown name, or a value of another type.
     """
-    for part in filter(None, argument.split(",")):
+    parts = list(filter(None, argument.split(",")))
+    if any(part.partition("=")[0] in ("mask", "masks") for part in parts):
+        config.method.name, config.sup.enabled = "static", False
+    for part in parts:
         name, equals, text = part.partition("=")
         if not equals:
             raise ValueError(
@@ -80,7 +97,24 @@ def with_argument(config: Any, argument: str) -> ConfigDict:
             )
         with section.ignore_type():
             section[last] = value_of(name, text, section.get_type(last))
+        if name == "tost":
+            _set_tost(config, text)
     return config
+
+
+def _set_tost(config: Any, text: str) -> None:
+    """All parts of ToST, none, some, or all as they were released."""
+    tost = config.tost
+    tost.released = text == "released"
+    whole = {"true": TOST_PARTS, "released": TOST_PARTS, "false": ()}
+    parts = whole.get(text, tuple(text.split("+")))
+    for part in parts:
+        if part not in TOST_PARTS:
+            raise ValueError(
+                f"tost must be true, false, released or some of "
+                f"{', '.join(TOST_PARTS)} with + between, got {text!r}"
+            )
+    tost.parts = "+".join(parts)
 
 
 def value_of(name: str, text: str, kind: type) -> Any:
@@ -139,6 +173,40 @@ def _method() -> ConfigDict:
     method.prune_end_fraction = 0.487  # of phase 1; of pruning methods alone [release]
     method.options = ConfigDict()  # further arguments of the method's function
     return method
+
+
+def _mask() -> ConfigDict:
+    mask: Any = ConfigDict()
+    mask.name = "random"  # the method's own; or see experiments.start.MASKS
+    mask.rounds = 0  # of pruning; 0: 100 for "synflow" [SynFlow], else 1
+    mask.scope = "global"  # or "layer": the same density in each
+    mask.examples_per_class = 10  # that scores look at [GraSP]
+    mask.temperature = 200.0  # of "grasp" [GraSP]
+    mask.pairing = "all"  # of "grasp"; gradients of all batches, or of "each" alone
+    mask.ratios_only = False  # True: as many weights of each layer, at random places
+    mask.orthogonal = False  # True: as many, placed and drawn by EOI
+    mask.orthogonal_gain = 1.0  # sigma_w [EOI]
+    mask.orthogonal_bias = 0.0  # deviation of biases, sigma_b [EOI]
+    mask.weights = "init"  # those that were looked at; "new" ones; or of the "file"
+    return mask
+
+
+def _tost() -> ConfigDict:
+    """The schedules are ours: the paper was not at hand, its release has none."""
+    tost: Any = ConfigDict()
+    tost.parts = ""  # of TOST_PARTS, with + between; see also the argument "tost"
+    tost.released = False  # True: nothing fades, as in the code of ToST
+    tost.ghost_fraction = 0.5  # of phase 1, after which ghosts are gone [first drop]
+    tost.soft = "swish"  # ghost neurons; or "mish"
+    tost.sharpness_start = 1.0
+    tost.sharpness_end = 100.0  # just before they are ReLUs
+    tost.sharpness_shape = "exponential"  # or "linear"
+    tost.skip_shape = "linear"  # how skips fade from 1 to 0; or "cosine"
+    tost.label_smoothing = 0.1  # share of the target, to the others alone [release]
+    tost.rescale_steps = 180  # of GradInit [release]
+    tost.rescale_rate = 0.01  # [release]
+    tost.rescale_algorithm = "sgd"  # whose step is looked ahead; or "adam"
+    return tost
 
 
 def _train() -> ConfigDict:

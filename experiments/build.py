@@ -17,19 +17,23 @@ from experiments.parts import (
     make_superposition,
     section,
 )
+from experiments.progress import say
+from experiments.start import Begin, check_start, describe_start, make_start
+from experiments.tost import Young, with_tost
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
+from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.training.evaluation import (
     Scores,
     make_evaluate,
     make_predict,
     make_reestimate,
 )
-from sup_tickets.training.loop import Job, Keeper, Listener, average_like
+from sup_tickets.training.loop import Ghosts, Job, Keeper, Listener, average_like
 from sup_tickets.training.mesh import data_mesh, placement
 from sup_tickets.training.plan import Plan, describe
 from sup_tickets.training.state import Network, RunState, TrainState
-from sup_tickets.training.steps import Steps, make_steps
+from sup_tickets.training.steps import Form, Steps, make_steps
 from sup_tickets.types import Schedule
 
 
@@ -44,6 +48,7 @@ class Run(NamedTuple):
     inputs: Inputs
     placement: Placement
     learning_rate: Schedule
+    young: Young | None  # the network at first, if it has ghosts
     init: Callable[[], RunState]
     like: Callable[[int], RunState]  # shapes of the state after so many steps
     job: Callable[[Listener, Keeper | None], Job]
@@ -68,6 +73,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
       FileNotFoundError: if the data set is not prepared, saying how to.
     """
     check_config(config)
+    check_start(config)
     with section("data"):
         place = placement(data_mesh(devices), batch_size=config.data.batch_size)
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
@@ -77,10 +83,16 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     inputs = make_inputs(config, key=data_key, placement=place)
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
     ours = make_superposition(config)
-    model = make_network(config, classes=inputs.classes)
-    with section("train"):
-        steps = make_steps(
-            model,
+    model, young = with_tost(
+        config,
+        make_network(config, classes=inputs.classes),
+        phase1_steps=plan.phase1_steps,
+        epoch_steps=plan.epoch_steps,
+    )
+
+    def steps_of(form: nn.Module | Form) -> Steps:
+        return make_steps(
+            form,
             method,
             tx,
             learning_rate=rate,
@@ -92,22 +104,42 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
             block_steps=config.train.block_steps,
             block_at=inputs.block_at,
         )
+
+    with section("train"):
+        steps = steps_of(model)
+    first = steps if young is None else steps_of(young.form)
     with section("method"):
         # Allocates the layers, which may be impossible.
         shapes = jax.eval_shape(steps.init, init_key)
+        first_shapes = jax.eval_shape(first.init, init_key)
     evaluate = make_evaluate(model, inputs.normalise)
-    job = _job(config, plan, method, steps, inputs, evaluate, ours)
+    job = _job(config, plan, method, steps, inputs, evaluate, ours, young, first)
+
+    def init() -> RunState:
+        start = make_start(Begin(config, model, inputs, steps, init_key))
+        if start is not None:
+            say(describe_start(start))
+        return RunState(first.init(init_key, start))
+
+    def like(step: int) -> RunState:
+        if young is not None and step < young.until:
+            return RunState(first_shapes)
+        average = average_like(job(None, None), shapes, step)  # pyright: ignore
+        return RunState(shapes, average)
+
+    ghost_lines = [] if young is None else [young.text]
     return Run(
         plan=plan,
-        plan_text=describe(plan, method, rate),
+        plan_text="\n".join([describe(plan, method, rate), *ghost_lines]),
         method=method,
         model=model,
         steps=steps,
         inputs=inputs,
         placement=place,
         learning_rate=rate,
-        init=lambda: RunState(steps.init(init_key)),
-        like=lambda step: RunState(shapes, average_like(job(None, None), shapes, step)),  # pyright: ignore
+        young=young,
+        init=init,
+        like=like,
         job=job,
         evaluate=evaluate,
         predict=make_predict(model, inputs.normalise),
@@ -148,11 +180,24 @@ def _job(
     method: Method,
     steps: Steps,
     inputs: Inputs,
-    evaluate: Callable[[Network, Iterable[Weighted]], Scores],
+    evaluate: Callable[..., Scores],
     ours: Any,
+    young: Young | None,
+    first: Steps,
 ) -> Callable[[Listener, Keeper | None], Job]:
     every = config.train.validate_every_epochs * plan.epoch_steps
     validates = config.data.validation_examples != 0
+    ghosts = None
+    if young is not None:
+        look = make_evaluate(young.form, inputs.normalise)
+        ghosts = Ghosts(
+            until=young.until,
+            steps=first,
+            remove=without_ghosts,
+            validate=lambda network, step: look(
+                network, inputs.splits["validation"](), step
+            ),
+        )
     return lambda listener, keeper: Job(
         plan=plan,
         steps=steps,
@@ -171,6 +216,8 @@ def _job(
         check_every_steps=config.train.check_every_steps,
         block_steps=config.train.block_steps,
         keeper=keeper,
+        ghosts=ghosts,
+        keep_steps=tuple(e * plan.epoch_steps for e in config.checkpoint.keep_epochs),
     )
 
 

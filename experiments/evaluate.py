@@ -50,7 +50,7 @@ def evaluate(
     loaded = {name: load_sparse(path) for name, path in files.items()}
     ours = build.build(config, devices=devices)
     try:
-        like = ours.like(0).train
+        like = ours.like(ours.plan.total_steps).train
         found = {}
         for name, network in loaded.items():
             check_same_leaves(

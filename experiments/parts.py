@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.check import Config
+from experiments.tost import tost_parts
 from sup_tickets.dynamic import Method
 from sup_tickets.methods import make_method
 from sup_tickets.models import make_model
@@ -97,6 +98,9 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def make_loss(config: Config) -> Loss:
     """The training loss."""
+    if "labels" in tost_parts(config):
+        with section("tost"):
+            return smoothed_cross_entropy(config.tost.label_smoothing, over="others")
     with section("train"):
         return smoothed_cross_entropy(
             config.train.label_smoothing, over=config.train.label_smoothing_over

@@ -143,6 +143,11 @@ class Progress:
             self._folder.save_network(f"tickets/{file_name(name)}", network)
         self.add_row(name, step, network)
 
+    def kept(self, step: int, network: Network) -> None:
+        """Keeps the network, with how far it was trained."""
+        epoch = step // self._plan.epoch_steps
+        self._folder.save_network(f"networks/epoch-{epoch}", network, step=step)
+
     def add_row(self, name: str, step: int, network: Network) -> None:
         """Evaluates a network for the table."""
         scores = self._evaluate(network)

@@ -73,6 +73,7 @@ def cost_of(
     size = config.data.batch_size
     weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     steps = ours.plan.total_steps
+    ghosts = _ghost_flops(ours)
     return {
         "parameters": weights,
         "active_parameters": sum(active.values()),
@@ -85,7 +86,8 @@ def cost_of(
             dense=dense,
             batch_size=size,
             all_gradients=ours.method.observes,
-        ),
+        )
+        + ghosts * size,
         "dense_training_flops": 3 * dense * size * steps,
         "measured_step_flops": _measured(ours),
     }
@@ -99,7 +101,10 @@ def _history(
     events: list[dict[str, Any]],
 ) -> list[Stretch]:
     """The stretches between changes of the topology, from what was written down."""
-    names = [name for name, _ in named_leaves(ours.like(0).train.method.masks)]
+    names = [
+        name
+        for name, _ in named_leaves(ours.like(ours.plan.total_steps).train.method.masks)
+    ]
     name, replaces = config.method.name, ours.method.consumes_step
     changes = [e for e in events if e["event"] in ("start", "update", "explore")]
     ends = [*(e["step"] for e in changes), ours.plan.total_steps]
@@ -116,9 +121,23 @@ def _history(
     return stretches
 
 
+def _ghost_flops(ours: Run) -> int:
+    """Operations of training the ghosts, of one example a step."""
+    if ours.young is None:
+        return 0
+    uses = kernel_uses(ours.young.form(0), ours.inputs.example)
+    params = ours.like(0).train.params
+    sizes = {name: leaf.size for name, leaf in named_leaves(params)}
+    ghosts = [name for name in uses if "_ghost/" in name]
+    forward = sum(2 * uses[name] * sizes[name] for name in ghosts)
+    return 3 * forward * ours.young.until
+
+
 def _measured(ours: Run) -> float | None:
     step: Any = ours.steps.train
-    return measured_flops(step.lower(ours.like(0).train, ours.inputs.batches(0)))
+    return measured_flops(
+        step.lower(ours.like(ours.plan.total_steps).train, ours.inputs.batches(0))
+    )
 
 
 def _first(batches: Iterable[Weighted], examples: int) -> list[Weighted]:

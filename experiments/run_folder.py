@@ -16,7 +16,7 @@ from sup_tickets.training.network_files import load_sparse, save_sparse
 from sup_tickets.training.state import Network
 
 _WRITTEN = ("plan.txt", "metrics.jsonl", "results.json", "tensorboard")
-_WRITTEN += ("tickets", "final", "report")
+_WRITTEN += ("tickets", "final", "networks", "report")
 
 # Fields that may change while a run goes on: they do not change what it computes.
 _FREE = ("checkpoint.", "report.", "data.dir", "data.workers")
@@ -51,6 +51,7 @@ class RunFolder:
             "method": config.method.name,
             "sparsity": config.method.sparsity,
             "seed": config.seed,
+            "masks": config.masks or config.mask.name,
         }
         check_same_run(self.path, config)
         self.begun = (self.path / "config.json").exists()
@@ -116,13 +117,13 @@ class RunFolder:
         text = (self.path / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
-    def save_network(self, name: str, network: Network) -> None:
+    def save_network(self, name: str, network: Network, **origin: Any) -> None:
         """Writes ``NAME.safetensors``, a compressed sparse network; all may read it."""
         if self.writes:
             save_sparse(
                 self.path / f"{name}.safetensors",
                 jax.device_get(network),
-                provenance=self._provenance | {"network": name},
+                provenance=self._provenance | {"network": name} | origin,
             )
         self.sync()
 

@@ -32,7 +32,7 @@ from sup_tickets.saliency import ScoreFunction, Signals, by_gradient, by_magnitu
 from sup_tickets.schedules import update_due
 from sup_tickets.tickets import TicketPlan
 from sup_tickets.topology import rewire
-from sup_tickets.trees import RuleLike, default_rule
+from sup_tickets.trees import RuleLike, default_rule, map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params, Schedule
 
 
@@ -267,6 +267,32 @@ def dynamic(
         observes=momentum_decay is not None,
         settled_step=settled,
     )
+
+
+def starting_from(state: MethodState, params: Params, masks: Masks) -> MethodState:
+    """The state at the start, of a method that starts with given masks.
+
+    Args:
+      state: of the method's ``init``.
+      params: pytree of arrays.
+      masks: nested like ``params``, of which leaves and whole branches without masks
+        may be missing.
+
+    Raises:
+      ValueError: if a mask is of a leaf that ``params`` lacks, or has another shape.
+    """
+    given = {name: mask for name, mask in named_leaves(masks)}
+    whole = map_named(lambda name, _: given.pop(name, None), params)
+    if given:
+        raise ValueError(f"masks has a leaf {min(given)!r} that params lacks")
+    check_masks(params, whole)
+    average = state.momentum
+    if average is not None:
+        average = jax.tree.map(
+            lambda w, m: None if m is None else jnp.zeros_like(w), params, whole
+        )
+    ever = None if state.ever_active is None else whole
+    return state._replace(masks=whole, ever_active=ever, momentum=average)
 
 
 def scheduled(method: Method, step: Number, tickets: TicketPlan | None = None) -> Any:

@@ -22,10 +22,10 @@ RuleLike = Rule | str | Sequence[tuple[str, bool]]
 """A rule, an expression of the sparse names, or ``(expression, sparse)`` pairs."""
 
 # Biases of attention layers, scales of layer norms and what a vision transformer adds
-# to its patches can have rank 2 or more.
+# to its patches can have rank 2 or more. Ghosts are gone before training ends.
 _NEVER_SPARSE = re.compile(
     r"(^|/)(bias|scale|offset|gamma|beta|class_token|positions)$"
-    r"|norm(?!al)|(^|/|_)bn\d*(/|$)",
+    r"|norm(?!al)|(^|/|_)bn\d*(/|$)|_ghost(/|$)",
     re.IGNORECASE,
 )
 

@@ -1,6 +1,7 @@
 """The models: sizes of the papers, hooks, dtypes, initial values, one step each."""
 
 import math
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from sup_tickets.models import MODELS, make_model, model_options
+from sup_tickets.models.ghosts import GhostSkips, with_ghosts, without_ghosts
 from sup_tickets.models.layers import Layers, bias_init, gelu, halve
+from sup_tickets.trees import sparse_leaves
 
 # Each model, small enough to run: options, and the shape of a batch of images.
 SMALL_RESNET = ({"widths": (4, 8), "blocks": (1, 1)}, (2, 8, 8, 3))
@@ -72,8 +75,15 @@ VARIANTS = [
     "vit_s16",
     "wrn22x2",
 ]
-BRIDGED = ["conv", "mobilenet_v2", "resnet18", "vgg16", "wrn22x2"]  # one a family
-NO_BRIDGE = {"lenet300", "lenet5", "mlp", "vit_s16"}
+BRIDGED = [
+    "conv",
+    "mlp",
+    "mobilenet_v2",
+    "resnet18",
+    "vgg16",
+    "wrn22x2",
+]  # one a family
+WITHOUT_3X3 = {"lenet300", "lenet5", "mlp", "vit_s16"}
 NO_BATCH_NORM = {"lenet300", "lenet5", "vit_s16"}
 
 
@@ -262,7 +272,7 @@ def test_weight_layers():
 def test_small_images_change_strides_alone(name):
     sides = []
 
-    def look(x, y, name):
+    def look(layers, x, y, name):
         sides.append(y.shape[1])
         return y
 
@@ -308,7 +318,7 @@ def test_fields_and_scores(name):
     model = small(name)
     assert (model.dtype, model.classes) == (jnp.float32, 3)
     options = model_options(name)
-    assert ("bridge" in options) == (name not in NO_BRIDGE)
+    assert {"activation", "bridge"} <= set(options)
     assert ("bn_momentum" in options) == (name not in NO_BATCH_NORM)
     for dtype in (jnp.float32, jnp.bfloat16):
         init = partial(small(name, dtype=dtype).init_with_output, train=False)
@@ -338,8 +348,8 @@ def test_activation_is_reached_everywhere(name):
 def bridged_names(name, **options):
     names = []
 
-    def record(x, y, path):
-        assert x.ndim == y.ndim == 4
+    def record(layers, x, y, path):
+        assert x.ndim == y.ndim
         names.append(path)
         return y
 
@@ -347,16 +357,18 @@ def bridged_names(name, **options):
     return names, variables["params"]
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - NO_BRIDGE))
-def test_the_bridge_sees_every_3x3_convolution_once(name):
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_bridge_sees_every_layer_of_its_kind_once(name):
     names, params = bridged_names(name)
-    spatial = {
-        path.removesuffix("/kernel")
+    kernels = {
+        path.removesuffix("/kernel"): leaf.shape
         for path, leaf in paths(params).items()
-        if path.endswith("kernel") and leaf.shape[:2] == (3, 3)
+        if path.endswith("kernel")
     }
+    spatial = {path for path, shape in kernels.items() if shape[:2] == (3, 3)}
+    hidden = {path for path in kernels if re.search(r"(conv|dense)\d$", path)}
     assert len(names) == len(set(names))
-    assert set(names) == spatial
+    assert set(names) == (hidden if name in WITHOUT_3X3 else spatial)
     assert names
 
 
@@ -378,40 +390,67 @@ def test_names_of_bridges():
     ]
 
 
-def ghost(x, y, path, scale):
-    """A 1 x 1 convolution beside the one bridged, as ToST's ghost skips."""
-    stride = x.shape[1] // y.shape[1]
-    name = path.split("/")[-1] + "_ghost"
-    skip = nn.Conv(y.shape[-1], (1, 1), (stride, stride), use_bias=False, name=name)(x)
-    return y + scale * skip
-
-
-@pytest.mark.parametrize("name", BRIDGED)
-def test_bridges_may_have_layers_and_traced_values(name, variables_of):
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("project", [False, True])
+def test_ghost_skips_are_layers_beside_others_and_leave_no_trace(
+    name, project, variables_of
+):
     images = images_of(name)
     plain, variables = small(name), variables_of(name)
 
-    def added(scale):
-        model = small(name, bridge=partial(ghost, scale=scale))
-        return model.init_with_output(jax.random.key(1), images, train=False)
+    def added(strength):
+        model = small(name, bridge=GhostSkips(strength, project=project))
+        return model.init_with_output(jax.random.key(0), images, train=False)
 
     scores, both = jax.jit(added)(0.5)
     params, old = paths(both["params"]), paths(variables["params"])
     names, _ = bridged_names(name)
-    assert set(params) - set(old) == {f"{path}_ghost/kernel" for path in names}
-    assert {path: params[path].shape for path in old} == {
-        path: leaf.shape for path, leaf in old.items()
-    }
+    ghosts = {path.split("_ghost")[0] for path in set(params) - set(old)}
+    assert ghosts == set(names) if project else ghosts <= set(names)
+    # The others are as they were, and so are they all once the ghosts are gone.
+    jax.tree.map(np.testing.assert_array_equal, without_ghosts(both), dict(variables))
+    again = with_ghosts(variables["params"], both["params"])
+    jax.tree.map(np.testing.assert_array_equal, again, both["params"])
+    chosen = paths(sparse_leaves(both["params"]))
+    assert not any(sparse for path, sparse in chosen.items() if "_ghost" in path)
 
     @jax.jit
-    def apply(variables, scale):
-        model = small(name, bridge=partial(ghost, scale=scale))
+    def apply(variables, strength):
+        model = small(name, bridge=GhostSkips(strength, project=project))
         return model.apply(variables, images, train=False)
 
     np.testing.assert_array_equal(
-        apply(both, 0.0), jax.jit(partial(plain.apply, train=False))(both, images)
+        apply(both, 0.0), jax.jit(partial(plain.apply, train=False))(variables, images)
     )
     assert (scores != apply(both, 0.0)).any()
+
+
+def test_a_projection_is_small_at_the_start():
+    """Deviation 1e-4 s / sqrt(1e-8 s^2 + 1e-5), s of the sum of the channels."""
+    for s, deviation in ((1, 0.0316070), (4, 0.1254912), (8, 0.2452557)):
+        x = jax.random.normal(jax.random.key(0), (64, 8, 8, 4)) * s / 2
+        x = (x - x.sum(3).mean() / 4) * s / x.sum(3).std()
+
+        class Bridged(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                y = jnp.zeros((64, 8, 8, 6))
+                return GhostSkips(1.0)(Layers(train=True), x, y, "conv1")
+
+        branch, _ = Bridged().init_with_output(jax.random.key(1), x)
+        assert branch.shape == (64, 8, 8, 6)
+        np.testing.assert_allclose(branch.std(), deviation, rtol=1e-4)
+        np.testing.assert_array_equal(branch[..., 0], branch[..., 5])
+
+
+def test_counts_of_ghosts():
+    """ToST's code on ResNet-18, which does not bridge the stem."""
+    model = make_model("resnet18", bridge=GhostSkips(1.0, project=True))
+    params = paths(shapes_of(model, (1, 32, 32, 3))["params"])
+    ghosts = {n: p for n, p in params.items() if "_ghost" in n and "stage" in n}
+    convolutions = [p.size for n, p in ghosts.items() if n.endswith("_ghost/kernel")]
+    assert sum(convolutions) == 1_220_608
+    assert sum(p.size for p in ghosts.values()) - sum(convolutions) == 7_680
 
 
 @pytest.mark.parametrize("name", BRIDGED)
@@ -421,7 +460,7 @@ def test_the_identity_bridge_changes_no_bit(name, variables_of):
         jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))(
             variables, images
         )
-        for model in (small(name), small(name, bridge=lambda x, y, path: y))
+        for model in (small(name), small(name, bridge=lambda layers, x, y, path: y))
     ]
     jax.tree.map(np.testing.assert_array_equal, *scores)
 

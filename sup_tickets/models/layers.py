@@ -20,15 +20,16 @@ from sup_tickets.checks import check_one_of
 Activation = Callable[[jax.Array], jax.Array]
 """Elementwise, shape and dtype kept."""
 
-Bridge = Callable[[jax.Array, jax.Array, str], jax.Array]
-"""``bridge(x, y, name) -> y``: what replaces the output of one convolution.
+Bridge = Callable[["Layers", jax.Array, jax.Array, str], jax.Array]
+"""``bridge(layers, x, y, name) -> y``: what replaces the output of one convolution.
 
-Called once for each 3 x 3 or depthwise convolution, with its input, the output of its
-batch norm (before the residual addition and the activation) and its unique path, such
-as "stage2/block1/conv1". In a pre-activation block the second convolution has no batch
-norm before the addition: there ``y`` is its plain output. It runs within the compact
-call of the module that owns the convolution: layers made in it become siblings of the
-convolution, under the name that they are given.
+Called once for each convolution over more than a pixel, and for each hidden dense layer
+of a model without convolutions, with the maker of the model's layers, the layer's
+input, the output of its batch norm (before the residual addition and the activation)
+and its unique path, such as "stage2/block1/conv1". In a pre-activation block the second
+convolution has no batch norm before the addition: there ``y`` is its plain output. It
+runs within the compact call of the module that owns the layer: layers made in it become
+siblings, under the name that they are given.
 """
 
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -105,14 +106,14 @@ class Layers:
         )(x)
 
     def norm(self, x: jax.Array, name: str) -> jax.Array:
-        """Batch norm, in float32 until its result."""
+        """Batch norm, in float32 or wider until its result."""
         norm = nn.BatchNorm(
             use_running_average=not self.train,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
             name=name,
         )
-        return norm(x.astype(jnp.float32)).astype(self.dtype)
+        return norm(x.astype(wide(self.dtype))).astype(self.dtype)
 
     def conv_norm(
         self,
@@ -137,7 +138,7 @@ class Layers:
 
     def bridged(self, x: jax.Array, y: jax.Array, path: Sequence[str]) -> jax.Array:
         """``y``, or what the bridge makes of it."""
-        return y if self.bridge is None else self.bridge(x, y, "/".join(path))
+        return y if self.bridge is None else self.bridge(self, x, y, "/".join(path))
 
     def dense(
         self, x: jax.Array, features: int, name: str, *, bias: bool = True
@@ -153,8 +154,9 @@ class Layers:
         )(x)
 
     def scores(self, x: jax.Array, classes: int, *, bias: bool = True) -> jax.Array:
-        """The layer "classifier"; float32."""
-        return self.dense(x, classes, "classifier", bias=bias).astype(jnp.float32)
+        """The layer "classifier"; float32 or wider."""
+        scores = self.dense(x, classes, "classifier", bias=bias)
+        return scores.astype(wide(self.dtype))
 
 
 def halve(x: jax.Array) -> jax.Array:
@@ -167,6 +169,11 @@ def halve(x: jax.Array) -> jax.Array:
         x = x[:, : height // 2 * 2, : width // 2 * 2]
     pairs = x.reshape(batch, height // 2, 2, width // 2, 2, features)
     return pairs.max((2, 4))
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype of statistics and scores: float32, or what is wider."""
+    return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.float32
 
 
 def mean_pixel(x: jax.Array) -> jax.Array:

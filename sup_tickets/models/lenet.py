@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Layers, halve
+from sup_tickets.models.layers import Activation, Bridge, Layers, halve
 
 
 class LeNet300(nn.Module):
@@ -20,6 +20,7 @@ class LeNet300(nn.Module):
     classes: int = 10
     hidden: Sequence[int] = (300, 100)
     activation: Activation = nn.relu
+    bridge: Bridge | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -33,10 +34,11 @@ class LeNet300(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = Layers(train=train, dtype=self.dtype)
+        layers = Layers(train=train, bridge=self.bridge, dtype=self.dtype)
         x = images.astype(self.dtype).reshape(images.shape[0], -1)
         for i, width in enumerate(self.hidden, start=1):
-            x = self.activation(layers.dense(x, width, f"dense{i}"))
+            y = layers.dense(x, width, f"dense{i}")
+            x = self.activation(layers.bridged(x, y, (*self.path, f"dense{i}")))
         return layers.scores(x, self.classes)
 
 
@@ -50,6 +52,7 @@ class LeNet5(nn.Module):
     features: Sequence[int] = (20, 50)  # of each convolution
     hidden: Sequence[int] = (500,)
     activation: Activation = nn.relu
+    bridge: Bridge | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -63,12 +66,14 @@ class LeNet5(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = Layers(train=train, dtype=self.dtype)
+        layers = Layers(train=train, bridge=self.bridge, dtype=self.dtype)
         x = images.astype(self.dtype)
         for i, features in enumerate(self.features, start=1):
-            x = layers.conv(x, features, f"conv{i}", size=5, padding=0, bias=True)
-            x = halve(self.activation(x))
+            y = layers.conv(x, features, f"conv{i}", size=5, padding=0, bias=True)
+            y = layers.bridged(x, y, (*self.path, f"conv{i}"))
+            x = halve(self.activation(y))
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden, start=1):
-            x = self.activation(layers.dense(x, width, f"dense{i}"))
+            y = layers.dense(x, width, f"dense{i}")
+            x = self.activation(layers.bridged(x, y, (*self.path, f"dense{i}")))
         return layers.scores(x, self.classes)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Layers
+from sup_tickets.models.layers import Activation, Bridge, Layers
 
 
 class MLP(nn.Module):
@@ -17,6 +17,7 @@ class MLP(nn.Module):
     features: Sequence[int] = (256, 128)  # of each hidden layer
     batch_norm: bool = False  # before each ReLU
     activation: Activation = nn.relu
+    bridge: Bridge | None = None
     dtype: Any = jnp.float32  # of the computation
     bn_momentum: float = 0.9  # share of the old running statistics at each step
     bn_epsilon: float = 1e-5
@@ -34,6 +35,7 @@ class MLP(nn.Module):
         """
         layers = Layers(
             train=train,
+            bridge=self.bridge,
             dtype=self.dtype,
             bn_momentum=self.bn_momentum,
             bn_epsilon=self.bn_epsilon,
@@ -41,8 +43,8 @@ class MLP(nn.Module):
         )
         x = images.astype(self.dtype).reshape(images.shape[0], -1)
         for i, features in enumerate(self.features, start=1):
-            x = layers.dense(x, features, f"dense{i}", bias=not self.batch_norm)
+            y = layers.dense(x, features, f"dense{i}", bias=not self.batch_norm)
             if self.batch_norm:
-                x = layers.norm(x, f"bn{i}")
-            x = self.activation(x)
+                y = layers.norm(y, f"bn{i}")
+            x = self.activation(layers.bridged(x, y, (*self.path, f"dense{i}")))
         return layers.scores(x, self.classes)

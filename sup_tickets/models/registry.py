@@ -49,8 +49,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn22x2": partial(WideResNet, blocks=3, widths=(32, 64, 128)),
     "wrn28x10": WideResNet,
 }
-"""Every model by its short name. All but LeNet and ViT have the field ``bn_momentum``,
-and these and ``mlp`` alone have no field ``bridge``."""
+"""Every model by its short name. All have the fields ``activation``, ``bridge`` and
+``dtype``; all but LeNet and ViT the field ``bn_momentum``."""
 
 
 def make_model(name: str, **options: Any) -> nn.Module:

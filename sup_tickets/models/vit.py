@@ -10,7 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, gelu, uniform_fan_in
+from sup_tickets.models.layers import (
+    Activation,
+    Bridge,
+    Layers,
+    gelu,
+    uniform_fan_in,
+    wide,
+)
 
 # timm's and DeiT's normal is truncated at 2, not at 2 standard deviations: never.
 normal = nn.initializers.normal(0.02)
@@ -31,6 +38,7 @@ class ViT(nn.Module):
     heads: int = 6
     hidden: int = 1536  # between the two dense layers of a block
     activation: Activation = gelu
+    bridge: Bridge | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -39,7 +47,7 @@ class ViT(nn.Module):
 
         Args:
           images: [B, image_size, image_size, C] float array.
-          train: unused.
+          train: whether the network is being trained.
 
         Returns:
           [B, classes] float32 array.
@@ -48,7 +56,12 @@ class ViT(nn.Module):
           ValueError: for images of another size, or a size or width that does not
             divide by the patch size or the number of heads.
         """
-        del train  # There is no batch norm.
+        layers = Layers(
+            train=train,  # of ghosts alone: there is no other batch norm
+            activation=self.activation,
+            bridge=self.bridge,
+            dtype=self.dtype,
+        )
         self._check(images)
         size, width = (self.patch_size, self.patch_size), self.width
         x = nn.Conv(
@@ -67,11 +80,11 @@ class ViT(nn.Module):
         positions = self.param("positions", normal, (1, x.shape[1], width))
         x = x + positions.astype(self.dtype)
         for i in range(1, self.depth + 1):
-            x = Block(
-                self.heads, self.hidden, self.activation, self.dtype, name=f"block{i}"
-            )(x)
+            x = Block(layers, self.heads, self.hidden, name=f"block{i}")(x)
         x = _norm(x[:, 0], "norm", self.dtype)
-        return _dense(x, self.classes, "classifier", self.dtype).astype(jnp.float32)
+        return _dense(x, self.classes, "classifier", self.dtype).astype(
+            wide(self.dtype)
+        )
 
     def _check(self, images: jax.Array) -> None:
         if images.shape[1:3] != (self.image_size, self.image_size):
@@ -90,19 +103,22 @@ class ViT(nn.Module):
 class Block(nn.Module):
     """Self-attention and two dense layers, each after a layer norm and added."""
 
+    layers: Layers
     heads: int
     hidden: int
-    activation: Activation
-    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]."""
-        width, dtype = x.shape[-1], self.dtype
+        width, dtype = x.shape[-1], self.layers.dtype
         qkv = _dense(_norm(x, "norm1", dtype), 3 * width, "qkv", dtype)
         x = x + _dense(_attend(qkv, self.heads), width, "out", dtype)
-        y = _dense(_norm(x, "norm2", dtype), self.hidden, "dense1", dtype)
-        return x + _dense(self.activation(y), width, "dense2", dtype)
+        before = _norm(x, "norm2", dtype)
+        y = _dense(before, self.hidden, "dense1", dtype)
+        y = self.layers.bridged(before, y, (*self.path, "dense1"))
+        between = self.layers.activation(y)
+        y = _dense(between, width, "dense2", dtype)
+        return x + self.layers.bridged(between, y, (*self.path, "dense2"))
 
 
 def _attend(qkv: jax.Array, heads: int) -> jax.Array:
@@ -121,4 +137,4 @@ def _dense(x: jax.Array, features: int, name: str, dtype: Any) -> jax.Array:
 
 def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
     # In float32, as the batch norm of the other models.
-    return nn.LayerNorm(EPSILON, name=name)(x.astype(jnp.float32)).astype(dtype)
+    return nn.LayerNorm(EPSILON, name=name)(x.astype(wide(dtype))).astype(dtype)

@@ -15,7 +15,7 @@ import numpy as np
 from sup_tickets.data.resident import Weighted
 from sup_tickets.superposition import reestimate_statistics
 from sup_tickets.training.state import Network
-from sup_tickets.training.steps import Prepare
+from sup_tickets.training.steps import Form, Prepare, form_of
 
 ECE_BINS = 15
 """Bins of the calibration error: equally wide, ((k - 1) / 15, k / 15] for k = 1 to 15.
@@ -180,25 +180,31 @@ def make_predict(
 
 
 def make_evaluate(
-    model: nn.Module, normalise: Callable[[jax.Array], jax.Array]
-) -> Callable[[Network, Iterable[Weighted]], Scores]:
-    """The function ``(network, batches) -> Scores``, compiled once.
+    model: nn.Module | Form, normalise: Callable[[jax.Array], jax.Array]
+) -> Callable[..., Scores]:
+    """The function ``(network, batches[, step]) -> Scores``, compiled once.
 
     Args:
-      model: Linen module, called as ``model(inputs, train=False)``.
+      model: Linen module, called as ``model(inputs, train=False)``; or the form of one,
+        which is that at the step.
       normalise: from the images of a batch to inputs.
     """
-    log_p = _log_probabilities(model, normalise)
+    form = form_of(model)
 
     @jax.jit
-    def sums(params: Any, batch_stats: Any, batch: Weighted) -> ScoreSums:
+    def sums(
+        params: Any, batch_stats: Any, batch: Weighted, step: jax.Array
+    ) -> ScoreSums:
+        log_p = _log_probabilities(form(step), normalise)
         predicted = log_p(params, batch_stats, batch.images)
         return score_sums(predicted, batch.labels, batch.weights)
 
-    def evaluate(network: Network, batches: Iterable[Weighted]) -> Scores:
+    def evaluate(
+        network: Network, batches: Iterable[Weighted], step: int = 0
+    ) -> Scores:
         total = RunningSum()
         for batch in batches:
-            total.add(sums(network.params, network.batch_stats, batch))
+            total.add(sums(network.params, network.batch_stats, batch, jnp.int32(step)))
         return scores_from(total.result())
 
     return evaluate

@@ -52,6 +52,9 @@ class Listener(Protocol):
     def collected(self, name: str, step: int, network: Network) -> None:
         """The end of phase 1, or a ticket; valid until this returns."""
 
+    def kept(self, step: int, network: Network) -> None:
+        """A network to be kept, without ghosts; valid until this returns."""
+
 
 class Keeper(Protocol):
     """Keeps states safe, and says when to."""
@@ -94,6 +97,17 @@ class Job(NamedTuple):
     check_every_steps: int = 50  # the loss is fetched, and looked at for NaN
     block_steps: int = 1  # weight steps a call where nothing else is due
     keeper: Keeper | None = None
+    ghosts: "Ghosts | None" = None
+    keep_steps: Sequence[int] = ()  # completed steps after which the network is kept
+
+
+class Ghosts(NamedTuple):
+    """How a run begins whose network has ghosts at first."""
+
+    until: int  # completed steps after which they are gone
+    steps: Steps  # of the network with them
+    remove: Callable[[Any], Any]  # from any tree
+    validate: Callable[[Network, int], Scores] | None  # the network as of a step
 
 
 class Outcome(NamedTuple):
@@ -124,15 +138,21 @@ def train(job: Job, start: RunState) -> Outcome:
     plan, keeper = job.plan, job.keeper
     state, average, step = start.train, start.average, int(start.train.step)
     _check_start(job, step, average)
+    if step in job.keep_steps and not step:
+        job.listener.kept(step, network_of(_plain(job, state, step)))
     advance, watch, add = _Advance(job), _LossWatch(job), _collector(job)
     while step < plan.total_steps:
         state, losses = advance(state, step)
         watch.add(step, losses)
         step += losses.size
+        if job.ghosts and step == job.ghosts.until:
+            state = job.ghosts.remove(state)
         ends = step == plan.phase1_steps or step in plan.collections
         if ends or _every(job.validate_every_steps, step):
             watch.check()
             _validate(job, step - 1, state)
+        if step in job.keep_steps:
+            job.listener.kept(step, network_of(_plain(job, state, step)))
         if ends:
             average = add(step, average, network_of(state))
         if keeper is not None:
@@ -159,6 +179,12 @@ def average_like(job: Job, state: TrainState, step: int) -> SuperpositionState |
     return jax.eval_shape(job.superposition.init, tree, masks)
 
 
+def _plain(job: Job, state: TrainState, step: int) -> TrainState:
+    """The state without ghosts."""
+    haunted = job.ghosts and step < job.ghosts.until
+    return job.ghosts.remove(state) if haunted and job.ghosts else state
+
+
 def _check_start(job: Job, step: int, average: Any) -> None:
     begun = job.superposition is not None and step >= job.plan.phase1_steps
     if begun and average is None:
@@ -166,6 +192,10 @@ def _check_start(job: Job, step: int, average: Any) -> None:
             f"the state is at step {step}, past the end of phase 1 at step "
             f"{job.plan.phase1_steps}, and lacks the average of the tickets"
         )
+
+
+def _steps_at(job: Job, step: int) -> Steps:
+    return job.ghosts.steps if job.ghosts and step < job.ghosts.until else job.steps
 
 
 class _Advance:
@@ -181,16 +211,17 @@ class _Advance:
         self._updates = frozenset(plan.updates)
         self._explorations = frozenset(plan.explorations)
         validations = range(0, plan.total_steps, job.validate_every_steps or 10**12)
+        gone = job.ghosts.until if job.ghosts else 0
         self._breaks = sorted(
             {*plan.updates, *plan.explorations, *plan.collections, *validations}
-            | {plan.phase1_steps, plan.total_steps}
+            | {plan.phase1_steps, plan.total_steps, gone, *job.keep_steps}
         )
 
     def __call__(
         self, state: TrainState, step: int
     ) -> tuple[TrainState, jax.Array | np.ndarray]:
         """The state afterwards, and the losses of the steps that were done."""
-        steps, changed = self._job.steps, self._job.listener.changed
+        steps, changed = _steps_at(self._job, step), self._job.listener.changed
         if step in self._explorations:
             batch = self._job.batches(step)
             state, turnover = steps.explore(state, batch, self._job.explore_fraction)
@@ -290,7 +321,10 @@ def _validate(job: Job, step: int, state: TrainState) -> None:
     if job.validate is None:
         return
     network = network_of(state)
-    scores = job.validate(network)
+    if job.ghosts and job.ghosts.validate and step + 1 < job.ghosts.until:
+        scores = job.ghosts.validate(network, step + 1)
+    else:
+        scores = job.validate(network)
     # A step's loss is that before its update; this is the first look at the last one.
     if not np.isfinite(scores.nll):
         raise _diverged(job.plan, step, f"the validation loss is {scores.nll}")

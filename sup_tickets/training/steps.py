@@ -17,8 +17,9 @@ import optax
 
 from sup_tickets.checks import check_whole
 from sup_tickets.data.resident import Placement
-from sup_tickets.dynamic import Change, Method
+from sup_tickets.dynamic import Change, Method, starting_from
 from sup_tickets.masks import apply_masks, count, intersection
+from sup_tickets.models.ghosts import with_ghosts
 from sup_tickets.training.losses import Loss, cross_entropy
 from sup_tickets.training.state import TrainState
 from sup_tickets.transforms import mask_slots
@@ -26,6 +27,24 @@ from sup_tickets.types import Masks, Number, Params, Schedule
 
 Prepare = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
 """``(batch, key) -> (inputs, labels)``: gather and augment, inside the step."""
+
+
+Form = Callable[[Number], nn.Module]
+"""``step -> model``: a network that changes on its way, as ghosts fade."""
+
+
+def form_of(model: nn.Module | Form) -> Form:
+    """The form of a model that does not change; a form itself."""
+    return (lambda step: model) if isinstance(model, nn.Module) else model
+
+
+class Start(NamedTuple):
+    """What a run starts with, where that is not all drawn from its key."""
+
+    params: Params  # dense; what a form adds to them is drawn
+    batch_stats: Any
+    masks: Masks | None  # by default the method's own
+    step: Number = 0  # completed already
 
 
 class Turnover(NamedTuple):
@@ -44,7 +63,8 @@ class Steps(NamedTuple):
     and leave the statistics of batch norm alone.
     """
 
-    init: Callable[[jax.Array], TrainState]  # (key), consumed
+    init: Callable[..., TrainState]  # (key[, Start]); the key is consumed
+    begin: Callable[[jax.Array], Start]  # (key): what `init` starts with by itself
     train: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]  # -> state, loss
     block: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]  # losses, [K]
     topology: Callable[[TrainState, Any], tuple[TrainState, Turnover]]
@@ -52,7 +72,7 @@ class Steps(NamedTuple):
 
 
 def make_steps(
-    model: nn.Module,
+    model: nn.Module | Form,
     method: Method,
     tx: optax.GradientTransformation,
     *,
@@ -68,7 +88,8 @@ def make_steps(
     """The steps of training a model sparsely.
 
     Args:
-      model: Linen module, called as ``model(inputs, train=...)``, with class scores.
+      model: Linen module, called as ``model(inputs, train=...)``, with class scores; or
+        the form of one, which has the same parameters at every step.
       method: of sparse training. An update of RigL consumes its step; of others not.
       tx: Optax chain *without* a learning rate, whose updates are subtracted.
       learning_rate: schedule of ``state.step``.
@@ -89,17 +110,31 @@ def make_steps(
     check_whole("accumulate", accumulate, 1)
     if check_whole("block_steps", block_steps, 1) > 1 and block_at is None:
         raise ValueError(f"block_steps={block_steps} needs block_at")
-    gradient = _gradient(model, prepare, loss, accumulate)
+    form = form_of(model)
+    gradient = _gradient(form, prepare, loss, accumulate)
 
-    def init(key: jax.Array) -> TrainState:
-        init_key, method_key, key = jax.random.split(key, 3)
-        variables = model.init(init_key, example, train=False)
-        state = method.init(method_key, variables["params"])
-        params = apply_masks(state.masks, variables["params"])
+    def begin(key: jax.Array) -> Start:
+        variables = form(0).init(jax.random.split(key, 3)[0], example, train=False)
+        return Start(variables["params"], variables.get("batch_stats", {}), None)
+
+    def init(key: jax.Array, start: Start | None = None) -> TrainState:
+        own = begin(key)
+        _, method_key, key = jax.random.split(key, 3)
+        state = method.init(method_key, own.params)
+        if start is not None:
+            own = Start(
+                with_ghosts(start.params, own.params),
+                with_ghosts(start.batch_stats, own.batch_stats),
+                None,
+                start.step,
+            )
+            if start.masks is not None:
+                state = starting_from(state, own.params, start.masks)
+        params = apply_masks(state.masks, own.params)
         return TrainState(
-            step=jnp.int32(0),
+            step=jnp.asarray(own.step, jnp.int32),
             params=params,
-            batch_stats=variables.get("batch_stats", {}),
+            batch_stats=own.batch_stats,
             opt_state=tx.init(params),
             method=state,
             key=key,
@@ -162,7 +197,7 @@ def make_steps(
         change = method.explore(state.method, state.params, dense, state.step, fraction)
         return changed(state, change, value)
 
-    return _compiled(Steps(init, train, block, topology, explore), placement)
+    return _compiled(Steps(init, begin, train, block, topology, explore), placement)
 
 
 def direction(
@@ -208,12 +243,14 @@ def direction(
 
 
 def _gradient(
-    model: nn.Module, prepare: Prepare, loss: Loss, accumulate: int
+    form: Form, prepare: Prepare, loss: Loss, accumulate: int
 ) -> Callable[[TrainState, Any], tuple[Params, tuple[jax.Array, Any]]]:
     """``(state, batch) -> (dense gradient, (cross-entropy, batch statistics))``."""
 
-    def loss_of(params: Params, batch_stats: Any, inputs: Any, labels: Any) -> Any:
-        scores, changed = model.apply(
+    def loss_of(
+        params: Params, batch_stats: Any, inputs: Any, labels: Any, step: jax.Array
+    ) -> Any:
+        scores, changed = form(step).apply(
             {"params": params, "batch_stats": batch_stats},
             inputs,
             train=True,
@@ -229,11 +266,13 @@ def _gradient(
         key = jax.random.fold_in(state.key, state.step)
         inputs, labels = prepare(batch, key)
         if accumulate == 1:
-            return one(state.params, state.batch_stats, inputs, labels)
+            return one(state.params, state.batch_stats, inputs, labels, state.step)
 
         def add(carry: Any, part: Any) -> Any:
             total, batch_stats = carry
-            new, (value, batch_stats) = one(state.params, batch_stats, *part)
+            new, (value, batch_stats) = one(
+                state.params, batch_stats, *part, state.step
+            )
             return (jax.tree.map(jnp.add, total, new), batch_stats), value
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
@@ -292,6 +331,7 @@ def _compiled(steps: Steps, placement: Placement) -> Steps:
     everywhere = placement.everywhere
     return Steps(
         jax.jit(steps.init, out_shardings=everywhere),
+        jax.jit(steps.begin, out_shardings=everywhere),
         *(
             jax.jit(step, donate_argnums=0, out_shardings=everywhere)
             for step in (steps.train, steps.block, steps.topology, steps.explore)

@@ -1,0 +1,299 @@
+r"""Finds lottery tickets: train, prune, rewind, repeat; then trains them.
+
+    python -m experiments.lottery --config=configs/fashion_mnist.py:sparsity=0.95 \
+        --workdir=runs/lottery
+
+Every round is a run in a folder of its own, so that the command goes on where it was
+stopped. It trains the masks of the round before from the weights that the network had
+after ``--rewind_epoch`` epochs, for the epochs that are left; then the smallest of its
+active weights are pruned, over all layers together. The ticket is pruned to the exact
+sparsity. ``ticket-SPARSITY.safetensors`` has its masks and the weights to start from:
+
+    python -m experiments.main --workdir=RUN \
+        --config=configs/fashion_mnist.py:sparsity=0.95,masks=FILE,tost=true \
+        --config.mask.weights=file
+
+Frankle and Carbin, The Lottery Ticket Hypothesis, 2019,
+https://arxiv.org/abs/1803.03635; rewinding to a later epoch: Frankle et al., Linear
+Mode Connectivity and the Lottery Ticket Hypothesis, 2020,
+https://arxiv.org/abs/1912.05671
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments import command_line, run
+from experiments.build import build
+from experiments.check import Config, check_config
+from experiments.progress import say
+from experiments.stopping import Stopped
+from sup_tickets.checks import check_one_of, check_sparsity
+from sup_tickets.counting import active_count
+from sup_tickets.masks import apply_masks, full_masks, size
+from sup_tickets.pruning import merged, without
+from sup_tickets.topology import prune_to_counts
+from sup_tickets.training.network_files import (
+    load_sparse,
+    provenance_of,
+    save_sparse,
+)
+from sup_tickets.training.state import Network
+
+VARIANTS = ("iterative", "one-shot", "gradual")
+"""Prune a share a round; all at once; or while the first network is trained (GMP)."""
+
+
+class Options(NamedTuple):
+    """What the rounds are like."""
+
+    variant: str = "iterative"
+    prune_fraction: float = 0.2  # of the active weights, each round
+    rewind_epoch: int = 0
+    targets: tuple[float, ...] = ()  # sparsities; by default the configuration's
+
+
+def lottery(
+    config: Config,
+    workdir: Path,
+    options: Options = Options(),  # noqa: B008  (immutable)
+    *,
+    devices: Sequence[Any] | None = None,
+) -> dict[float, Path]:
+    """Finds and trains the tickets of a network.
+
+    Args:
+      config: of the run; the rounds train without ToST and without Sup-tickets, the
+        tickets as it says.
+      workdir: gets a folder for every round and for every ticket.
+      options: of the rounds.
+      devices: by default all.
+
+    Returns:
+      The files of the tickets by their sparsities.
+
+    Raises:
+      ValueError: one line, if something is wrong with the arguments.
+      Stopped: after a signal, once everything is saved.
+    """
+    targets = _checked(config, options)
+    one_round = options.variant != "iterative"
+    ladder = [] if one_round else levels(max(targets), options.prune_fraction)
+    found: dict[float, Path] = {}
+    _check_rewinding(config, options, devices)
+    for number, sparsity in enumerate([0.0, *ladder]):
+        folder = workdir / f"round-{number:02}"
+        masks = workdir / f"round-{number:02}.safetensors" if number else None
+        say(f"round {number}: sparsity {sparsity:.4g}")
+        run.run(_round(config, options, sparsity, masks), folder, devices=devices)
+        following = [*ladder, 1.0][number]
+        for target in targets:
+            if sparsity < target <= following:
+                found[target] = workdir / f"ticket-{target:g}.safetensors"
+                _write(found[target], config, workdir, folder, target, options, number)
+        if number < len(ladder):
+            path = workdir / f"round-{number + 1:02}.safetensors"
+            _write(path, config, workdir, folder, following, options, number)
+    for target in targets:
+        say(f"ticket of sparsity {target:g}: {found[target]}")
+        last = _ticket(config, target, found[target])
+        run.run(last, workdir / f"ticket-{target:g}", devices=devices)
+    return found
+
+
+def levels(sparsity: float, prune_fraction: float) -> list[float]:
+    """The sparsities of the rounds before the last.
+
+    Args:
+      sparsity: of the ticket.
+      prune_fraction: of the active weights that a round prunes.
+
+    Example:
+      >>> levels(0.5, 0.2)
+      [0.2, 0.36, 0.488]
+    """
+    found: list[float] = []
+    density = 1 - prune_fraction
+    while density > 1 - sparsity + 1e-9:
+        found.append(round(1 - density, 12))
+        density *= 1 - prune_fraction
+    return found
+
+
+def table(workdir: Path) -> str:
+    """Sparsity and accuracy of every round and ticket."""
+    lines = []
+    for folder in sorted(p for p in workdir.glob("*-*") if p.is_dir()):
+        results = json.loads((folder / "results.json").read_text())
+        row = results["rows"][-1]
+        sparsity = 1 - row["active"] / row["total"] if row["total"] else 0.0
+        accuracy = f"{100 * row['accuracy']:.2f}%"
+        split = results["evaluated_on"]
+        lines.append(f"{folder.name}: sparsity {sparsity:.4f}, {split} {accuracy}")
+    return "\n".join(lines)
+
+
+# --- Rounds ---------------------------------------------------------------------------
+
+
+def _checked(config: Config, options: Options) -> tuple[float, ...]:
+    check_config(config)
+    check_one_of("variant", options.variant, VARIANTS)
+    if not 0 < options.prune_fraction < 1:
+        raise ValueError(
+            f"prune_fraction must be in (0, 1), got {options.prune_fraction}"
+        )
+    if not 0 <= options.rewind_epoch < config.train.epochs:
+        raise ValueError(
+            f"rewind_epoch must be at least 0 and below the {config.train.epochs} "
+            f"epochs of the run, got {options.rewind_epoch}"
+        )
+    targets = options.targets or (config.method.sparsity,)
+    for target in targets:
+        check_sparsity(target, "targets")
+        if not target:
+            raise ValueError("a ticket of sparsity 0 is the dense network")
+    if options.variant == "gradual" and len(set(targets)) > 1:
+        raise ValueError(f"variant 'gradual' has one sparsity, got {targets}")
+    return tuple(sorted(set(targets)))
+
+
+def _check_rewinding(config: Config, options: Options, devices: Any) -> None:
+    """Of a ticket that cannot be trained nothing is found."""
+    last: Config = ConfigDict(config.to_dict())
+    _make_static(last)
+    built = build(last, devices=devices)
+    built.inputs.close()
+    ghosts = built.young.until if built.young else 0
+    if options.rewind_epoch * built.plan.epoch_steps >= built.plan.phase1_steps:
+        raise ValueError(
+            f"rewind_epoch={options.rewind_epoch} is beyond phase 1 of the run"
+        )
+    if ghosts and options.rewind_epoch * built.plan.epoch_steps >= ghosts:
+        raise ValueError(
+            f"rewind_epoch={options.rewind_epoch} is after the ghosts of the run are "
+            f"gone, epoch {ghosts // built.plan.epoch_steps}"
+        )
+
+
+def _round(config: Config, options: Options, sparsity: float, masks: Any) -> Config:
+    ours: Config = ConfigDict(config.to_dict())
+    ours.compare = ours.sup.enabled = False
+    ours.tost.parts = ""
+    ours.mask.update({"name": "random", "ratios_only": False, "orthogonal": False})
+    if masks is not None:
+        _make_static(ours)
+        ours.masks, ours.mask.weights = str(masks), "file"
+        ours.method.sparsity = sparsity
+        return ours
+    ours.masks, ours.mask.weights = None, "init"
+    ours.method.name = "gmp" if options.variant == "gradual" else "dense"
+    ours.method.initial_sparsity = None
+    ours.method.options = ConfigDict()
+    ours.checkpoint.keep_epochs = (options.rewind_epoch,)
+    return ours
+
+
+def _ticket(config: Config, sparsity: float, masks: Path) -> Config:
+    ours: Config = ConfigDict(config.to_dict())
+    if config.method.name in ("dense", "gmp", "granet", "granet-dense"):
+        _make_static(ours)
+    ours.method.sparsity = sparsity
+    ours.mask.update({"name": "random", "ratios_only": False, "orthogonal": False})
+    ours.masks, ours.mask.weights = str(masks), "file"
+    return ours
+
+
+def _make_static(config: Config) -> None:
+    config.method.name = "static"
+    config.method.initial_sparsity = None
+    config.method.options = ConfigDict()
+    config.sup.enabled = config.compare = False
+
+
+def _write(
+    path: Path,
+    config: Config,
+    workdir: Path,
+    trained: Path,
+    sparsity: float,
+    options: Options,
+    number: int,
+) -> None:
+    """The largest active weights of a trained network, rewound."""
+    network = load_sparse(trained / "final" / "network.safetensors")
+    early = workdir / "round-00" / "networks"
+    early = early / f"epoch-{options.rewind_epoch}.safetensors"
+    start = load_sparse(early)
+    masks = merged(network.params, full_masks(network.params), network.masks)
+    if options.variant != "gradual":
+        free = without(masks, tuple(config.method.dense))
+        held = size(masks) - size(free)
+        count = active_count(size(masks), sparsity) - held
+        _, kept = prune_to_counts(network.params, free, count)
+        masks = merged(network.params, masks, kept)
+    save_sparse(
+        path,
+        Network(
+            params=apply_masks(masks, start.params),
+            batch_stats=start.batch_stats,
+            masks=masks,
+        ),
+        provenance={
+            "data": config.data.name,
+            "model": config.model.name,
+            "method": f"lottery, {options.variant}, after round {number}",
+            "sparsity": sparsity,
+            "seed": config.seed,
+            "rewind_step": provenance_of(early)["step"],
+        },
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; errors of the user's end in one line."""
+    parser = argparse.ArgumentParser(
+        "python -m experiments.lottery",
+        description="Finds lottery tickets and trains them.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE.py[:name=value,...]")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--variant", choices=VARIANTS, default="iterative")
+    parser.add_argument(
+        "--prune_fraction", type=float, default=0.2, help="of each round (0.2)"
+    )
+    parser.add_argument("--rewind_epoch", type=int, default=0, help="0: the beginning")
+    parser.add_argument(
+        "--targets",
+        type=lambda text: tuple(float(part) for part in text.split(",")),
+        default=(),
+        metavar="SPARSITY,...",
+        help="of the tickets; by default the configuration's",
+    )
+    chosen = parser.parse_args(argv)
+    try:
+        lottery(
+            command_line.load_config(chosen.config),
+            chosen.workdir,
+            Options(
+                chosen.variant,
+                chosen.prune_fraction,
+                chosen.rewind_epoch,
+                chosen.targets,
+            ),
+        )
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    print(table(chosen.workdir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""What a run starts with, where data are looked at or a file is read before training.
+
+In this order: the masks (of a file, or found by scores of the initial weights), their
+places drawn anew if only the counts are wanted, the weights, and their scales.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from experiments.check import Config
+from experiments.inputs import Inputs
+from experiments.tost import tost_parts
+from sup_tickets.checks import check_one_of
+from sup_tickets.foresight import (
+    classification_loss,
+    dead_layers,
+    grasp,
+    prune_in_rounds,
+    resample,
+    snip,
+    synflow,
+    total_gradient,
+)
+from sup_tickets.masks import full_masks, layer_counts, layer_table
+from sup_tickets.orthogonal import exact_orthogonal
+from sup_tickets.rescaling import rescaled_init
+from sup_tickets.saliency import magnitude, taylor
+from sup_tickets.training.network_files import load_sparse, provenance_of
+from sup_tickets.training.state import Network
+from sup_tickets.training.steps import Start, Steps
+from sup_tickets.types import Masks, Params, Scores
+
+MASKS = ("random", "magnitude", "taylor", "snip", "grasp", "synflow")
+"""Where masks come from; "random" ones are those of the method itself."""
+
+_CHUNK = 256  # examples that scores look at together
+_DENSE = ("dense", "granet", "granet-dense", "gmp")  # start with more weights
+
+
+class Begin(NamedTuple):
+    """All that a start is made from."""
+
+    config: Config
+    model: nn.Module  # without ghosts
+    inputs: Inputs
+    steps: Steps  # of that model
+    key: jax.Array  # that the steps begin with
+
+
+def check_start(config: Config) -> None:
+    """Raises where the fields of ``mask`` and ``masks`` do not go together.
+
+    Raises:
+      ValueError: one line, naming a field.
+      OSError: if the file of masks cannot be read.
+    """
+    mask = config.mask
+    check_one_of("config.mask.name", mask.name, MASKS)
+    if config.masks is not None:
+        _check_file(config)
+    elif mask.weights == "file":
+        raise ValueError("config.mask.weights='file' needs a file, config.masks")
+    chosen = mask.name != "random" or config.masks is not None or mask.orthogonal
+    if chosen and config.method.name in _DENSE:
+        raise ValueError(
+            f"method {config.method.name!r} does not start with the final sparsity; "
+            f"config.mask and config.masks are of no use to it"
+        )
+    if mask.orthogonal and mask.weights != "init":
+        raise ValueError(
+            "config.mask.orthogonal=True draws the weights itself; config.mask.weights "
+            f"must be 'init', got {mask.weights!r}"
+        )
+
+
+def make_start(begin: Begin) -> Start | None:
+    """What the run starts with, or ``None`` if the key alone says.
+
+    Raises:
+      ValueError: one line, if the masks are of another network, or scores are of no
+        use.
+    """
+    config, mask = begin.config, begin.config.mask
+    rescales = "rescale" in tost_parts(config)
+    if _is_plain(mask) and config.masks is None and not rescales:
+        return None
+    start = begin.steps.begin(begin.key)
+    if rescales and config.tost.released:  # before there are masks
+        start = _rescaled(begin, start, full_masks(start.params))
+    masks = _masks(begin, start)
+    places_key, weights_key = jax.random.split(jax.random.fold_in(begin.key, 1))
+    if mask.ratios_only:
+        masks = resample(places_key, masks)
+    start = start._replace(masks=masks)
+    if mask.orthogonal:
+        params, masks = exact_orthogonal(
+            weights_key,
+            start.params,
+            jax.tree.map(int, layer_counts(masks)),
+            gain=mask.orthogonal_gain,
+            bias_deviation=mask.orthogonal_bias,
+            depthwise=_depthwise(begin),
+        )
+        start = start._replace(params=params, masks=masks)
+    elif mask.weights == "new":
+        start = begin.steps.begin(weights_key)._replace(masks=masks)
+    elif mask.weights == "file":
+        start = _from_file(config, masks)
+    if rescales and not config.tost.released:
+        start = _rescaled(begin, start, masks)
+    return start
+
+
+def describe_start(start: Start) -> str:
+    """What the masks are like, as a line or two."""
+    if start.masks is None:
+        return "start: weights re-scaled"
+    total = layer_table(start.masks)[-1]
+    text = f"start: {total.active} of {total.size} weights are active"
+    dead = dead_layers(start.masks)
+    return f"{text}; no weight is left in {', '.join(dead)}" if dead else text
+
+
+def _is_plain(mask: Config) -> bool:
+    drawn = mask.ratios_only or mask.orthogonal or mask.weights != "init"
+    return mask.name == "random" and not drawn
+
+
+# --- Masks ----------------------------------------------------------------------------
+
+
+def _masks(begin: Begin, start: Start) -> Masks:
+    config = begin.config
+    if config.masks is not None:
+        return load_sparse(config.masks).masks
+    own = begin.steps.init(begin.key).method.masks
+    if config.mask.name == "random":
+        return own
+    found = prune_in_rounds(
+        _score(begin, start),
+        start.params,
+        sparsity=config.method.sparsity,
+        rounds=config.mask.rounds or (100 if config.mask.name == "synflow" else 1),
+        scope=config.mask.scope,
+        dense=tuple(config.method.dense),
+    )
+    return jax.device_put(found, begin.steps.init(begin.key).step.sharding)
+
+
+def _score(begin: Begin, start: Start) -> Callable[[Params, Masks], Scores]:
+    """``(params, masks) -> scores``."""
+    mask, model = begin.config.mask, begin.model
+    if mask.name == "magnitude":
+        return lambda params, masks: magnitude(params)
+    if mask.name == "synflow":
+        shape = begin.inputs.example.shape
+        apply = _evaluated(model, start.batch_stats)
+        return lambda params, masks: synflow(apply, params, shape)
+    batches = _examples(begin)
+    warm = mask.temperature if mask.name == "grasp" else 1.0
+    loss = classification_loss(_trained(model, start.batch_stats), temperature=warm)
+    match mask.name:
+        case "snip":
+            return jax.jit(lambda p, m: snip(loss, p, batches, masks=m))
+        case "grasp":
+            return jax.jit(
+                lambda p, m: grasp(loss, p, batches, pairing=mask.pairing, masks=m)
+            )
+    return jax.jit(lambda p, m: taylor(p, total_gradient(loss, p, batches)))
+
+
+def _trained(model: nn.Module, batch_stats: Any) -> Callable[[Params, Any], Any]:
+    """Scores by the statistics of the batch; the running ones stay as they are."""
+
+    def apply(params: Params, inputs: jax.Array) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return model.apply(variables, inputs, train=True, mutable=["batch_stats"])[0]
+
+    return apply
+
+
+def _evaluated(model: nn.Module, batch_stats: Any) -> Callable[[Params, Any], Any]:
+    """Scores by the statistics at the start, mean 0 and variance 1, as wide."""
+
+    def apply(params: Params, inputs: jax.Array) -> Any:
+        stats = jax.tree.map(lambda s: s.astype(inputs.dtype), batch_stats)
+        variables = {"params": params, "batch_stats": stats}
+        return model.clone(dtype=inputs.dtype).apply(variables, inputs, train=False)
+
+    return apply
+
+
+def _examples(begin: Begin) -> list[tuple[jax.Array, jax.Array]]:
+    """As many of each class, in batches; augmented as in training."""
+    wanted = begin.config.mask.examples_per_class
+    left = np.full(begin.inputs.classes, wanted)
+    inputs, labels = [], []
+    for i in range(begin.inputs.epoch_steps):
+        x, y = _batch(begin, i)
+        x, y = _on_host(x), _on_host(y)
+        rows = [r for r, label in enumerate(y) if _take(left, label)]
+        inputs.append(x[rows])
+        labels.append(y[rows])
+        if not left.any():
+            break
+    if left.any():
+        raise ValueError(
+            f"config.mask.examples_per_class={wanted} is more than an epoch has of "
+            f"class {int(np.argmax(left))}"
+        )
+    x, y = np.concatenate(inputs), np.concatenate(labels)
+    order = np.argsort(np.arange(len(y)) % -(-len(y) // _CHUNK), kind="stable")
+    parts = np.array_split(order, -(-len(y) // _CHUNK))
+    return [(jnp.asarray(x[part]), jnp.asarray(y[part])) for part in parts]
+
+
+def _take(left: np.ndarray, label: int) -> bool:
+    if left[label]:
+        left[label] -= 1
+        return True
+    return False
+
+
+def _batch(begin: Begin, i: int) -> tuple[jax.Array, jax.Array]:
+    """The batch of step i, augmented otherwise than by that step."""
+    key = jax.random.fold_in(jax.random.fold_in(begin.key, 2), i)
+    batch = begin.inputs.batches(i)
+    return jax.jit(begin.inputs.prepare)(batch, key)
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    if jax.process_count() > 1:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
+
+
+def _depthwise(begin: Begin) -> list[str]:
+    """Expressions of the kernels of convolutions of single channels."""
+    found: list[str] = []
+
+    def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if isinstance(module, nn.Conv) and module.feature_group_count > 1:
+            found.append("^" + re.escape("/".join([*module.path, "kernel"])) + "$")
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        example = begin.inputs.example
+        jax.eval_shape(lambda k: begin.model.init(k, example, train=False), begin.key)
+    return sorted(set(found))
+
+
+# --- Weights --------------------------------------------------------------------------
+
+
+def _rescaled(begin: Begin, start: Start, masks: Masks) -> Start:
+    tost = begin.config.tost
+    loss = classification_loss(_trained(begin.model, start.batch_stats))
+    prepare = jax.jit(begin.inputs.prepare)
+    key = jax.random.fold_in(begin.key, 3)
+
+    def batch(i: int) -> Any:
+        return prepare(begin.inputs.batches(i), jax.random.fold_in(key, i))
+
+    found = rescaled_init(
+        loss,
+        start.params,
+        masks,
+        batch,
+        steps=tost.rescale_steps,
+        learning_rate=tost.rescale_rate,
+        algorithm=tost.rescale_algorithm,
+    )
+    return start._replace(params=found.params)
+
+
+# --- Files ----------------------------------------------------------------------------
+
+_SAME = ("data", "model", "sparsity")
+
+
+def _check_file(config: Config) -> None:
+    path = Path(config.masks)
+    if not path.is_file():
+        raise ValueError(f"config.masks: there is no file {config.masks!r}")
+    origin = provenance_of(path)
+    here = {
+        "data": config.data.name,
+        "model": config.model.name,
+        "sparsity": config.method.sparsity,
+    }
+    for name in _SAME:
+        if origin.get(name) != here[name]:
+            raise ValueError(
+                f"config.masks={config.masks!r} is of {name} {origin.get(name)!r}, and "
+                f"this run has {here[name]!r}"
+            )
+    if config.mask.name != "random":
+        raise ValueError(
+            f"config.masks has the masks already; config.mask.name={config.mask.name!r}"
+            " must be left out"
+        )
+    if config.mask.weights == "init" and origin.get("seed") != config.seed:
+        raise ValueError(
+            f"config.masks={config.masks!r} was found with seed {origin.get('seed')}, "
+            f"and this run begins with the weights of seed {config.seed}; give "
+            "--config.mask.weights=file or new, or that seed"
+        )
+
+
+def _from_file(config: Config, masks: Masks) -> Start:
+    network: Network = load_sparse(config.masks)
+    step = provenance_of(config.masks).get("rewind_step", 0)
+    return Start(network.params, network.batch_stats, masks, step)

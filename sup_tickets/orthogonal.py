@@ -1,0 +1,369 @@
+"""Exact orthogonal initialization: sparse orthogonal weights, with their masks.
+
+A random mask over ordinary weights shrinks what passes through a layer, the more the
+sparser it is. Here weights and mask are made together: random rotations of two columns
+at a time turn an identity into an orthogonal matrix that has as many nonzeros as asked.
+All is NumPy on the host, float64 inside, and depends on the key and the name of a leaf
+alone.
+
+Shapes: kernels [I, O] or [K, K, I, O]; S is the smaller and M the larger of I and O.
+
+References:
+  Nowak et al., Sparser, Better, Deeper, Stronger: Improving Sparse Training with Exact
+  Orthogonal Initialization, 2024, https://arxiv.org/abs/2406.01755
+"""
+
+import operator
+import re
+from collections.abc import Sequence
+from math import isfinite, isqrt
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from sup_tickets.checks import check_one_of, check_whole
+from sup_tickets.trees import leaf_keys, map_named, matching_names, named_leaves
+from sup_tickets.types import Counts, Masks, Params
+
+CENTRES = ("sqrt", "same")
+"""How dense the centre tap of a convolution is, see `exact_orthogonal`."""
+
+# The shifts of norms too, by the names of Flax, Haiku and others.
+_BIAS = re.compile(r"(^|[/_])(bias|offset|beta)$", re.IGNORECASE)
+_DRAWS = 256  # rotations that are drawn at a time
+
+
+def exact_orthogonal(
+    key: jax.Array,
+    params: Params,
+    counts: Counts,
+    *,
+    gain: float = 1.0,
+    bias_deviation: float = 0.0,
+    centre: str = "sqrt",
+    depthwise: str | Sequence[str] | None = None,
+) -> tuple[Params, Masks]:
+    """Orthogonal weights with exactly ``counts`` active ones, and their masks.
+
+    A matrix is ``gain * H`` of `orthogonal_matrix`. A convolution is delta-orthogonal:
+    its centre tap is ``gain * H``, all else is 0. Of a density ``d`` of the kernel, H
+    gets ``min(d K^2, 1, sqrt(d))`` ("sqrt") or ``d`` ("same"), but S nonzeros at least.
+    What is missing to the count are random places of the kernel that start at 0, and
+    train. Of the base method, only the counts matter.
+
+    The reference takes the rotation that comes closest to a density; here the counts
+    are exact, so it is the last that does not exceed one, and matrices are filled up
+    with zeros as convolutions are.
+
+    Args:
+      key: a random key, consumed; the draw of a leaf depends on its name alone.
+      params: pytree of arrays. Leaves without a count stay as they are, except biases;
+        of the others only shape and dtype are read.
+      counts: pytree of integers, ``None`` where a leaf is never pruned.
+      gain: the singular values of each layer.
+      bias_deviation: standard deviation of biases and of the shifts of norms, around 0:
+        of leaves without a count named "bias", "offset" or "beta".
+      centre: of `CENTRES`.
+      depthwise: expressions of the kernels [K, K, 1, O] that are depthwise convolutions
+        with one output a channel, ``()`` if none is. Each channel is an own 1 x 1
+        problem: its centre is ``gain`` or ``-gain``. It has to be said if there are
+        such kernels: a convolution of grey images has the same shape. (Other grouped
+        convolutions cannot be told from ordinary ones, and are orthogonal as if they
+        were.)
+
+    Returns:
+      Params with the dtypes of ``params``, and masks with exactly ``counts`` active.
+
+    Raises:
+      ValueError: naming the leaf and its count, if that is below S (of a depthwise
+        kernel: O), which an identity needs, or above its size; if a leaf with a count
+        is no matrix or convolution of odd K, or may be depthwise; if an argument is out
+        of range or the key is traced.
+
+    Example:
+      >>> params = {"kernel": jnp.zeros((6, 8)), "bias": jnp.ones(8)}
+      >>> counts = {"kernel": 20, "bias": None}
+      >>> params, masks = exact_orthogonal(jax.random.key(0), params, counts)
+      >>> int(masks["kernel"].sum()), residual(params["kernel"]) < 2e-6
+      (20, True)
+    """
+    _check_arguments(key, gain, bias_deviation, centre)
+    is_depthwise = _depthwise_names(params, counts, depthwise)
+
+    def make(name: str, leaf: Any, leaf_key: jax.Array, count: Any) -> Any:
+        # Seeded by the whole key, so that NumPy's draws differ as JAX's would.
+        rng = np.random.default_rng(np.ravel(jax.random.key_data(leaf_key)).tolist())
+        if count is None:
+            if not _BIAS.search(name):
+                return leaf, None
+            return _as(leaf, bias_deviation * rng.standard_normal(leaf.shape)), None
+        count = _checked_count(name, leaf, count, name in is_depthwise)
+        if name in is_depthwise:
+            made = _signs(rng, leaf.shape[-1])
+        else:
+            rows, columns = leaf.shape[-2:]
+            made = _orthogonal(rng, rows, columns, _nonzeros(leaf, count, centre))
+        kernel, mask = _embedded(leaf.shape, made)
+        _activate_more(rng, mask, count)
+        return _as(leaf, gain * kernel), jnp.asarray(mask)
+
+    made = map_named(make, params, leaf_keys(key, params), counts)
+    return (
+        jax.tree.map(lambda _, pair: pair[0], params, made),
+        jax.tree.map(lambda _, pair: pair[1], params, made),
+    )
+
+
+def orthogonal_matrix(
+    rng: np.random.Generator, rows: int, columns: int, count: int
+) -> np.ndarray:
+    """A random sparse matrix whose smaller side is orthonormal.
+
+    An identity, cut to the shape, whose columns (rows, if it is tall) are rotated two
+    at a time, a random pair by a random angle, as long as no more than ``count`` places
+    are in use. ``A A^T = I`` if it is wide, ``A^T A = I`` if it is tall.
+
+    Args:
+      rng: consumed.
+      rows: at least 1.
+      columns: at least 1.
+      count: of nonzeros at most, from ``min(rows, columns)`` to ``rows * columns``. A
+        few less are in use, since one rotation adds several.
+
+    Returns:
+      [rows, columns] float64 array.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Example:
+      >>> a = orthogonal_matrix(np.random.default_rng(0), 3, 5, 9)
+      >>> bool(3 <= np.count_nonzero(a) <= 9), residual(a) < 1e-13
+      (True, True)
+    """
+    check_whole("rows", rows, 1)
+    check_whole("columns", columns, 1)
+    check_whole("count", count, min(rows, columns))
+    if count > rows * columns:
+        raise ValueError(f"count must be at most {rows * columns}, got {count}")
+    return _orthogonal(rng, rows, columns, count).values
+
+
+def expected_density(columns: int, rotations: int) -> float:
+    """The density that a number of rotations is expected to lead to.
+
+    The number of nonzeros of a row is a Markov chain from 1: of M columns a rotation
+    takes a nonzero and a zero one, and adds a nonzero, with probability
+    ``2 k (M - k) / (M (M - 1))``.
+
+    Args:
+      columns: M, the larger side, at least 1.
+      rotations: at least 0.
+
+    Example:
+      >>> [round(expected_density(4, t), 6) for t in (0, 1, 2)]
+      [0.25, 0.375, 0.520833]
+    """
+    m = check_whole("columns", columns, 1)
+    k = np.arange(1, m + 1)
+    grows = 2 * k * (m - k) / max(m * (m - 1), 1)
+    chance = np.zeros(m)
+    chance[0] = 1.0
+    for _ in range(check_whole("rotations", rotations, 0)):
+        moved = chance * grows
+        chance -= moved
+        chance[1:] += moved[:-1]
+    return float(chance @ k) / m
+
+
+def residual(kernel: Any, *, gain: float = 1.0) -> float:
+    """How far a kernel is from orthogonal: ``max |A A^T - gain^2 I|``, smaller side.
+
+    Args:
+      kernel: [I, O], or [K, K, I, O] of odd K, whose centre tap is looked at; not of a
+        depthwise convolution.
+      gain: that its singular values should be.
+    """
+    a = np.asarray(kernel).astype(np.float64)
+    _check_shape("kernel", a.shape)
+    a = a[_centre(a.shape)]
+    a = a if a.shape[0] <= a.shape[1] else a.T
+    return float(np.abs(a @ a.T - gain**2 * np.eye(len(a))).max(initial=0.0))
+
+
+# --- Matrices -------------------------------------------------------------------------
+
+
+class _Sparse(NamedTuple):
+    """A matrix, and the places that are in use."""
+
+    values: np.ndarray  # float64
+    # Known from the rotations, not from the values: these can cancel to 0.
+    used: np.ndarray  # bool
+
+
+def _orthogonal(
+    rng: np.random.Generator, rows: int, columns: int, count: int
+) -> _Sparse:
+    short, long = sorted((rows, columns))
+    # The columns that are rotated are rows here: contiguous, and thus fast.
+    turned = _Sparse(np.eye(long, short), np.eye(long, short, dtype=bool))
+    filled = [1] * short + [0] * (long - short)
+    total = short
+    while total < count:
+        for i, j, angle in _draw_rotations(rng, long):
+            joint = int(np.count_nonzero(turned.used[i] | turned.used[j]))
+            total += 2 * joint - filled[i] - filled[j]
+            if total > count:
+                break
+            _rotate(turned, i, j, angle)
+            filled[i] = filled[j] = joint
+    if rows <= columns:
+        return _Sparse(turned.values.T, turned.used.T)
+    return turned
+
+
+def _draw_rotations(
+    rng: np.random.Generator, columns: int
+) -> list[tuple[int, int, float]]:
+    """Pairs of different columns, all equally likely, and angles."""
+    i = rng.integers(columns, size=_DRAWS)
+    j = rng.integers(columns - 1, size=_DRAWS)
+    j += j >= i
+    angles = rng.uniform(0, 2 * np.pi, size=_DRAWS)
+    return list(zip(i.tolist(), j.tolist(), angles.tolist(), strict=True))
+
+
+def _rotate(matrix: _Sparse, i: int, j: int, angle: float) -> None:
+    """Rotates two rows in place."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    a, b = matrix.values[i], matrix.values[j]
+    matrix.values[i], matrix.values[j] = cos * a + sin * b, cos * b - sin * a
+    matrix.used[i] |= matrix.used[j]
+    matrix.used[j] = matrix.used[i]
+
+
+def _signs(rng: np.random.Generator, channels: int) -> _Sparse:
+    """The centres of a depthwise convolution, 1 or -1."""
+    values = rng.choice([-1.0, 1.0], (1, channels))
+    return _Sparse(values, np.ones((1, channels), bool))
+
+
+# --- Kernels --------------------------------------------------------------------------
+
+
+def _nonzeros(leaf: Any, count: int, centre: str) -> int:
+    """How many of the active weights of a kernel are for its centre tap at most."""
+    rows, columns = leaf.shape[-2:]
+    taps = leaf.size // max(rows * columns, 1)
+    # d * I * O and sqrt(d) * I * O, rounded down, for d = count / size: exact integers.
+    if centre == "same":
+        most = count // taps if taps else 0
+    else:
+        most = isqrt(count * rows * columns // taps) if taps else 0
+    # Below S there is only the identity. Of a matrix (1 tap) all are for it.
+    most = count if taps == 1 else max(most, min(rows, columns))
+    return min(most, count, rows * columns)
+
+
+def _embedded(shape: tuple[int, ...], centre: _Sparse) -> _Sparse:
+    """A kernel that is 0 but for its centre tap."""
+    kernel = _Sparse(np.zeros(shape), np.zeros(shape, bool))
+    for whole, part in zip(kernel, centre, strict=True):
+        whole[_centre(shape)] = part
+    return kernel
+
+
+def _activate_more(rng: np.random.Generator, mask: np.ndarray, count: int) -> None:
+    """Activates random places, in place, until ``count`` are active."""
+    free = np.flatnonzero(~mask)
+    missing = count - (mask.size - free.size)
+    mask.reshape(-1)[rng.choice(free, missing, replace=False, shuffle=False)] = True
+
+
+def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(side // 2 for side in shape[:-2])
+
+
+def _as(leaf: Any, values: np.ndarray) -> jax.Array:
+    # Adding 0 turns -0 into +0, which is what stands where a mask is False.
+    return jnp.asarray((values + 0.0).astype(leaf.dtype))
+
+
+# --- Checks ---------------------------------------------------------------------------
+
+
+def _check_arguments(
+    key: jax.Array, gain: float, bias_deviation: float, centre: str
+) -> None:
+    if isinstance(key, Tracer):
+        raise ValueError(
+            "key must be concrete, since the weights are made on the host; got a "
+            "traced one"
+        )
+    if not (isfinite(gain) and gain > 0):
+        raise ValueError(f"gain must be a finite number above 0, got {gain!r}")
+    if not (isfinite(bias_deviation) and bias_deviation >= 0):
+        raise ValueError(
+            "bias_deviation must be a finite number of at least 0, "
+            f"got {bias_deviation!r}"
+        )
+    check_one_of("centre", centre, CENTRES)
+
+
+def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) not in (2, 4):
+        raise ValueError(
+            f"{name} must be a matrix [I, O] or a convolution [K, K, I, O] to be "
+            f"orthogonal, has shape {tuple(shape)}"
+        )
+    if any(side % 2 == 0 for side in shape[:-2]):
+        raise ValueError(
+            f"{name} must have odd spatial sides, for the sake of a centre tap, has "
+            f"shape {tuple(shape)}"
+        )
+
+
+def _depthwise_names(
+    params: Params, counts: Counts, expressions: str | Sequence[str] | None
+) -> set[str]:
+    """The names of the depthwise kernels; every kernel that may be one is decided."""
+    counted = {name for name, _ in named_leaves(counts)}
+    kernels = {name: leaf for name, leaf in named_leaves(params) if name in counted}
+    possible = [name for name, leaf in kernels.items() if _may_be_depthwise(leaf.shape)]
+    if expressions is not None:
+        try:
+            return matching_names(expressions, possible)
+        except ValueError as error:
+            raise ValueError(f"depthwise={expressions!r}: {error}") from None
+    if possible:
+        raise ValueError(
+            f"leaf {possible[0]!r} of shape {kernels[possible[0]].shape} may be a "
+            "depthwise convolution or one of a single channel; say which are the "
+            "former by depthwise='EXPRESSION', or depthwise=() if none is"
+        )
+    return set()
+
+
+def _may_be_depthwise(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[2] == 1 and shape[3] > 1
+
+
+def _checked_count(name: str, leaf: Any, count: Any, is_depthwise: bool) -> int:
+    _check_shape(f"leaf {name!r}", leaf.shape)
+    count = operator.index(count)
+    floor = leaf.shape[-1] if is_depthwise else min(leaf.shape[-2:])
+    if count < floor:
+        raise ValueError(
+            f"leaf {name!r} of shape {tuple(leaf.shape)} has count {count}, but an "
+            f"orthogonal kernel needs at least {floor}"
+        )
+    if count > leaf.size:
+        raise ValueError(
+            f"leaf {name!r} of shape {tuple(leaf.shape)} has count {count}, above its "
+            f"size {leaf.size}"
+        )
+    return count

@@ -1,0 +1,436 @@
+"""Masks found before training, ToST and lottery tickets, through whole tiny runs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.digits import get_config
+from experiments import stopping
+from experiments.build import build
+from experiments.lottery import Options, levels, lottery
+from experiments.run import run
+from experiments.start import MASKS
+from experiments.stopping import Stopped
+from experiments.tost import tost_parts
+from sup_tickets.masks import count, layer_counts
+from sup_tickets.models.ghosts import without_ghosts
+from sup_tickets.orthogonal import residual
+from sup_tickets.training.network_files import load_sparse, provenance_of
+from sup_tickets.training.state import network_of
+from sup_tickets.trees import named_leaves
+from tests.test_experiments import config_of, one
+
+STATIC = {"method.name": "static", "sup.enabled": False}
+ALL = {"tost.parts": "soft+skips+rescale+labels", "tost.rescale_steps": 3}
+
+
+@pytest.fixture(autouse=True)
+def loose():
+    """Optax's Adam multiplies floats by integers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def started(**changes):
+    """The state that a run starts with, on one device."""
+    built = build(config_of(**{**STATIC, **changes}), devices=one())
+    return built, jax.device_get(built.init().train)
+
+
+def rows_of(folder):
+    return json.loads((folder / "results.json").read_text())["rows"]
+
+
+def same(a, b):
+    def data(leaf):
+        is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key
+        )
+        return jax.random.key_data(leaf) if is_key else leaf
+
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(data(x), data(y)), a, b)
+
+
+# --- Masks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_every_mask_is_trained_and_kept(name, tmp_path):
+    config = config_of(
+        **STATIC, **{"mask.name": name, "mask.rounds": 2, "train.epochs": 2}
+    )
+    run(config, tmp_path, devices=one())
+    (row,) = rows_of(tmp_path)
+    assert (row["active"], row["total"]) == (296, 592)
+    path = tmp_path / "final" / "network.safetensors"
+    assert provenance_of(path)["masks"] == name
+    trained = load_sparse(path)
+    same(
+        trained.masks, started(**{"mask.name": name, "mask.rounds": 2})[1].method.masks
+    )
+    again = config_of(**STATIC, **{"masks": str(path), "train.epochs": 2})
+    run(again, tmp_path / "again", devices=one())
+    once_more = load_sparse(tmp_path / "again" / "final" / "network.safetensors")
+    same(once_more.params, trained.params)
+
+
+def test_masks_differ_and_weights_are_kept():
+    plain = started()[1]
+    # SNIP and Taylor rank alike.
+    names = [name for name in MASKS if name != "taylor"]
+    found = {n: started(**{"mask.name": n, "mask.rounds": 1})[1] for n in names}
+    masks = [np.concatenate([np.ravel(m) for m in jax.tree.leaves(s.method.masks)])
+             for s in found.values()]  # fmt: skip
+    for i, a in enumerate(masks):
+        assert all((a != b).any() for b in masks[:i])
+    same(found["random"].method.masks, plain.method.masks)
+    dense = build(config_of(**STATIC), devices=one())
+    weights = dense.steps.begin(jax.random.split(jax.random.key(0))[0]).params
+    for state in found.values():
+        kept = jax.tree.map(
+            lambda w, m: w if m is None else np.where(m, w, 0),
+            jax.device_get(weights),
+            state.method.masks,
+        )
+        same(kept, state.params)
+
+
+def test_ratios_only_keeps_counts_and_redraws_places():
+    one_way = started(**{"mask.name": "snip"})[1].method.masks
+    other = started(**{"mask.name": "snip", "mask.ratios_only": True})[1].method.masks
+    same(layer_counts(one_way), layer_counts(other))
+    assert any(
+        (a != b).any()
+        for a, b in zip(*map(jax.tree.leaves, (one_way, other)), strict=True)
+    )
+
+
+def test_new_weights():
+    old = started(**{"mask.name": "snip"})[1]
+    new = started(**{"mask.name": "snip", "mask.weights": "new"})[1]
+    same(old.method.masks, new.method.masks)
+    assert (old.params["dense1"]["kernel"] != new.params["dense1"]["kernel"]).any()
+
+
+def test_orthogonal_weights():
+    changes = {"mask.name": "snip", "mask.orthogonal": True}
+    state = started(**changes, **{"mask.orthogonal_gain": 0.5})[1]
+    snip = started(**{"mask.name": "snip"})[1].method.masks
+    same(layer_counts(snip), layer_counts(state.method.masks))
+    assert residual(state.params["dense1"]["kernel"], gain=0.5) < 2e-6
+
+
+def test_rounds_and_scope_and_pairing_are_reached():
+    masks = [
+        started(**{"mask.name": "grasp", **changes})[1].method.masks
+        for changes in (
+            {},
+            {"mask.rounds": 4},
+            {"mask.scope": "layer"},
+            {"mask.examples_per_class": 3},
+            # Of one batch both pairings are the same.
+            {"mask.pairing": "each"},
+            {"mask.temperature": 1.0},
+        )
+    ]
+    for tree in masks:
+        assert int(count(tree)) == 296
+    flat = [np.concatenate([np.ravel(m) for m in jax.tree.leaves(t)]) for t in masks]
+    differ = [(flat[0] != other).any() for other in flat[1:]]
+    assert differ[:3] == [True] * 3
+
+
+def test_masks_start_dynamic_methods_with_tickets(tmp_path):
+    changes = {"mask.name": "snip", **ALL}
+    run(config_of(**changes), tmp_path, devices=one())
+    assert [(r["network"], r["active"]) for r in rows_of(tmp_path)] == [
+        *((n, 296) for n in ("phase 1", "ticket 1", "ticket 2", "superposed ticket"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"mask.name": "snips"}, "config.mask.name must be one of"),
+        ({"mask.name": "snip", "method.name": "gmp"}, "'gmp' does not start with"),
+        ({"mask.weights": "file"}, "needs a file, config.masks"),
+        ({"masks": "nowhere"}, "there is no file 'nowhere'"),
+        (
+            {"mask.orthogonal": True, "mask.weights": "new"},
+            "config.mask.weights must be 'init'",
+        ),
+        ({"tost.parts": "soft+hard"}, "config.tost.parts must be some of"),
+        ({"tost.parts": "soft", "tost.ghost_fraction": 1.0}, "config.tost.ghost_frac"),
+        ({"tost.parts": "skips", "tost.ghost_fraction": 0.01}, "config.tost.ghost_f"),
+    ],
+)
+def test_what_cannot_be_is_refused_first(changes, text):
+    with pytest.raises(ValueError, match=text):
+        build(config_of(**{**STATIC, **changes}), devices=one())
+
+
+def test_too_many_examples():
+    with pytest.raises(ValueError, match="examples_per_class=5000 is more than"):
+        started(**{"mask.name": "snip", "mask.examples_per_class": 5000})
+
+
+def test_masks_of_another_run_are_refused(tmp_path):
+    run(config_of(**STATIC, **{"train.epochs": 2}), tmp_path, devices=one())
+    path = str(tmp_path / "final" / "network.safetensors")
+    for changes, text in (
+        ({"method.sparsity": 0.6}, "is of sparsity 0.5, and this run has 0.6"),
+        ({"model.name": "lenet300"}, "is of model 'mlp'"),
+        ({"seed": 1}, "found with seed 0, and this run begins with the weights of"),
+        ({"mask.name": "snip"}, "has the masks already"),
+    ):
+        config = config_of(**{**STATIC, "masks": path, **changes})
+        if "model.name" in changes:
+            config.model.options = ConfigDict()
+        with pytest.raises(ValueError, match=text):
+            build(config, devices=one())
+    other = config_of(**{**STATIC, "masks": path})
+    other.model.options.features = (9,)
+    with pytest.raises(ValueError, match="has shape"):
+        build(other, devices=one()).init()
+    for how in ("new", "file"):
+        state = started(**{"masks": path, "seed": 1, "mask.weights": how})[1]
+        same(state.method.masks, load_sparse(path).masks)
+    same(state.params, load_sparse(path).params)
+
+
+# --- ToST -----------------------------------------------------------------------------
+
+
+def test_the_argument_tost():
+    parts = {
+        text: tost_parts(get_config(f"tost={text}"))
+        for text in ("true", "false", "soft+labels", "released")
+    }
+    assert parts["true"] == parts["released"] == ("soft", "skips", "rescale", "labels")
+    assert (parts["false"], parts["soft+labels"]) == ((), ("soft", "labels"))
+    assert get_config("tost=released").tost.released
+    for argument in ("mask=snip,tost=true", "tost=true,mask=snip"):
+        config = get_config(argument)
+        assert (config.method.name, config.sup.enabled) == ("static", False)
+    config = get_config("mask=snip,method=set,sup=true")
+    assert (config.method.name, config.sup.enabled) == ("set", True)
+    with pytest.raises(ValueError, match="tost must be true, false, released or some"):
+        get_config("tost=maybe")
+
+
+def test_ghosts_are_gone_after_their_last_epoch(tmp_path):
+    changes = {"tost.parts": "soft+skips", "checkpoint.keep_epochs": (0, 1, 6)}
+    config = config_of(**STATIC, **changes)
+    built = build(config, devices=one())
+    assert built.young is not None and built.young.until == 15
+    state = built.init().train
+    young = {name for name, _ in named_leaves(state.params)}
+    plain = {name for name, _ in named_leaves(built.like(15).train.params)}
+    assert {n.split("/")[0] for n in young - plain} == {
+        "dense1_ghost",
+        "dense1_ghost_bn",
+    }
+    same(
+        jax.tree.structure(without_ghosts(state)),
+        jax.tree.structure(built.like(15).train),
+    )
+    run(config, tmp_path, devices=one())
+    for name in ("networks/epoch-0", "networks/epoch-1", "final/network"):
+        network = load_sparse(tmp_path / f"{name}.safetensors")
+        assert {name for name, _ in named_leaves(network.params)} == plain
+        assert not jax.tree.leaves(network.batch_stats)
+    kept = load_sparse(tmp_path / "networks" / "epoch-6.safetensors")
+    same(kept.params, load_sparse(tmp_path / "final" / "network.safetensors").params)
+    assert (
+        "ghosts: soft and skips, gone after step 15"
+        in (tmp_path / "plan.txt").read_text()
+    )
+
+
+def test_without_ghosts_the_network_is_the_relu_network_bit_for_bit():
+    """From the same state, the steps after the ghosts are those of a plain run."""
+    haunted = build(config_of(**STATIC, **{"tost.parts": "soft+skips"}), devices=one())
+    plain = build(config_of(**STATIC), devices=one())
+    job = haunted.job(None, None)
+    assert job.ghosts is not None
+    state = haunted.init().train
+    for step in range(15):
+        state, _ = job.ghosts.steps.train(state, haunted.inputs.batches(step))
+    state = job.ghosts.remove(state)
+    copy = jax.tree.map(lambda x: x.copy(), state)
+    for step in range(15, 18):
+        state, a = job.steps.train(state, haunted.inputs.batches(step))
+        copy, b = plain.steps.train(copy, plain.inputs.batches(step))
+        same(a, b)
+    same(state, copy)
+    splits = [b.inputs.splits["test"]() for b in (haunted, plain)]
+    assert haunted.evaluate(network_of(state), splits[0]) == plain.evaluate(
+        network_of(copy), splits[1]
+    )
+
+
+@pytest.mark.parametrize("part", ["soft", "skips", "rescale", "labels"])
+def test_every_part_alone_changes_the_run(part, tmp_path):
+    changes = {"tost.parts": part, "tost.rescale_steps": 2, "train.epochs": 2}
+    run(config_of(**STATIC, **changes), tmp_path / "with", devices=one())
+    run(config_of(**STATIC, **{"train.epochs": 2}), tmp_path / "without", devices=one())
+    ours, other = (
+        load_sparse(tmp_path / name / "final" / "network.safetensors")
+        for name in ("with", "without")
+    )
+    same(ours.masks, other.masks)
+    assert jax.tree.structure(ours) == jax.tree.structure(other)
+    assert (ours.params["dense1"]["kernel"] != other.params["dense1"]["kernel"]).any()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tost.soft": "mish"},
+        {"tost.sharpness_start": 3.0},
+        {"tost.sharpness_end": 5.0},
+        {"tost.sharpness_shape": "linear"},
+        {"tost.skip_shape": "cosine"},
+        {"tost.ghost_fraction": 0.8},
+        {"tost.label_smoothing": 0.3},
+        {"tost.rescale_steps": 4},
+        {"tost.rescale_rate": 0.05},
+        {"tost.rescale_algorithm": "adam"},
+    ],
+)
+def test_every_option_of_tost_is_reached(changes):
+    """One of them at a time moves the weights after three steps elsewhere."""
+
+    def after_steps(**changes):
+        base = {**STATIC, **ALL, "train.epochs": 5, "tost.rescale_steps": 30}
+        built = build(config_of(**{**base, **changes}), devices=one())
+        steps = built.job(None, None).ghosts.steps
+        state = built.init().train
+        for step in range(3):
+            state, _ = steps.train(state, built.inputs.batches(step))
+        return np.asarray(state.params["dense1"]["kernel"])
+
+    assert (after_steps() != after_steps(**changes)).any()
+
+
+def test_blocks_and_a_resume_across_the_end_of_ghosts(tmp_path, monkeypatch):
+    changes = {**STATIC, **ALL, "checkpoint.every_steps": 7}
+    run(config_of(**changes), tmp_path / "whole", devices=one())
+    folder, stops = tmp_path / "parts", []
+    due = stopping.RunKeeper.stopping
+    monkeypatch.setattr(
+        stopping.RunKeeper,
+        "stopping",
+        lambda self, step: (
+            (step in (4, 15, 21) and step not in stops and not stops.append(step))
+            or due(self, step)
+        ),
+    )
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            run(config_of(**changes), folder, devices=one())
+    run(config_of(**changes), folder, devices=one())
+    ours, whole = (
+        load_sparse(path / "final" / "network.safetensors")
+        for path in (folder, tmp_path / "whole")
+    )
+    same(ours, whole)
+    blocks = {**changes, "train.block_steps": 2}
+    run(config_of(**blocks), tmp_path / "blocks", devices=one())
+    again = load_sparse(tmp_path / "blocks" / "final" / "network.safetensors")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), again, whole)
+
+
+def test_as_released_nothing_fades_and_all_of_it_is_counted(tmp_path):
+    changes = {**ALL, "tost.released": True, "train.epochs": 3}
+    run(config_of(**STATIC, **changes), tmp_path, devices=one())
+    network = load_sparse(tmp_path / "final" / "network.safetensors")
+    ghost = network.params["dense1_ghost"]["kernel"]
+    assert ghost.shape == (64, 8) and network.masks["dense1_ghost"]["kernel"] is None
+    cost = json.loads((tmp_path / "results.json").read_text())["cost"]
+    run(config_of(**STATIC, **{"train.epochs": 3}), tmp_path / "plain", devices=one())
+    plain = json.loads((tmp_path / "plain" / "results.json").read_text())["cost"]
+    assert cost["inference_flops"] == plain["inference_flops"] + 2 * ghost.size
+    assert cost["parameters"] == plain["parameters"] + ghost.size + 16
+
+
+# --- Lottery tickets ------------------------------------------------------------------
+
+
+def test_levels():
+    assert len(levels(0.972, 0.2)) == 16  # the ladder of ToST's code, and one more
+    found = [round(100 * s, 1) for s in levels(0.972, 0.2)]
+    assert found == [
+        20, 36, 48.8, 59, 67.2, 73.8, 79, 83.2, 86.6, 89.3, 91.4, 93.1, 94.5, 95.6,
+        96.5, 97.2,
+    ]  # fmt: skip
+    assert levels(0.2, 0.2) == []
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_lottery_is_exact_and_goes_on(epoch, tmp_path, capsys):
+    config = config_of(**STATIC, **{"train.epochs": 3})
+    options = Options(prune_fraction=0.3, rewind_epoch=epoch, targets=(0.25, 0.6))
+    found = lottery(config, tmp_path, options, devices=one())
+    dense = load_sparse(
+        tmp_path / "round-00" / "networks" / f"epoch-{epoch}.safetensors"
+    )
+    nested = None
+    for target, active in ((0.25, 444), (0.6, 237)):
+        ticket = load_sparse(found[target])
+        assert int(count(ticket.masks)) == active
+        origin = provenance_of(found[target])
+        assert (origin["sparsity"], origin["rewind_step"]) == (target, 5 * epoch)
+        jax.tree.map(
+            lambda w, d, m: np.testing.assert_array_equal(
+                w, d if m is None else np.where(m, d, 0)
+            ),
+            ticket.params,
+            dense.params,
+            ticket.masks,
+        )
+        (row,) = rows_of(tmp_path / f"ticket-{target:g}")
+        assert row["active"] == active
+        nested = ticket.masks
+    # Each round keeps the largest of what the round before had trained.
+    last = load_sparse(tmp_path / "round-02" / "final" / "network.safetensors")
+    kernel, mask = last.params["dense1"]["kernel"], nested["dense1"]["kernel"]
+    assert not (mask & (kernel == 0)).any()
+    assert np.abs(kernel[mask]).min() >= np.abs(kernel[~mask]).max()
+    capsys.readouterr()
+    lottery(config, tmp_path, options, devices=one())
+    assert capsys.readouterr().out.count("this run is finished") == 5
+
+
+@pytest.mark.parametrize("variant", ["one-shot", "gradual"])
+def test_other_lotteries(variant, tmp_path):
+    config = config_of(**STATIC, **{"train.epochs": 4})
+    found = lottery(config, tmp_path, Options(variant), devices=one())
+    assert int(count(load_sparse(found[0.5]).masks)) == 296
+    assert rows_of(tmp_path / "ticket-0.5")[0]["active"] == 296
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (Options("greedy"), "variant must be one of"),
+        (Options(prune_fraction=1.0), "prune_fraction must be in"),
+        (Options(rewind_epoch=6), "rewind_epoch must be at least 0 and below the 6"),
+        (Options(targets=(1.0,)), "targets must be in"),
+        (Options(targets=(0.0,)), "sparsity 0 is the dense network"),
+        (Options("gradual", targets=(0.5, 0.6)), "'gradual' has one sparsity"),
+    ],
+)
+def test_a_lottery_that_cannot_be(options, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        lottery(config_of(**STATIC), tmp_path, options, devices=one())
+    assert not list(tmp_path.iterdir())
+
+
+def test_rewinding_past_the_ghosts_is_refused(tmp_path):
+    config = config_of(**STATIC, **{"tost.parts": "soft"})
+    with pytest.raises(ValueError, match="is after the ghosts of the run are gone"):
+        lottery(config, tmp_path, Options(rewind_epoch=4), devices=one())
