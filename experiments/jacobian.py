@@ -27,6 +27,7 @@ from experiments.page import Table, aligned, make_file
 from experiments.run_folder import read_config
 from experiments.stored import chosen_files
 from sup_tickets.checks import check_whole
+from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network, network_of
 from sup_tickets.trees import check_same_leaves
@@ -101,11 +102,12 @@ def jacobian_values(
     loaded = _loaded(run, networks)
     ours = build.build(config, devices=jax.devices()[:1])
     try:
-        like = ours.like(0).train.params
+        like = ours.like(ours.plan.total_steps).train.params
         inputs = _inputs(ours, config.evaluate, examples)
         found = {}
         for name, network in loaded.items():
-            network = network_of(ours.init().train) if network is None else network
+            if network is None:  # of the start, without ghosts
+                network = without_ghosts(network_of(ours.init().train))
             check_same_leaves(f"network {name!r}", network.params, "the model", like)
             found[name] = _of_network(name, ours.model, network, inputs)
     finally:

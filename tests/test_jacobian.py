@@ -98,6 +98,7 @@ def run(tmp_path, monkeypatch):
     def build(config, *, devices):
         assert config.seed == 0 and len(devices) == 1
         return SimpleNamespace(
+            plan=SimpleNamespace(total_steps=0),
             like=lambda step: SimpleNamespace(train=train),
             init=lambda: SimpleNamespace(train=train),
             model=Scaled(),

@@ -77,6 +77,7 @@ def fake_build(monkeypatch):
         shapes = jax.eval_shape(lambda: network(1).params)
         return SimpleNamespace(
             like=lambda step: SimpleNamespace(train=SimpleNamespace(params=shapes)),
+            plan=SimpleNamespace(total_steps=0),
             placement=SimpleNamespace(everywhere=None),
             score=score,
             inputs=SimpleNamespace(close=lambda: closed.append(1)),
