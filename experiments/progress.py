@@ -118,9 +118,9 @@ class Progress:
             shares["ever_active"] = int(turnover.ever_active) / size
         self._topology(kind, step, network, **shares)
 
-    def began(self, network: Network) -> None:
-        """Writes down what training starts with."""
-        self._topology("start", 0, network)
+    def began(self, network: Network, step: int) -> None:
+        """Writes down what training starts with, after steps of another run or none."""
+        self._topology("start", step, network)
 
     def _topology(
         self, event: str, step: int, network: Network, **shares: float

@@ -96,8 +96,8 @@ def _train(
             notes=notes,
             step=step,
         )
-        if not step:
-            progress.began(network_of(start.train))
+        if not notes:
+            progress.began(network_of(start.train), step)
         keeper = RunKeeper(config, checkpoints, progress, signals, step=step)
         outcome = train(ours.job(progress, keeper), start)
         return _results(config, ours, folder, progress, outcome)

@@ -394,6 +394,12 @@ def test_a_lottery_is_exact_and_goes_on(epoch, tmp_path, capsys):
         )
         (row,) = rows_of(tmp_path / f"ticket-{target:g}")
         assert row["active"] == active
+        results = json.loads(
+            (tmp_path / f"ticket-{target:g}" / "results.json").read_text()
+        )
+        cost = results["cost"]
+        steps, forward = 15 - 5 * epoch, cost["inference_flops"]
+        assert cost["training_flops"] == 3 * forward * 256 * steps
         nested = ticket.masks
     # Each round keeps the largest of what the round before had trained.
     last = load_sparse(tmp_path / "round-02" / "final" / "network.safetensors")
