@@ -18,7 +18,7 @@ trained on all 50,000 images: --config.data.validation_examples=0):
 These 250 epochs are for an accelerator, and were not run by us: on two cores of a CPU
 one epoch of VGG-16 takes about an hour. For short runs take RigL's own schedule of
 drops: half of each layer replaced every 100 steps to the end of a short phase 1 ruins a
-small network. This was run, 20 min on two cores (one seed):
+small network. This was run, 36 min on two busy cores (one seed):
 
     python -m experiments.main --workdir=runs/small --config.data.dir=DATA \
         --config=configs/cifar10.py:model=conv,sparsity=0.8,epochs=14,cycle_epochs=1 \
