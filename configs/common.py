@@ -192,11 +192,15 @@ def _mask() -> ConfigDict:
 
 
 def _tost() -> ConfigDict:
-    """The schedules are ours: the paper was not at hand, its release has none."""
+    """The schedules are ours: the paper was not at hand, its release has none.
+
+    A ghost that lives until the rate drops leaves no time to mend what is left, see
+    docs/results/tost_pilot.md.
+    """
     tost: Any = ConfigDict()
     tost.parts = ""  # of TOST_PARTS, with + between; see also the argument "tost"
     tost.released = False  # True: nothing fades, as in the code of ToST
-    tost.ghost_fraction = 0.5  # of phase 1, after which ghosts are gone [first drop]
+    tost.ghost_fraction = 0.2  # of phase 1, after which ghosts are gone
     tost.soft = "swish"  # ghost neurons; or "mish"
     tost.sharpness_start = 1.0
     tost.sharpness_end = 100.0  # just before they are ReLUs

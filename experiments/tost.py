@@ -51,7 +51,8 @@ def with_tost(
       config: of the run.
       model: without ghosts.
       phase1_steps: steps of phase 1.
-      epoch_steps: of an epoch; ghosts go at the end of one.
+      epoch_steps: of an epoch; ghosts go at the end of one, the first at the
+        earliest.
 
     Raises:
       ValueError: if phase 1 would end before the ghosts are gone.
@@ -62,13 +63,14 @@ def with_tost(
     if tost.released:  # Nothing is a ghost there: all of it stays.
         return _haunted(config, model, parts, sharpness=1.0, strength=1.0), None
     epochs = phase1_steps // epoch_steps
-    until = round(tost.ghost_fraction * epochs) * epoch_steps
-    if not 0 < until < phase1_steps:
+    haunted = max(1, round(tost.ghost_fraction * epochs))
+    if not tost.ghost_fraction > 0 or haunted >= epochs:
         raise ValueError(
             f"config.tost.ghost_fraction={tost.ghost_fraction} of the {epochs} epochs "
-            f"of phase 1 leaves ghosts for {until // epoch_steps}; it must be at least "
-            "one epoch, and at least one without them must follow"
+            f"of phase 1 leaves ghosts for {haunted}; it must be above 0, and at least "
+            "one epoch without them must follow"
         )
+    until = haunted * epoch_steps
     sharpness = sharpening(
         until,
         start=tost.sharpness_start,
