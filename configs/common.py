@@ -150,6 +150,8 @@ def _data() -> ConfigDict:
     data.dir = placeholder(str)  # by default $TFDS_DATA_DIR, or ~/tensorflow_datasets
     data.split_seed = 0  # of the validation split; keep it in runs that are compared
     data.validation_examples = 5000  # cut from the training set [release]; 0: use all
+    data.training_examples = 0  # of what is left, to train on; 0: all
+    data.shrink = 1  # pixels, side of the squares that are averaged into one
     data.batch_size = 128  # examples, on all devices together [paper]
     data.crop_padding = 4  # pixels at each edge before a random crop; 0 is none
     data.crop_mode = "zero"  # what is there, "zero" or "reflect"

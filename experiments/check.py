@@ -33,6 +33,8 @@ FIELDS: dict[str, Field] = {
     "data.dir": Field("str or none"),
     "data.split_seed": _SEED,
     "data.validation_examples": Field("int", 0),
+    "data.training_examples": Field("int", 0),
+    "data.shrink": Field("int", 1),
     "data.batch_size": Field("int", 1),
     "data.crop_padding": Field("int", 0),
     "data.crop_mode": Field("str", words=("zero", "reflect")),

@@ -52,14 +52,21 @@ def make_inputs(config: Config, *, key: jax.Array, placement: Placement) -> Inpu
             config.data.dir,
             config.data.validation_examples,
             config.data.split_seed,
+            config.data.training_examples,
+            config.data.shrink,
         )
         return resident_inputs(config, dataset, key=key, placement=placement)
 
 
 # Several runs of a process, of a sweep or of a comparison, read a set once.
 _load = functools.lru_cache(maxsize=1)(
-    lambda name, folder, validation, seed: load_dataset(
-        name, data_dir=folder, validation_examples=validation, split_seed=seed
+    lambda name, folder, validation, seed, training, shrink: load_dataset(
+        name,
+        data_dir=folder,
+        validation_examples=validation,
+        split_seed=seed,
+        training_examples=training,
+        shrink=shrink,
     )
 )
 
@@ -177,6 +184,11 @@ def _check_streamed(data: Config) -> None:
             f"{data.name!r} has random resized crops and flips; it takes "
             "crop_padding=0, cutout=0 and flip=true, got "
             f"{data.crop_padding}, {data.cutout} and {data.flip}"
+        )
+    if data.training_examples or data.shrink != 1:
+        raise ValueError(
+            f"{data.name!r} is streamed whole; it takes training_examples=0 and "
+            f"shrink=1, got {data.training_examples} and {data.shrink}"
         )
 
 

@@ -98,6 +98,8 @@ def load_dataset(
     data_dir: str | os.PathLike[str] | None = None,
     validation_examples: int | None = None,
     split_seed: int = 0,
+    training_examples: int = 0,
+    shrink: int = 1,
 ) -> Dataset:
     """A data set, from disk; nothing is ever downloaded.
 
@@ -111,6 +113,9 @@ def load_dataset(
         that saw all. By default 5000; of the digits 180, 18 a class; of "folder:NAME"
         a twentieth.
       split_seed: of what is cut off.
+      training_examples: keep as many of what is left to train on, at random but always
+        the same; 0 keeps all.
+      shrink: pixels on a side of the squares that are averaged into one, and rounded.
 
     Raises:
       DataNotPrepared: with the command that prepares the set.
@@ -118,6 +123,18 @@ def load_dataset(
       ValueError: for another name, or if examples are missing.
       ModuleNotFoundError: for a package that reading it needs.
     """
+    check_whole("training_examples", training_examples, 0)
+    check_whole("shrink", shrink, 1)
+    whole = _whole(name, data_dir, validation_examples, split_seed)
+    return _smaller(whole, training_examples, shrink, split_seed)
+
+
+def _whole(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    validation_examples: int | None,
+    split_seed: int,
+) -> Dataset:
     if name.startswith(_FOLDER):
         return _any_folder(name, data_folder(data_dir), validation_examples, split_seed)
     check_one_of("name", name, DATASETS)
@@ -177,6 +194,40 @@ def _cut(train: Split, examples: int, split_seed: int) -> tuple[Split, Split]:
     parts = np.sort(order[examples:]), np.sort(order[:examples])
     kept, held = (Split(train.images[i], train.labels[i]) for i in parts)
     return kept, held
+
+
+def _smaller(data: Dataset, examples: int, shrink: int, split_seed: int) -> Dataset:
+    """With fewer training images, and all images smaller."""
+    total, height, width, _ = data.train.images.shape
+    if examples > total:
+        raise ValueError(
+            f"training_examples={examples} is more than the {total} to train on"
+        )
+    if height % shrink or width % shrink:
+        raise ValueError(
+            f"shrink must divide the {height} x {width} pixels of an image, got "
+            f"{shrink}"
+        )
+    train = data.train
+    if examples:
+        order = np.random.default_rng([split_seed, 1]).permutation(total)
+        rows = np.sort(order[:examples])
+        train = Split(train.images[rows], train.labels[rows])
+    if shrink == 1:
+        return data._replace(train=train)
+    splits = (train, data.validation, data.test)
+    train, validation, test = (
+        Split(_shrunk(split.images, shrink), split.labels) for split in splits
+    )
+    return data._replace(train=train, validation=validation, test=test)
+
+
+def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
+    """Means of squares of pixels, halves rounded up; uint8."""
+    count, height, width, channels = images.shape
+    squares = images.reshape(count, height // by, by, width // by, by, channels)
+    total = squares.sum((2, 4), dtype=np.uint32)
+    return ((total + by * by // 2) // (by * by)).astype(np.uint8)
 
 
 def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
