@@ -81,6 +81,26 @@ def lottery(
       ValueError: one line, if something is wrong with the arguments.
       Stopped: after a signal, once everything is saved.
     """
+    found = find_tickets(config, workdir, options, devices=devices)
+    for target, file in found.items():
+        say(f"ticket of sparsity {target:g}: {file}")
+        last = _ticket(config, target, file)
+        run.run(last, workdir / f"ticket-{target:g}", devices=devices)
+    return found
+
+
+def find_tickets(
+    config: Config,
+    workdir: Path,
+    options: Options = Options(),  # noqa: B008  (immutable)
+    *,
+    devices: Sequence[Any] | None = None,
+) -> dict[float, Path]:
+    """The rounds of `lottery`, whose arguments and errors it has.
+
+    Returns:
+      The files of the tickets by their sparsities, ascending.
+    """
     targets = _checked(config, options)
     one_round = options.variant != "iterative"
     ladder = [] if one_round else levels(max(targets), options.prune_fraction)
@@ -99,10 +119,6 @@ def lottery(
         if number < len(ladder):
             path = workdir / f"round-{number + 1:02}.safetensors"
             _write(path, config, workdir, folder, following, options, number)
-    for target in targets:
-        say(f"ticket of sparsity {target:g}: {found[target]}")
-        last = _ticket(config, target, found[target])
-        run.run(last, workdir / f"ticket-{target:g}", devices=devices)
     return found
 
 

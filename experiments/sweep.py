@@ -194,6 +194,33 @@ def sweep(
       Stopped: after a signal, once the run at work is saved.
     """
     found = members(config, parse_grid(grid), out)
+    failed = run_members(found, dry_run=dry_run, devices=devices)
+    if not dry_run and len(failed) < len(found):
+        folders = [member.path for member in found if member.path.is_dir()]
+        print(f"\nreport: {report(folders, out / 'report')}")
+    return failed
+
+
+def run_members(
+    found: Sequence[Member],
+    *,
+    dry_run: bool = False,
+    devices: Sequence[Any] | None = None,
+) -> dict[str, str]:
+    """Runs what is not finished, one after the other.
+
+    Args:
+      found: all of them.
+      dry_run: whether to check and print only.
+      devices: by default all.
+
+    Returns:
+      The errors of the runs that failed, by their names.
+
+    Raises:
+      ValueError: if anything is wrong that can be known before the first run.
+      Stopped: after a signal, once the run at work is saved.
+    """
     finished = check_members(found, devices)
     for member, done in zip(found, finished, strict=True):
         state = "finished" if done else "begun" if member.path.exists() else "to do"
@@ -211,9 +238,6 @@ def sweep(
         except Exception as error:  # whatever it is, the others can still run
             failed[member.name] = _one_line(error)
             print(f"failed: {failed[member.name]}", file=sys.stderr, flush=True)
-    if len(failed) < len(found):
-        folders = [member.path for member in found if member.path.is_dir()]
-        print(f"\nreport: {report(folders, out / 'report')}")
     return failed
 
 

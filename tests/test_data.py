@@ -392,6 +392,56 @@ def test_moments_are_those_of_the_pixels():
 # --- Real sets ------------------------------------------------------------------------
 
 
+# --- Fewer and smaller images ---------------------------------------------------------
+
+
+def test_squares_of_pixels_are_averaged():
+    image = np.array([[0, 1, 255, 255], [0, 1, 255, 254]], np.uint8)
+    (small,) = datasets._shrunk(image[None, ..., None], 2)
+    # The means are 0.5 and 254.75; halves are rounded up.
+    np.testing.assert_array_equal(small[..., 0], [[1, 255]])
+    assert small.dtype == np.uint8
+
+
+def test_images_of_all_splits_shrink():
+    whole, small = load_dataset("digits"), load_dataset("digits", shrink=4)
+    for name in ("train", "validation", "test"):
+        images, labels = getattr(whole, name)
+        means = images.reshape(-1, 2, 4, 2, 4, 1).mean((2, 4))
+        np.testing.assert_array_equal(
+            getattr(small, name).images, np.floor(means + 0.5)
+        )
+        np.testing.assert_array_equal(getattr(small, name).labels, labels)
+
+
+def test_some_of_the_training_images():
+    whole, some, more, other = (
+        load_dataset("digits", training_examples=count, split_seed=seed)
+        for count, seed in ((0, 0), (100, 0), (200, 0), (100, 1))
+    )
+    assert some.train.images.shape == (100, 8, 8, 1)
+    assert rows_of(some.train) < rows_of(more.train) < rows_of(whole.train)
+    assert rows_of(some.train) != rows_of(other.train)
+    np.testing.assert_array_equal(some.test.images, whole.test.images)
+    np.testing.assert_array_equal(some.validation.images, whole.validation.images)
+    full = load_dataset("digits", training_examples=len(whole.train.labels))
+    np.testing.assert_array_equal(full.train.images, whole.train.images)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"training_examples": -1}, "training_examples must be .*got -1"),
+        ({"training_examples": 1258}, "training_examples=1258 is more than the 1257"),
+        ({"shrink": 0}, "shrink must be .*got 0"),
+        ({"shrink": 3}, "shrink must divide the 8 x 8 pixels of an image, got 3"),
+    ],
+)
+def test_images_that_cannot_be_had(options, text):
+    with pytest.raises(ValueError, match=text):
+        load_dataset("digits", **options)
+
+
 @pytest.mark.parametrize("name", PREPARED)
 def test_a_real_set(name):
     if not os.environ.get("TFDS_DATA_DIR"):

@@ -164,7 +164,7 @@ def test_masks_start_dynamic_methods_with_tickets(tmp_path):
         ),
         ({"tost.parts": "soft+hard"}, "config.tost.parts must be some of"),
         ({"tost.parts": "soft", "tost.ghost_fraction": 1.0}, "config.tost.ghost_frac"),
-        ({"tost.parts": "skips", "tost.ghost_fraction": 0.01}, "config.tost.ghost_f"),
+        ({"tost.parts": "skips", "tost.ghost_fraction": 0.0}, "config.tost.ghost_f"),
     ],
 )
 def test_what_cannot_be_is_refused_first(changes, text):

@@ -1,0 +1,256 @@
+r"""Compares ways to train a mask, over masks, sparsities and seeds.
+
+    python -m experiments.tost_study --out=OUT --seeds=0..9 --sparsities=0.95,0.98 \
+        --config=configs/fashion_mnist.py:epochs=10,data.crop_padding=0 \
+        --masks=random,snip,lottery --tost=false,true,soft,skips,rescale,labels
+
+Masks are those of `experiments.start.MASKS`, and "lottery": tickets of iterative
+magnitude pruning, found for every seed by `experiments.lottery` without ToST. Every
+combination is a run in a folder of its own; finished ones are left alone, so that the
+command goes on where it was stopped, and a second one can do other seeds beside it.
+Then OUT/tost.md has a table of means and standard deviations over seeds, and of
+differences from the first way to train, and OUT/tost.csv a line for every run.
+"""
+
+import argparse
+import csv
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import command_line
+from experiments.check import check_config
+from experiments.gather import StoredRun, pair, read_run, spread
+from experiments.lottery import Options, find_tickets
+from experiments.page import Block, Heading, Table, Text, to_markdown, write_file
+from experiments.start import MASKS
+from experiments.stopping import Stopped
+from experiments.sweep import Member, parse_grid, run_members
+from sup_tickets.checks import check_one_of
+
+LOTTERY = "lottery"
+
+_FIELDS = ("sparsity", "mask", "tost", "seed")
+_SCORES = ("accuracy", "nll", "ece", "seconds")
+
+
+class Study(NamedTuple):
+    """What is compared; texts as in the argument of a configuration."""
+
+    config: str  # "FILE.py" or "FILE.py:name=value"
+    seeds: Sequence[str]
+    sparsities: Sequence[str]
+    masks: Sequence[str]  # of `MASKS`, or `LOTTERY`
+    tost: Sequence[str]  # ways to train; the first is what others are compared with
+    lottery: Options = Options()  # its targets are the sparsities
+
+
+def study_of(config: str, options: Mapping[str, str], lottery: Options) -> Study:
+    """A study from lists of values.
+
+    Args:
+      config: see `Study`.
+      options: "seeds", "sparsities", "masks" and "tost", as values of a sweep's grid.
+      lottery: see `Study`.
+
+    Raises:
+      ValueError: naming the list that is wrong.
+    """
+    lists = {
+        name: parse_grid(f"{name}={values}")[name] for name, values in options.items()
+    }
+    for mask in lists["masks"]:
+        check_one_of("masks", mask, (*MASKS, LOTTERY))
+    try:
+        targets = tuple(map(float, lists["sparsities"]))
+    except ValueError as error:
+        raise ValueError(f"sparsities must be numbers: {error}") from error
+    return Study(config, **lists, lottery=lottery._replace(targets=targets))
+
+
+def run_study(
+    study: Study, out: Path, *, devices: Sequence[Any] | None = None
+) -> dict[str, str]:
+    """Finds tickets and trains all combinations, seed by seed.
+
+    Args:
+      study: what to compare.
+      out: gets a folder for every run, and one for the lotteries.
+      devices: by default all.
+
+    Returns:
+      The errors of the runs that failed, by their names.
+
+    Raises:
+      ValueError: if anything is wrong that can be known before the runs of a seed.
+      Stopped: after a signal, once the run at work is saved.
+    """
+    for seed in study.seeds:
+        _members(study, out, seed, tickets={})  # what is wrong is wrong at once
+    failed: dict[str, str] = {}
+    for seed in study.seeds:
+        tickets: dict[float, Path] = {}
+        if LOTTERY in study.masks:
+            config = _config(study, seed=seed, mask="random")
+            folder = out / LOTTERY / f"seed={seed}"
+            tickets = find_tickets(config, folder, study.lottery, devices=devices)
+        failed |= run_members(_members(study, out, seed, tickets), devices=devices)
+    return failed
+
+
+def _members(
+    study: Study, out: Path, seed: str, tickets: Mapping[float, Path]
+) -> list[Member]:
+    found = []
+    grid = itertools.product(study.sparsities, study.masks, study.tost)
+    for sparsity, mask, tost in grid:
+        name = f"seed={seed},sparsity={sparsity},mask={mask},tost={tost}"
+        own = {"mask": "random" if mask == LOTTERY else mask, "tost": tost}
+        try:
+            config = _config(study, seed=seed, sparsity=sparsity, **own)
+            if mask == LOTTERY and tickets:
+                config.masks = str(tickets[float(sparsity)])
+                config.mask.weights = "file"
+            check_config(config)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        found.append(Member(name, config, out / name))
+    return found
+
+
+def _config(study: Study, **values: str) -> Any:
+    file, _, argument = study.config.partition(":")
+    parts = [argument, *(f"{name}={value}" for name, value in values.items())]
+    return command_line.load_config(f"{file}:{','.join(filter(None, parts))}")
+
+
+# --- The tables -----------------------------------------------------------------------
+
+
+def write_tables(out: Path) -> Path:
+    """Writes ``tost.csv`` and ``tost.md`` from all runs that are finished.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    runs = [
+        (dict(part.split("=", 1) for part in folder.name.split(",")), read_run(folder))
+        for folder in sorted(out.glob("seed=*,sparsity=*,mask=*,tost=*"))
+        if (folder / "results.json").exists()
+    ]
+    if not runs:
+        raise ValueError(f"there is no finished run in {out}")
+    rows = [_row(names, run) for names, run in runs]
+    rows.sort(key=lambda row: (row["sparsity"], row["mask"], int(row["seed"])))
+    with open(out / "tost.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((*_FIELDS, *_SCORES))
+        writer.writerows([row[name] for name in (*_FIELDS, *_SCORES)] for row in rows)
+    write_file(out / "tost.md", to_markdown(_blocks(rows)))
+    return out / "tost.md"
+
+
+def _row(names: Mapping[str, str], run: StoredRun) -> dict[str, Any]:
+    scores = {**(run.main_row or {}), "seconds": run.results.get("seconds")}
+    found = {name: names[name] for name in _FIELDS}
+    return found | {name: scores.get(name) for name in _SCORES}
+
+
+def _blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
+    sparsities, masks, ways = (
+        list(dict.fromkeys(row[name] for row in rows))
+        for name in ("sparsity", "mask", "tost")
+    )
+    base = "false" if "false" in ways else ways[0]
+    ways = [base, *(way for way in ways if way != base)]
+    seconds = sum(row["seconds"] or 0 for row in rows)
+    blocks: list[Block] = [
+        Heading(1, "Ways to train a mask"),
+        Text(
+            f"{len(rows)} runs of {seconds / 3600:.1f} hours in all. Mean (standard "
+            "deviation) over seeds; differences are paired by seed, with p of a "
+            "two-sided t-test that is not corrected for the number of tests."
+        ),
+    ]
+    for sparsity in sparsities:
+        blocks.append(Heading(2, f"Sparsity {sparsity}"))
+        cells = {
+            (mask, way): {
+                int(row["seed"]): row
+                for row in rows
+                if (row["sparsity"], row["mask"], row["tost"]) == (sparsity, mask, way)
+            }
+            for mask in masks
+            for way in ways
+        }
+        head = ["accuracy, %", *ways]
+        score = [[m, *(_score(cells[m, w]) for w in ways)] for m in masks]
+        blocks.append(Table(head, score))
+        head = [f"difference from {base}", *ways[1:]]
+        gain = [
+            [m, *(_gain(cells[m, w], cells[m, base]) for w in ways[1:])] for m in masks
+        ]
+        blocks.append(Table(head, gain))
+        head = ["NLL, nats", *ways]
+        nll = [[m, *(_score(cells[m, w], "nll") for w in ways)] for m in masks]
+        blocks.append(Table(head, nll))
+    return blocks
+
+
+def _score(by_seed: Mapping[int, Mapping[str, Any]], score: str = "accuracy") -> str:
+    found = spread(row[score] for row in by_seed.values())
+    if found is None:
+        return ""
+    times, digits = (100, 2) if score == "accuracy" else (1, 3)
+    text = f"{times * found.mean:.{digits}f}"
+    if found.deviation is None:
+        return text
+    return f"{text} ({times * found.deviation:.{digits}f})"
+
+
+def _gain(ours: Mapping[int, Any], base: Mapping[int, Any]) -> str:
+    found = pair(ours, base)
+    if found.difference is None:
+        return ""
+    text = f"{100 * found.difference.mean:+.2f}"
+    if found.difference.deviation is None:
+        return text
+    p = "" if found.p_value is None else f", p {found.p_value:.2g}"
+    return f"{text} ({100 * found.difference.deviation:.2f}{p})"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; errors of the user's end in one line."""
+    parser = argparse.ArgumentParser(
+        "python -m experiments.tost_study",
+        description="Compares ways to train a mask.",
+    )
+    parser.add_argument("--config", metavar="FILE.py[:name=value,...]")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--seeds", default="0..2")
+    parser.add_argument("--sparsities", default="0.95,0.98")
+    parser.add_argument("--masks", default=",".join((*MASKS, LOTTERY)))
+    parser.add_argument("--tost", default="false,true,soft,skips,rescale,labels")
+    parser.add_argument("--prune_fraction", type=float, default=0.2, help="of a round")
+    parser.add_argument("--rewind_epoch", type=int, default=0)
+    chosen = parser.parse_args(argv)
+    lists = {n: getattr(chosen, n) for n in ("seeds", "sparsities", "masks", "tost")}
+    lottery = Options("iterative", chosen.prune_fraction, chosen.rewind_epoch)
+    failed: dict[str, str] = {}
+    try:
+        if chosen.config:  # else the tables alone
+            failed = run_study(study_of(chosen.config, lists, lottery), chosen.out)
+        print(f"\n{write_tables(chosen.out)}")
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    if failed:
+        sys.exit("\n".join(f"failed: {n}: {error}" for n, error in failed.items()))
+
+
+if __name__ == "__main__":
+    main()
