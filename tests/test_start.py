@@ -24,7 +24,8 @@ from sup_tickets.trees import named_leaves
 from tests.test_experiments import config_of, one
 
 STATIC = {"method.name": "static", "sup.enabled": False}
-ALL = {"tost.parts": "soft+skips+rescale+labels", "tost.rescale_steps": 3}
+GHOSTS = {"tost.parts": "soft+skips", "tost.ghost_fraction": 0.5}
+ALL = {**GHOSTS, "tost.parts": "soft+skips+rescale+labels", "tost.rescale_steps": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +223,7 @@ def test_the_argument_tost():
 
 
 def test_ghosts_are_gone_after_their_last_epoch(tmp_path):
-    changes = {"tost.parts": "soft+skips", "checkpoint.keep_epochs": (0, 1, 6)}
+    changes = {**GHOSTS, "checkpoint.keep_epochs": (0, 1, 6)}
     config = config_of(**STATIC, **changes)
     built = build(config, devices=one())
     assert built.young is not None and built.young.until == 15
@@ -250,9 +251,15 @@ def test_ghosts_are_gone_after_their_last_epoch(tmp_path):
     )
 
 
+def test_ghosts_live_for_an_epoch_at_least():
+    changes = {"tost.ghost_fraction": 0.01, "tost.parts": "soft", "train.epochs": 2}
+    built = build(config_of(**STATIC, **changes), devices=one())
+    assert built.young is not None and built.young.until == 5
+
+
 def test_without_ghosts_the_network_is_the_relu_network_bit_for_bit():
     """From the same state, the steps after the ghosts are those of a plain run."""
-    haunted = build(config_of(**STATIC, **{"tost.parts": "soft+skips"}), devices=one())
+    haunted = build(config_of(**STATIC, **GHOSTS), devices=one())
     plain = build(config_of(**STATIC), devices=one())
     job = haunted.job(None, None)
     assert job.ghosts is not None
