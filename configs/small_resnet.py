@@ -6,6 +6,8 @@ https://arxiv.org/abs/2206.12755 (which has no such experiment)
     python -m experiments.prepare_data fashion_mnist --data_dir=DATA
     python -m experiments.main --workdir=runs/small_resnet --config.data.dir=DATA \
         --config=configs/small_resnet.py:mask=snip,sparsity=0.95,tost=true
+
+docs/results/tost_resnet.md compares masks and ways to train them.
 """
 
 from typing import Any

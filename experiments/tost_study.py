@@ -34,6 +34,7 @@ LOTTERY = "lottery"
 
 _FIELDS = ("sparsity", "mask", "tost", "seed")
 _SCORES = ("accuracy", "nll", "ece", "seconds")
+_TITLES = {"false": "plain", "true": "all of ToST"}  # in tables; others as they are
 
 
 class Study(NamedTuple):
@@ -165,6 +166,7 @@ def _blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     )
     base = "false" if "false" in ways else ways[0]
     ways = [base, *(way for way in ways if way != base)]
+    titles = [_TITLES.get(way, way) for way in ways]
     seconds = sum(row["seconds"] or 0 for row in rows)
     blocks: list[Block] = [
         Heading(1, "Ways to train a mask"),
@@ -185,15 +187,15 @@ def _blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
             for mask in masks
             for way in ways
         }
-        head = ["accuracy, %", *ways]
+        head = ["accuracy, %", *titles]
         score = [[m, *(_score(cells[m, w]) for w in ways)] for m in masks]
         blocks.append(Table(head, score))
-        head = [f"difference from {base}", *ways[1:]]
+        head = [f"difference from {titles[0]}", *titles[1:]]
         gain = [
             [m, *(_gain(cells[m, w], cells[m, base]) for w in ways[1:])] for m in masks
         ]
         blocks.append(Table(head, gain))
-        head = ["NLL, nats", *ways]
+        head = ["NLL, nats", *titles]
         nll = [[m, *(_score(cells[m, w], "nll") for w in ways)] for m in masks]
         blocks.append(Table(head, nll))
     return blocks
