@@ -18,7 +18,13 @@ from experiments.parts import (
     section,
 )
 from experiments.progress import say
-from experiments.start import Begin, check_start, describe_start, make_start
+from experiments.start import (
+    Begin,
+    check_start,
+    describe_start,
+    forget_masks,
+    make_start,
+)
 from experiments.tost import Young, with_tost
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
@@ -157,6 +163,7 @@ def comparisons(config: Config) -> dict[str, Config]:
     dense.method.name = "dense"
     dense.method.initial_sparsity = None
     dense.method.options = ConfigDict()
+    forget_masks(dense)
     others: dict[str, Config] = {}
     if config.sup.enabled:
         others[f"{config.method.name} without Sup-tickets"] = alone

@@ -7,7 +7,8 @@ Every round is a run in a folder of its own, so that the command goes on where i
 stopped. It trains the masks of the round before from the weights that the network had
 after ``--rewind_epoch`` epochs, for the epochs that are left; then the smallest of its
 active weights are pruned, over all layers together. The ticket is pruned to the exact
-sparsity. ``ticket-SPARSITY.safetensors`` has its masks and the weights to start from:
+sparsity, and trained as it is, or by the method that the argument of FILE.py names.
+``ticket-SPARSITY.safetensors`` has its masks and the weights to start from:
 
     python -m experiments.main --workdir=RUN \
         --config=configs/fashion_mnist.py:sparsity=0.95,masks=FILE,tost=true \
@@ -32,6 +33,7 @@ from experiments import command_line, run
 from experiments.build import build
 from experiments.check import Config, check_config
 from experiments.progress import say
+from experiments.start import check_takes_masks, is_plain
 from experiments.stopping import Stopped
 from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count
@@ -105,7 +107,8 @@ def find_tickets(
     one_round = options.variant != "iterative"
     ladder = [] if one_round else levels(max(targets), options.prune_fraction)
     found: dict[float, Path] = {}
-    _check_rewinding(config, options, devices)
+    for target in targets:
+        _check_ticket(_ticket(config, target), options, devices)
     for number, sparsity in enumerate([0.0, *ladder]):
         folder = workdir / f"round-{number:02}"
         masks = workdir / f"round-{number:02}.safetensors" if number else None
@@ -176,24 +179,28 @@ def _checked(config: Config, options: Options) -> tuple[float, ...]:
             raise ValueError("a ticket of sparsity 0 is the dense network")
     if options.variant == "gradual" and len(set(targets)) > 1:
         raise ValueError(f"variant 'gradual' has one sparsity, got {targets}")
+    check_takes_masks(config)
+    if not is_plain(config):
+        raise ValueError(
+            "a lottery finds masks and weights itself; config.mask and config.masks "
+            "must be left out"
+        )
     return tuple(sorted(set(targets)))
 
 
-def _check_rewinding(config: Config, options: Options, devices: Any) -> None:
+def _check_ticket(config: Config, options: Options, devices: Any) -> None:
     """Of a ticket that cannot be trained nothing is found."""
-    last: Config = ConfigDict(config.to_dict())
-    _make_static(last)
-    built = build(last, devices=devices)
+    built = build(config, devices=devices)
     built.inputs.close()
-    ghosts = built.young.until if built.young else 0
-    if options.rewind_epoch * built.plan.epoch_steps >= built.plan.phase1_steps:
+    first = options.rewind_epoch * built.plan.epoch_steps
+    if first >= built.plan.phase1_steps:
         raise ValueError(
             f"rewind_epoch={options.rewind_epoch} is beyond phase 1 of the run"
         )
-    if ghosts and options.rewind_epoch * built.plan.epoch_steps >= ghosts:
+    if built.young is not None and first >= built.young.until:
         raise ValueError(
             f"rewind_epoch={options.rewind_epoch} is after the ghosts of the run are "
-            f"gone, epoch {ghosts // built.plan.epoch_steps}"
+            f"gone, epoch {built.young.until // built.plan.epoch_steps}"
         )
 
 
@@ -201,35 +208,24 @@ def _round(config: Config, options: Options, sparsity: float, masks: Any) -> Con
     ours: Config = ConfigDict(config.to_dict())
     ours.compare = ours.sup.enabled = False
     ours.tost.parts = ""
-    ours.mask.update({"name": "random", "ratios_only": False, "orthogonal": False})
+    ours.method.initial_sparsity = None
+    ours.method.options = ConfigDict()
     if masks is not None:
-        _make_static(ours)
+        ours.method.name = "static"
         ours.masks, ours.mask.weights = str(masks), "file"
         ours.method.sparsity = sparsity
         return ours
-    ours.masks, ours.mask.weights = None, "init"
     ours.method.name = "gmp" if options.variant == "gradual" else "dense"
-    ours.method.initial_sparsity = None
-    ours.method.options = ConfigDict()
     ours.checkpoint.keep_epochs = (options.rewind_epoch,)
     return ours
 
 
-def _ticket(config: Config, sparsity: float, masks: Path) -> Config:
+def _ticket(config: Config, sparsity: float, masks: Path | None = None) -> Config:
     ours: Config = ConfigDict(config.to_dict())
-    if config.method.name in ("dense", "gmp", "granet", "granet-dense"):
-        _make_static(ours)
     ours.method.sparsity = sparsity
-    ours.mask.update({"name": "random", "ratios_only": False, "orthogonal": False})
-    ours.masks, ours.mask.weights = str(masks), "file"
+    if masks is not None:
+        ours.masks, ours.mask.weights = str(masks), "file"
     return ours
-
-
-def _make_static(config: Config) -> None:
-    config.method.name = "static"
-    config.method.initial_sparsity = None
-    config.method.options = ConfigDict()
-    config.sup.enabled = config.compare = False
 
 
 def _write(
@@ -271,6 +267,12 @@ def _write(
     )
 
 
+def _load(file_and_argument: str) -> Config:
+    """A configuration whose masks are fixed, unless it names a method too."""
+    file, _, argument = file_and_argument.partition(":")
+    return command_line.load_config(f"{file}:mask=random,{argument}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; errors of the user's end in one line."""
     parser = argparse.ArgumentParser(
@@ -294,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(argv)
     try:
         lottery(
-            command_line.load_config(chosen.config),
+            _load(chosen.config),
             chosen.workdir,
             Options(
                 chosen.variant,

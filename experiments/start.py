@@ -42,7 +42,7 @@ MASKS = ("random", "magnitude", "taylor", "snip", "grasp", "synflow")
 """Where masks come from; "random" ones are those of the method itself."""
 
 _CHUNK = 256  # examples that scores look at together
-_DENSE = ("dense", "granet", "granet-dense", "gmp")  # start with more weights
+_DENSER = ("dense", "granet", "granet-dense", "gmp")  # methods, while they begin
 
 
 class Begin(NamedTuple):
@@ -68,17 +68,41 @@ def check_start(config: Config) -> None:
         _check_file(config)
     elif mask.weights == "file":
         raise ValueError("config.mask.weights='file' needs a file, config.masks")
-    chosen = mask.name != "random" or config.masks is not None or mask.orthogonal
-    if chosen and config.method.name in _DENSE:
-        raise ValueError(
-            f"method {config.method.name!r} does not start with the final sparsity; "
-            f"config.mask and config.masks are of no use to it"
-        )
+    if mask.name != "random" or config.masks is not None or mask.orthogonal:
+        check_takes_masks(config)
     if mask.orthogonal and mask.weights != "init":
         raise ValueError(
             "config.mask.orthogonal=True draws the weights itself; config.mask.weights "
             f"must be 'init', got {mask.weights!r}"
         )
+
+
+def check_takes_masks(config: Config) -> None:
+    """Raises where a method begins with more weights than masks would leave.
+
+    Raises:
+      ValueError: one line, naming the method.
+    """
+    if config.method.name in _DENSER:
+        raise ValueError(
+            f"method {config.method.name!r} does not start with the final sparsity; "
+            "config.mask and config.masks are of no use to it"
+        )
+
+
+def forget_masks(config: Config) -> None:
+    """Changes a configuration, in place, to begin as the method itself does."""
+    config.masks = None
+    config.mask.update(
+        {"name": "random", "weights": "init", "ratios_only": False, "orthogonal": False}
+    )
+
+
+def is_plain(config: Config) -> bool:
+    """Whether a run begins as its method does, with masks and weights by the key."""
+    mask = config.mask
+    drawn = mask.ratios_only or mask.orthogonal or mask.weights != "init"
+    return mask.name == "random" and config.masks is None and not drawn
 
 
 def make_start(begin: Begin) -> Start | None:
@@ -90,7 +114,7 @@ def make_start(begin: Begin) -> Start | None:
     """
     config, mask = begin.config, begin.config.mask
     rescales = "rescale" in tost_parts(config)
-    if _is_plain(mask) and config.masks is None and not rescales:
+    if is_plain(config) and not rescales:
         return None
     start = begin.steps.begin(begin.key)
     if rescales and config.tost.released:  # before there are masks
@@ -127,11 +151,6 @@ def describe_start(start: Start) -> str:
     text = f"start: {total.active} of {total.size} weights are active"
     dead = dead_layers(start.masks)
     return f"{text}; no weight is left in {', '.join(dead)}" if dead else text
-
-
-def _is_plain(mask: Config) -> bool:
-    drawn = mask.ratios_only or mask.orthogonal or mask.weights != "init"
-    return mask.name == "random" and not drawn
 
 
 # --- Masks ----------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from configs.digits import get_config
 from experiments import stopping
-from experiments.build import build
-from experiments.lottery import Options, levels, lottery
+from experiments.build import build, comparisons
+from experiments.lottery import Options, levels, lottery, main
 from experiments.run import run
 from experiments.start import MASKS
 from experiments.stopping import Stopped
@@ -441,6 +441,46 @@ def test_a_lottery_that_cannot_be(options, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         lottery(config_of(**STATIC), tmp_path, options, devices=one())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"sup.enabled": True, "sup.cycles": 9}, "config.sup: cycles=9"),
+        ({"method.name": "gmp"}, "method 'gmp' does not start with the final"),
+        ({"mask.name": "snip"}, "a lottery finds masks and weights itself"),
+        ({"tost.parts": "skips", "tost.ghost_fraction": 1.0}, "ghost_fraction=1.0"),
+    ],
+)
+def test_a_ticket_that_cannot_be_trained_is_not_searched(changes, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        lottery(config_of(**{**STATIC, **changes}), tmp_path, devices=one())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argument", "method"), [("", "static"), ("method=set", "set")]
+)
+def test_tickets_stay_as_they_are_unless_a_method_is_named(
+    argument, method, tmp_path, capsys
+):
+    words = f"{argument},epochs=2,model.name=lenet300,sparsity=0.2,sup=false"
+    words = f"--config=configs/digits.py:{words} --workdir={tmp_path}".split()
+    main([*words, "--prune_fraction=0.5"])
+    trained = json.loads((tmp_path / "ticket-0.2" / "config.json").read_text())
+    assert trained["method"]["name"] == method
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert [line.split(",")[0] for line in lines] == [
+        "round-00: sparsity 0.0000",
+        "ticket-0.2: sparsity 0.2000",
+    ]
+
+
+def test_the_dense_network_to_compare_with_has_no_masks():
+    config = config_of(**STATIC, compare=True, **{"mask.name": "snip"})
+    (dense,) = comparisons(config).values()
+    assert build(dense, devices=one()).method.name == "dense"
+    assert config.mask.name == "snip"
 
 
 def test_rewinding_past_the_ghosts_is_refused(tmp_path):
