@@ -23,7 +23,7 @@ check: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.train
-	$(BIN)/python -m experiments.bench_core
+	$(BIN)/python -m experiments.benchmarks.core
 
 clean:
 	rm -rf $(VENV)

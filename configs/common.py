@@ -179,7 +179,7 @@ def _method() -> ConfigDict:
 
 def _mask() -> ConfigDict:
     mask: Any = ConfigDict()
-    mask.name = "random"  # the method's own; or see experiments.start.MASKS
+    mask.name = "random"  # the method's own; or see experiments.build.start.MASKS
     mask.rounds = 0  # of pruning; 0: 100 for "synflow" [SynFlow], else 1
     mask.scope = "global"  # or "layer": the same density in each
     mask.examples_per_class = 10  # that scores look at [GraSP]

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from experiments import build
-from experiments.check import Config
-from experiments.page import Table, aligned
-from experiments.run_folder import read_config
-from experiments.stored import chosen_files
+from experiments.build import experiment as build
+from experiments.config.fields import Config
+from experiments.reports.page import Table, aligned
+from experiments.runs.folder import read_config
+from experiments.runs.networks import chosen_files
 from sup_tickets.masks import layer_table
 from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.network_files import load_sparse

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.page import Table, aligned
-from experiments.stored import chosen_files
+from experiments.reports.page import Table, aligned
+from experiments.runs.networks import chosen_files
 from sup_tickets.training.flops import active_counts
 from sup_tickets.training.network_files import (
     load_sparse,

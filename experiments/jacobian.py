@@ -20,12 +20,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import build
-from experiments.check import Config
-from experiments.figures import panels, style
-from experiments.page import Table, aligned, make_file
-from experiments.run_folder import read_config
-from experiments.stored import chosen_files
+from experiments.build import experiment as build
+from experiments.config.fields import Config
+from experiments.reports.figures import panels, style
+from experiments.reports.page import Table, aligned, make_file
+from experiments.runs.folder import read_config
+from experiments.runs.networks import chosen_files
 from sup_tickets.checks import check_whole
 from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.training.network_files import load_sparse

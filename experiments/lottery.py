@@ -29,12 +29,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import command_line, run
-from experiments.build import build
-from experiments.check import Config, check_config
-from experiments.progress import say
-from experiments.start import check_takes_masks, is_plain
-from experiments.stopping import Stopped
+from experiments import run
+from experiments.build.experiment import build
+from experiments.build.start import check_takes_masks, is_plain
+from experiments.config import reading as command_line
+from experiments.config.fields import Config, check_config
+from experiments.runs.progress import say
+from experiments.runs.stopping import Stopped
 from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count
 from sup_tickets.masks import apply_masks, full_masks, size

@@ -11,9 +11,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.command_line import parse
+from experiments.config.reading import parse
 from experiments.run import run
-from experiments.stopping import Stopped
+from experiments.runs.stopping import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

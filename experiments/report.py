@@ -15,15 +15,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from experiments.check import flat
-from experiments.figures import (
+from experiments.config.fields import flat
+from experiments.reports.figures import (
     draw_curves,
     draw_layers,
     draw_plane,
     draw_tickets,
     draw_topology,
 )
-from experiments.gather import (
+from experiments.reports.gather import (
     StoredRun,
     is_ticket,
     read_events,
@@ -32,8 +32,8 @@ from experiments.gather import (
     run_folders,
     with_others,
 )
-from experiments.gathered import write_gathered
-from experiments.page import (
+from experiments.reports.gathered import write_gathered
+from experiments.reports.page import (
     Block,
     Code,
     Heading,

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.build import Run, build, comparisons
-from experiments.check import Config
-from experiments.gather import read_run, with_others
-from experiments.progress import Progress, file_name, say
+from experiments.build.experiment import Run, build, comparisons
+from experiments.config.fields import Config
 from experiments.report import table, write_report
-from experiments.results import analysis_of, cost_of
-from experiments.run_folder import RunFolder, is_finished
-from experiments.stopping import RunKeeper, Signals, Stopped
+from experiments.reports.gather import read_run, with_others
+from experiments.runs.folder import RunFolder, is_finished
+from experiments.runs.progress import Progress, file_name, say
+from experiments.runs.results import analysis_of, cost_of
+from experiments.runs.stopping import RunKeeper, Signals, Stopped
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.loop import Outcome, TrainingStopped, train
 from sup_tickets.training.state import RunState, network_of

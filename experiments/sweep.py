@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.common import ALIASES
-from experiments import build, command_line, run, run_folder
-from experiments.check import Config, check_config, flat
+from experiments import run
+from experiments.build import experiment as build
+from experiments.config import reading as command_line
+from experiments.config.fields import Config, check_config, flat
 from experiments.report import report
-from experiments.stopping import Stopped
+from experiments.runs import folder as run_folder
+from experiments.runs.stopping import Stopped
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MOST = 10_000  # combinations; more are a mistake

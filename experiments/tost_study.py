@@ -4,7 +4,7 @@ r"""Compares ways to train a mask, over masks, sparsities and seeds.
         --config=configs/fashion_mnist.py:epochs=10,data.crop_padding=0 \
         --masks=random,snip,lottery --tost=false,true,soft,skips,rescale,labels
 
-Masks are those of `experiments.start.MASKS`, and "lottery": tickets of iterative
+Masks are those of `experiments.build.start.MASKS`, and "lottery": tickets of iterative
 magnitude pruning, found for every seed by `experiments.lottery` without ToST. Every
 combination is a run in a folder of its own; finished ones are left alone, so that the
 command goes on where it was stopped, and a second one can do other seeds beside it.
@@ -20,13 +20,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import command_line
-from experiments.check import check_config
-from experiments.gather import StoredRun, pair, read_run, spread
+from experiments.build.start import MASKS
+from experiments.config import reading as command_line
+from experiments.config.fields import check_config
 from experiments.lottery import Options, find_tickets
-from experiments.page import Block, Heading, Table, Text, to_markdown, write_file
-from experiments.start import MASKS
-from experiments.stopping import Stopped
+from experiments.reports.gather import StoredRun, pair, read_run, spread
+from experiments.reports.page import (
+    Block,
+    Heading,
+    Table,
+    Text,
+    to_markdown,
+    write_file,
+)
+from experiments.runs.stopping import Stopped
 from experiments.sweep import Member, parse_grid, run_members
 from sup_tickets.checks import check_one_of
 

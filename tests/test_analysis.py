@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.analysis import analyse, plain
+from experiments.runs.analysis import analyse, plain
 from sup_tickets.data.resident import Weighted
 from sup_tickets.masks import apply_masks, random_masks
 from sup_tickets.models import MLP

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from experiments.bench_train import MODELS, main
+from experiments.benchmarks.train import MODELS, main
 
 TIMES = ["sparse step / dense step", "run with Sup-tickets", "input pipeline"]
 SIZES = ["masks / ", "ever-active masks", "superposition state", "temporary memory"]

@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 from configs import common
 from configs.digits import get_config
 from experiments import run as run_module
-from experiments.build import build, comparisons
-from experiments.check import FIELDS, check_config, flat
-from experiments.command_line import parse
-from experiments.progress import Progress
+from experiments.build.experiment import build, comparisons
+from experiments.config.fields import FIELDS, check_config, flat
+from experiments.config.reading import parse
 from experiments.run import run
-from experiments.run_folder import RunFolder
-from experiments.stopping import Stopped
+from experiments.runs.folder import RunFolder
+from experiments.runs.progress import Progress
+from experiments.runs.stopping import Stopped
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.trees import named_leaves
 

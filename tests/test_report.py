@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.figures import draw_bars, draw_by_sparsity, draw_curves, draw_plane
-from experiments.gather import (
+from experiments.report import main, report, table, write_report
+from experiments.reports.figures import (
+    draw_bars,
+    draw_by_sparsity,
+    draw_curves,
+    draw_plane,
+)
+from experiments.reports.gather import (
     base_rows,
     differing,
     group_runs,
@@ -21,8 +27,15 @@ from experiments.gather import (
     spread,
     with_others,
 )
-from experiments.page import Heading, Picture, Table, Text, aligned, make_file, to_html
-from experiments.report import main, report, table, write_report
+from experiments.reports.page import (
+    Heading,
+    Picture,
+    Table,
+    Text,
+    aligned,
+    make_file,
+    to_html,
+)
 from tests.fabricated import config_of, row, write_run
 from tests.helpers import quick
 

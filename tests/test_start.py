@@ -8,13 +8,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.digits import get_config
-from experiments import stopping
-from experiments.build import build, comparisons
+from experiments.build.experiment import build, comparisons
+from experiments.build.start import MASKS
+from experiments.build.tost import tost_parts
 from experiments.lottery import Options, levels, lottery, main
 from experiments.run import run
-from experiments.start import MASKS
-from experiments.stopping import Stopped
-from experiments.tost import tost_parts
+from experiments.runs import stopping
+from experiments.runs.stopping import Stopped
 from sup_tickets.masks import count, layer_counts
 from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.orthogonal import residual

@@ -11,7 +11,7 @@ from experiments import evaluate as evaluating
 from experiments.evaluate import main as evaluate_main
 from experiments.export import export, size_table
 from experiments.export import main as export_main
-from experiments.stored import chosen_files, network_files
+from experiments.runs.networks import chosen_files, network_files
 from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.network_files import (
     load_dense,

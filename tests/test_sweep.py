@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import sweep as sweeping
-from experiments.stopping import Stopped
+from experiments.runs.stopping import Stopped
 from experiments.sweep import (
     check_names,
     combinations,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import cifar10, cifar100, fashion_mnist
 from configs import imagenet as imagenet_config
-from experiments.build import build
+from experiments.build.experiment import build
 from experiments.run import run
 from sup_tickets.data import imagenet
 from sup_tickets.methods import METHODS

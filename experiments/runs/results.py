@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.analysis import analyse
-from experiments.build import Run
-from experiments.check import Config
-from experiments.progress import file_name
-from experiments.run_folder import RunFolder
+from experiments.build.experiment import Run
+from experiments.config.fields import Config
+from experiments.runs.analysis import analyse
+from experiments.runs.folder import RunFolder
+from experiments.runs.progress import file_name
 from sup_tickets.data.resident import Weighted
 from sup_tickets.training.flops import (
     Stretch,

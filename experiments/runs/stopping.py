@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.check import Config
-from experiments.progress import Progress
+from experiments.config.fields import Config
+from experiments.runs.progress import Progress
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.state import RunState
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from configs.common import TOST_PARTS
-from experiments.check import Config
+from experiments.config.fields import Config
 from sup_tickets.ghosts import fading, sharpening, softened
 from sup_tickets.models.ghosts import GhostSkips
 from sup_tickets.training.steps import Form

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
 from sup_tickets.masks import layer_table
 from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.plan import Plan

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.figures import Point, draw_bars, draw_by_sparsity
-from experiments.gather import (
+from experiments.reports.figures import Point, draw_bars, draw_by_sparsity
+from experiments.reports.gather import (
     Group,
     Pairing,
     Spread,
@@ -20,7 +20,7 @@ from experiments.gather import (
     pair,
     spread,
 )
-from experiments.page import (
+from experiments.reports.page import (
     Block,
     Heading,
     Picture,

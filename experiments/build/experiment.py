@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from experiments.check import Config, check_config
-from experiments.inputs import Inputs, make_inputs
-from experiments.parts import (
+from experiments.config.fields import Config, check_config
+from experiments.build.inputs import Inputs, make_inputs
+from experiments.build.parts import (
     make_loss,
     make_network,
     make_optimizer,
@@ -17,15 +17,15 @@ from experiments.parts import (
     make_superposition,
     section,
 )
-from experiments.progress import say
-from experiments.start import (
+from experiments.runs.progress import say
+from experiments.build.start import (
     Begin,
     check_start,
     describe_start,
     forget_masks,
     make_start,
 )
-from experiments.tost import Young, with_tost
+from experiments.build.tost import Young, with_tost
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
 from sup_tickets.models.ghosts import without_ghosts

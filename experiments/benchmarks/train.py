@@ -1,6 +1,6 @@
 """Time and memory of whole training steps, sparse beside dense.
 
-    python -m experiments.bench_train [--models=conv,vgg16,resnet18] [--quick]
+    python -m experiments.benchmarks.train [--models=conv,vgg16,resnet18] [--quick]
 
 RigL at 95% sparsity, with the settings of the paper on CIFAR, and the dense network
 with the same optimizer, through the steps of a real run: the images, random ones, live
@@ -25,16 +25,16 @@ import jax
 import numpy as np
 
 from configs import common
-from experiments.build import comparisons
-from experiments.check import Config
-from experiments.inputs import Inputs, resident_inputs
-from experiments.parts import (
+from experiments.build.experiment import comparisons
+from experiments.build.inputs import Inputs, resident_inputs
+from experiments.build.parts import (
     make_loss,
     make_network,
     make_optimizer,
     make_parts,
     make_superposition,
 )
+from experiments.config.fields import Config
 from sup_tickets.checks import check_whole
 from sup_tickets.data.datasets import Dataset, Split
 from sup_tickets.data.resident import Placement, Rows
@@ -599,7 +599,7 @@ def bench(models: Sequence[str], scale: Scale) -> dict[str, list[Result]]:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m experiments.bench_train",
+        "python -m experiments.benchmarks.train",
         description="Time and memory of training steps, sparse beside dense.",
     )
     parser.add_argument("--models", default=",".join(MODELS), help="with commas")
@@ -627,7 +627,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command; errors of the user's end in one line."""
     options = _options(argv)
     words = sys.argv[1:] if argv is None else argv
-    command = " ".join(["python -m experiments.bench_train", *words])
+    command = " ".join(["python -m experiments.benchmarks.train", *words])
     out = options.out or (None if options.quick else OUT)
     try:
         if out is not None and not Path(out).parent.is_dir():

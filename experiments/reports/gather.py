@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.check import flat
+from experiments.config.fields import flat
 
 MAIN_NETWORKS = ("superposed ticket", "final")
 """What a run is judged by: with Sup-tickets and without."""

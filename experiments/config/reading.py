@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.check import OPEN, flat, nearest
+from experiments.config.fields import OPEN, flat, nearest
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import filelock
 import jax
 from jax.experimental import multihost_utils
 
-from experiments.check import Config, flat
+from experiments.config.fields import Config, flat
 from sup_tickets.training.network_files import load_sparse, save_sparse
 from sup_tickets.training.state import Network
 

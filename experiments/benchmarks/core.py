@@ -1,6 +1,6 @@
 """Speed and memory of the core on the exact shapes of ImageNet ResNet-50.
 
-    python -m experiments.bench_core [--repeats 7] [--fast]
+    python -m experiments.benchmarks.core [--repeats 7] [--fast]
 
 Everything is timed in one process, the variants interleaved, as medians of the
 process's own time (user + system, which other people's load disturbs least) and of wall

@@ -1,0 +1,1 @@
+"""From a configuration to objects; nothing after these modules reads one."""

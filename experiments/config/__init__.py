@@ -1,0 +1,1 @@
+"""Configurations: reading them, and every field with its type and range."""

@@ -1,0 +1,1 @@
+"""What a run is while it runs, and its folder."""
