@@ -23,8 +23,8 @@ from sup_tickets.types import Schedule
 
 Drop = float | Stairs | Schedule
 
-# What presets take that is no field of `Method`.
-_BEYOND = ("total_steps", "extra_density", "gradient_weight")
+BEYOND = ("total_steps", "extra_density", "gradient_weight")
+"""What presets take that is no field of `Method`."""
 
 _FINAL = 0.005  # drop fraction at the end, in the releases in PyTorch
 _PRUNING = Fraction(110, 160)  # of the training, in GraNet's release
@@ -600,7 +600,7 @@ def make_method(name: str, **options: Any) -> Method:
     """
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
-    check_fields(name, options, also=_BEYOND)
+    check_fields(name, options, also=BEYOND)
     try:
         return METHODS[name](**options)
     except TypeError as error:
