@@ -15,6 +15,7 @@ from configs import common
 from configs.digits import get_config
 from experiments import run as run_module
 from experiments.build.experiment import build, comparisons
+from experiments.build.parts import make_parts
 from experiments.config.fields import FIELDS, check_config, flat
 from experiments.config.reading import parse
 from experiments.run import run
