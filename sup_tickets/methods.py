@@ -542,7 +542,8 @@ def mest(
       Yuan et al., MEST: Accurate and Fast Memory-Economic Sparse Training Framework on
       the Edge, 2021, https://arxiv.org/abs/2110.14032
     """
-    check_whole("total_steps", total_steps, 32)
+    least = 32 if update_every is None else 4  # steps that part the updates, the stairs
+    check_whole("total_steps", total_steps, least)
     steps = (0, total_steps * 90 // 160, total_steps * 120 // 160)
     extra, rest = exact(extra_density), 1 - exact(sparsity)
     extras = (extra, extra / 2, Fraction(0))
