@@ -137,6 +137,9 @@ def select_n_m(
                 f"m={m} does not divide axis {axis} of leaf {name!r}, of size {size}"
             )
         keys = jnp.moveaxis(_keys(name, score, None), axis, -1)
+        # No score has the largest integer as its key.
+        never = jnp.any(keys == _integer_info(keys.dtype.itemsize).max)
+        keys = computed_once(keys, never=never)
         groups = keys.reshape((*keys.shape[:-1], size // m, m))
         chosen = _ranks_in_groups(groups) < n
         return jnp.moveaxis(chosen.reshape(keys.shape), -1, axis)
@@ -245,6 +248,31 @@ def top_k(
     return mask, jnp.minimum(cut, 0)
 
 
+# --- One value ------------------------------------------------------------------------
+
+
+def computed_once(values: Any, *, never: jax.Array) -> Any:
+    """The same values, which all that reads them from here on finds in one buffer.
+
+    XLA may compute a value once more in each fusion that reads it, rounded differently
+    each time: then a mask would not have the count of its threshold, nor would as many
+    weights be grown as were dropped. It expands `lax.optimization_barrier` before it
+    fuses, so that one forbids nothing. But what a loop returns cannot be computed
+    elsewhere, and neither can what it starts from. This one makes no step, which only
+    we know; the values stay where they are and nothing is copied.
+
+    Args:
+      values: pytree of arrays.
+      never: bool scalar that is False, which the compiler must not be able to tell;
+        where it is True after all, the values become 0.
+    """
+    return lax.while_loop(
+        lambda state: state[0],
+        lambda state: jax.tree.map(jnp.zeros_like, state),
+        (never, values),
+    )[1]
+
+
 # --- Ordered integer keys -------------------------------------------------------------
 
 
@@ -301,6 +329,7 @@ def _largest(leaves: list[jax.Array], k: Number) -> tuple[list[jax.Array], jax.A
         return [jnp.zeros(leaf.shape, bool) for leaf in leaves], jnp.int32(0)
     k = jnp.clip(jnp.asarray(k, jnp.int32), 0, total)
     threshold, at_least, above = _threshold(leaves, k)
+    leaves, k = computed_once((leaves, k), never=at_least < 0)
     cut = _index_cut(leaves, threshold, k - above, at_least > k)
     lowest = threshold.dtype.type(_integer_info(threshold.dtype.itemsize).min)
 

@@ -25,6 +25,7 @@ from sup_tickets.masks import (
 from sup_tickets.saliency import magnitude
 from sup_tickets.selection import (
     Turn,
+    computed_once,
     count_true,
     map_in_turn,
     select,
@@ -139,6 +140,10 @@ def rewire(
     check_same_leaves("drop_scores", drop_scores, "params", params)
     check_same_leaves("grow_scores", grow_scores, "params", params)
     active = layer_counts(masks)
+    if isinstance(
+        fraction, jax.Array
+    ):  # the same for what is dropped and what is grown
+        fraction = computed_once(fraction, never=fraction < 0)
     dropped = jax.tree.map(lambda n: portion(n, fraction, rounding), active)
     if not regrow_dropped:
         dropped = jax.tree.map(
@@ -272,6 +277,7 @@ def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
         part = open_share / jnp.sum(open_share)
         each = jnp.floor(part * left.astype(jnp.float32) * (1 + 2.0**-22))
         each = jnp.minimum(each.astype(jnp.int32), free)
+        each = computed_once(each, never=left < 0)
         # float32 may round the parts up past what is left; clip them in order.
         before = jnp.cumsum(each, dtype=jnp.int32) - each
         each = jnp.clip(left - before, 0, each)
