@@ -3,6 +3,8 @@
 import io
 import os
 import shutil
+import struct
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -107,15 +109,12 @@ def test_an_adobe_jpeg_of_four_colours(color):
 
 
 def test_sixteen_bits_of_three_colours():
-    # Pillow has no such mode: it takes the upper eight bits itself. Signature, header of
-    # 1 x 1 pixel of 16 bits, RGB, and the pixel (0x1234, 0x80ff, 0xffff).
-    import struct
-    import zlib
-
+    # Pillow has no such mode: it takes the upper eight bits itself.
     def chunk(name, data):
         body = name + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
+    # 1 x 1 pixel of 16 bits, RGB: (0x1234, 0x80ff, 0xffff).
     header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
     pixel = b"\0" + struct.pack(">HHH", 0x1234, 0x80FF, 0xFFFF)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
@@ -397,7 +396,7 @@ def test_a_folder_that_may_not_be_read(folder, monkeypatch):
         return iter(())
 
     monkeypatch.setattr(os, "walk", walk)
-    with pytest.raises(ValueError, match="folder .*cat/locked: Permission denied"):
+    with pytest.raises(ValueError, match=r"folder .*cat/locked: Permission denied"):
         read_folder(folder)
 
 

@@ -1,8 +1,8 @@
 """What the models share: layers after PyTorch's conventions, and three hooks.
 
 The references are PyTorch code, so that padding is symmetric at every stride, the
-initializers are PyTorch's and so are the running statistics of batch norm. Parameters and the statistics of batch norm are float32
-whatever the dtype of the computation.
+initializers are PyTorch's and so are the running statistics of batch norm. Parameters
+and statistics are float32 whatever the dtype of the computation.
 
 Shapes: B images of H x W pixels, C channels.
 """
