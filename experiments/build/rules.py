@@ -7,6 +7,7 @@ changes, and the cheap tickets' rates), and all fields of a section that is swit
 as a whole, by ``sup.enabled=false`` or ``tost.parts=""``.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -186,7 +187,12 @@ RULES = (
         "there are cheap tickets with masks",
     ),
     Rule(
-        ("sup.lr_min", "sup.lr_max", "sup.form", "sup.kind"),
+        ("sup.lr_min",),
+        lambda c: c.sup.enabled and c.sup.form != "constant",
+        "the rate of a cycle falls",
+    ),
+    Rule(
+        ("sup.lr_max", "sup.form", "sup.kind"),
         lambda c: c.sup.enabled,
         "config.sup.enabled is true",
     ),
@@ -253,6 +259,7 @@ RECIPE = (
     "method.drop_schedule",
     "method.prune_end_fraction",
     "sup.explore_fraction",
+    "sup.lr_min",
 )
 """What files give for every method alike; a method takes what it has a use for."""
 
@@ -288,7 +295,7 @@ def unused_fields(config: Config) -> tuple[str, ...]:
 def without_unused(config: Config) -> Config:
     """A copy with the default in every field that `check_options` would refuse."""
     ours: Config = ConfigDict(config.to_dict())
-    plain = flat(default())
+    plain = _default()
     refused = [name for name in _unused(ours) if not _told(ours, name)]
     with ours.ignore_type():
         ours.update_from_flattened_dict({name: plain[name] for name in refused})
@@ -296,7 +303,7 @@ def without_unused(config: Config) -> Config:
 
 
 def _unused(config: Config) -> dict[str, Rule]:
-    given, plain = flat(config), flat(default())
+    given, plain = flat(config), _default()
     return {
         name: rule
         for rule in RULES
@@ -304,6 +311,11 @@ def _unused(config: Config) -> dict[str, Rule]:
         for name in rule.fields
         if _value(given[name]) != _value(plain[name])
     }
+
+
+@functools.cache
+def _default() -> dict[str, Any]:
+    return flat(default())
 
 
 def _told(config: Config, name: str) -> bool:
