@@ -1,4 +1,4 @@
-"""Every pair of options is honoured, told of in the plan, or refused before training."""
+"""Every pair of options is honoured, told of, or refused before training."""
 
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -21,8 +21,6 @@ from experiments.build.rules import (
 )
 from experiments.build.tost import with_tost
 from experiments.config.fields import FIELDS, check_config, flat
-from sup_tickets.training.network_files import load_sparse
-from sup_tickets.training.plan import drop_steps
 from tests.test_experiments import config_of, one
 
 SECTIONS = ("masks", "mask.", "tost.", "method.", "sup.", "train.")
@@ -46,7 +44,11 @@ VALUES = [
     ("method.drop_fraction", 0.2, {}),
     ("method.drop_schedule", "linear", {}),
     ("method.initial_sparsity", 0.3, {"method.name": "granet"}),
-    ("method.prune_end_fraction", 0.8, {"method.name": "granet"}),
+    (
+        "method.prune_end_fraction",
+        0.8,
+        {"method.name": "granet", "method.update_every_steps": 1},
+    ),
     ("masks", "FILE", _STATIC),
     *(("mask.name", n, _STATIC) for n in start.MASKS if n != "random"),
     ("mask.rounds", 3, _SNIP),
@@ -395,3 +397,40 @@ def test_a_value_with_every_other(row, spies):
             changes = {**its_needs, **needs, other: its_value, name: value}
             verdict(changes, name, spies)
             verdict(changes, other, spies)
+
+
+# --- Files ----------------------------------------------------------------------------
+
+FILES = (cifar10, cifar100, digits, fashion_mnist, imagenet_config, small_resnet)
+ARGUMENTS = (
+    *("", "sup=false", "method=dense", "method=gmp", "method=granet,sup=false"),
+    *("mask=snip", "mask=grasp,method=set,sup=true", "mask=random,tost=soft+skips"),
+    *("sup.form=constant", "sup.kind=caa", "sup.extend_budget=true,sup=false"),
+)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.__name__)
+def test_what_a_file_sets_is_never_refused(file):
+    for argument in ARGUMENTS:
+        check_options(file.get_config(argument))
+
+
+def test_two_ways_to_smooth_labels_are_refused():
+    text = r"config.train.label_smoothing=0.1 would have no effect; .* no labels, which"
+    with pytest.raises(ValueError, match=text):
+        check_options(imagenet_config.get_config("tost=labels"))
+
+
+def test_the_plan_tells_what_a_run_has_no_use_for():
+    config = config_of(**{"method.name": "gmp", "sup.enabled": False})
+    text = build(config, devices=one()).plan_text.splitlines()[-1]
+    assert text.startswith("of no use to this run: method.update_end_fraction, method")
+    assert "prune" not in text and "sup.cycles" in text
+
+
+def test_without_unused():
+    config = config_of(**{"train.schedule": "cosine", "train.drop_epochs": [2]})
+    ours = without_unused(config)
+    assert (ours.train.drop_epochs, config.train.drop_epochs) == ((), [2])
+    assert ours.method == config.method  # told of, not refused
+    check_options(ours)

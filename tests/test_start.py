@@ -508,7 +508,7 @@ def test_the_rate_of_a_short_phase_falls_twice(epochs, steps):
 
 @pytest.mark.parametrize("drops", [(0,), (2, 2), (6,)])
 def test_drops_are_different_epochs_after_the_first(drops):
-    with pytest.raises(ValueError, match="drop_epochs=.*(from 1 to 5|there twice)"):
+    with pytest.raises(ValueError, match=r"drop_epochs=.*(from 1 to 5|there twice)"):
         build(config_of(**STATIC, **{"train.drop_epochs": drops}), devices=one())
 
 
@@ -598,10 +598,10 @@ def test_a_folder_is_of_one_lottery(tmp_path):
             lottery(config, tmp_path, options, devices=one())
     assert (tmp_path / "ticket-0.5.safetensors").read_bytes() == ticket
     other = config_of(**STATIC, **{"train.epochs": 2, "tost.parts": "labels"})
-    with pytest.raises(ValueError, match="config.tost.parts is '' there"):
+    with pytest.raises(ValueError, match=r"config.tost.parts is '' there"):
         lottery(other, tmp_path, Options("one-shot"), devices=one())
     (tmp_path / "lottery.json").unlink()
-    with pytest.raises(ValueError, match="no lottery.json says of what"):
+    with pytest.raises(ValueError, match=r"no lottery.json says of what"):
         lottery(config, tmp_path, Options("one-shot"), devices=one())
 
 
