@@ -97,7 +97,7 @@ VALUES = [
     ("train.check_every_steps", 7, {}),
     ("sup.enabled", False, {}),
     ("sup.cycles", 1, {}),
-    ("sup.cycle_epochs", 2, {}),
+    ("sup.cycle_epochs", 2, {"train.epochs": 8}),
     ("sup.extend_budget", True, {}),
     ("sup.explore_fraction", 0.4, {}),
     ("sup.lr_min", 0.002, {}),
@@ -431,6 +431,6 @@ def test_the_plan_tells_what_a_run_has_no_use_for():
 def test_without_unused():
     config = config_of(**{"train.schedule": "cosine", "train.drop_epochs": [2]})
     ours = without_unused(config)
-    assert (ours.train.drop_epochs, config.train.drop_epochs) == ((), [2])
+    assert (ours.train.drop_epochs, config.train.drop_epochs) == ((), (2,))
     assert ours.method == config.method  # told of, not refused
     check_options(ours)
