@@ -1,7 +1,7 @@
 """Every pair of options is honoured, told of, or refused before training."""
 
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -429,7 +429,7 @@ def test_the_plan_tells_what_a_run_has_no_use_for():
 
 
 def test_without_unused():
-    config = config_of(**{"train.schedule": "cosine", "train.drop_epochs": [2]})
+    config: Any = config_of(**{"train.schedule": "cosine", "train.drop_epochs": [2]})
     ours = without_unused(config)
     assert (ours.train.drop_epochs, config.train.drop_epochs) == ((), (2,))
     assert ours.method == config.method  # told of, not refused
