@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 from configs.common import default
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config, flat
+from sup_tickets.dynamic import Method
+from sup_tickets.methods import METHODS, example
 
 Condition = Callable[[Config], bool]
 
@@ -40,12 +42,15 @@ class Conflict(NamedTuple):
 
 _SCORES = ("magnitude", "taylor", "snip", "grasp", "synflow")
 _OF_DATA = ("taylor", "snip", "grasp")
-_UPDATES = ("set", "rigl", "set-itop", "rigl-itop", "granet", "granet-dense", "snfs")
-_PRUNES = ("granet", "granet-dense", "gmp")
 
 
-def _method(*names: str) -> Condition:
-    return lambda c: c.method.name in names
+def _preset(has: Callable[[Method], bool]) -> Condition:
+    """Of a name that is none, `make_method` tells."""
+    return lambda c: c.method.name not in METHODS or has(example(c.method.name))
+
+
+def _drops(m: Method) -> bool:
+    return bool(m.update_every) and m.rewires
 
 
 def _mask(*names: str) -> Condition:
@@ -83,17 +88,17 @@ RULES = (
     ),
     Rule(
         ("method.update_every_steps",),
-        _method(*_UPDATES, "gmp"),
+        _preset(lambda m: bool(m.update_every)),
         "the method changes the topology",
     ),
     Rule(
         ("method.update_end_fraction", "method.drop_fraction", "method.drop_schedule"),
-        _method(*_UPDATES),
+        _preset(_drops),
         "the method drops and grows",
     ),
     Rule(
         ("method.prune_end_fraction", "method.initial_sparsity"),
-        _method(*_PRUNES),
+        _preset(lambda m: m.prune_end_step is not None),
         "the method prunes on its way",
     ),
     Rule(("method.sparsity",), lambda c: c.method.name != "dense", "masks are there"),
