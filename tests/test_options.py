@@ -247,7 +247,7 @@ def plan_of(config, spies):
         assert ours is not None
         explores = sup.explore_fraction if method.sparsity else None
         cycles = (sup.include_phase1, sup.batch_norm, explores, more)
-    return plan, calls, rates, cycles
+    return plan, calls, repr(method), rates, cycles
 
 
 @cached(("tost.parts", "tost.label", "train.label"))
