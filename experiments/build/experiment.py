@@ -26,6 +26,7 @@ from experiments.build.start import (
     make_start,
 )
 from experiments.build.tost import Young, with_tost
+from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
 from sup_tickets.models.ghosts import without_ghosts
@@ -134,9 +135,10 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         return RunState(shapes, average)
 
     ghost_lines = [] if young is None else [young.text]
+    covered = str(coverage(shapes.method.masks, shapes.params))
     return Run(
         plan=plan,
-        plan_text="\n".join([describe(plan, method, rate), *ghost_lines]),
+        plan_text="\n".join([covered, describe(plan, method, rate), *ghost_lines]),
         method=method,
         model=model,
         steps=steps,
