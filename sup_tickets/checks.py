@@ -54,7 +54,12 @@ def check_density(density: Any, name: str = "density") -> None:
 
 
 def check_number(
-    name: str, value: Any, least: float = -inf, most: float = inf, *, above: bool = False
+    name: str,
+    value: Any,
+    least: float = -inf,
+    most: float = inf,
+    *,
+    above: bool = False,
 ) -> None:
     """Raises unless a value is a finite number in [least, most].
 
@@ -151,7 +156,7 @@ def did_you_mean(value: Any, known: Iterable[str]) -> str:
 def is_number(value: Any) -> bool:
     """Whether a concrete value is one finite real number, and no bool."""
     if isinstance(value, (jax.Array, np.ndarray)):
-        real = value.dtype != bool and not jnp.issubdtype(
+        real = value.dtype != np.bool_ and not jnp.issubdtype(
             value.dtype, jnp.complexfloating
         )
         return (

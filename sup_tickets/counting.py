@@ -11,12 +11,12 @@ Sup-tickets release truncates, which gives one weight fewer in about half of the
 
 from fractions import Fraction
 from math import floor
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.checks import check_sparsity
+from sup_tickets.checks import check_one_of, check_sparsity, check_whole
 from sup_tickets.types import Number
 
 Rounding = Literal["floor", "nearest", "ceil"]
@@ -40,12 +40,14 @@ def active_count(total: int, sparsity: float) -> int:
       sparsity: in [0, 1).
 
     Raises:
-      ValueError: if the sparsity is outside [0, 1) or NaN.
+      ValueError: if the sparsity is outside [0, 1) or NaN, or if ``total`` is no whole
+        number of at least 0.
 
     Example:
       >>> active_count(100, 0.71), active_count(8, 0.8), active_count(30, 0.1)
       (29, 2, 27)
     """
+    check_whole("total", total, 0)
     check_sparsity(sparsity)
     return floor((1 - exact(sparsity)) * total + Fraction(1, 2))
 
@@ -69,6 +71,7 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
       >>> int(portion(10, 0.3, "ceil")), int(portion(3, 0.5, "ceil"))
       (3, 2)
     """
+    check_one_of("rounding", rounding, get_args(Rounding))
     clipped = jnp.clip(jnp.asarray(fraction, jnp.float32), 0.0, 1.0)
     part = jnp.round(clipped * jnp.float32(_ONE)).astype(jnp.uint32)
     count = jnp.asarray(count).astype(jnp.uint32)

@@ -15,7 +15,10 @@ from jax import lax
 from sup_tickets.selection import count_true, select
 from sup_tickets.trees import (
     RuleLike,
+    check_counts,
+    check_same_containers,
     check_same_leaves,
+    check_same_names,
     default_rule,
     map_named,
     named_leaves,
@@ -48,6 +51,7 @@ def random_masks(key: jax.Array, params: Params, counts: Counts) -> Masks:
       params: pytree of arrays, of which only the shapes are read.
       counts: pytree of integers, ``None`` where a leaf is never pruned.
     """
+    check_counts("counts", counts, "params", params)
     return select(uniform_draws(key, params), counts)
 
 
@@ -61,7 +65,7 @@ def apply_masks(masks: Masks, tree: Any) -> Any:
       masks: masks, or any pytree of bool arrays and ``None``.
       tree: pytree with the same structure: parameters, gradients, moments.
     """
-    check_masks(tree, masks)
+    check_masks(tree, masks, "tree")
     return jax.tree.map(
         lambda leaf, mask: leaf if mask is None else _clear(leaf, mask), tree, masks
     )
@@ -74,7 +78,12 @@ def choose(masks: Masks, tree: Any, other: Any) -> Any:
       masks: masks, or any pytree of bool arrays and ``None``.
       tree: pytree with the same structure.
       other: likewise.
+
+    Raises:
+      ValueError: naming the first leaf or container in which the trees differ.
     """
+    check_same_leaves("masks", masks, "tree", tree)
+    check_same_leaves("other", other, "tree", tree)
     return jax.tree.map(
         lambda leaf, mask, at_dead: (
             leaf if mask is None else _blend(leaf, mask, at_dead)
@@ -114,17 +123,30 @@ def _integer_view(leaf: jax.Array) -> Any:
     return np.dtype(f"int{8 * width}")
 
 
-def check_masks(params: Params, masks: Masks) -> None:
+def check_masks(
+    params: Params, masks: Masks, name: str = "params", masks_name: str = "masks"
+) -> None:
     """Raises unless ``masks`` are masks of ``params``.
 
+    Args:
+      params: pytree of arrays.
+      masks: pytree of bool arrays and ``None``.
+      name: what to call ``params`` in an error.
+      masks_name: what to call ``masks``.
+
     Raises:
-      ValueError: naming the first leaf whose structure or shape differs.
+      ValueError: naming the first leaf or container that differs.
       TypeError: naming the first leaf that is not bool.
     """
-    check_same_leaves("masks", masks, "params", params)
+    check_same_leaves(masks_name, masks, name, params)
+    _check_bool(masks, masks_name)
+
+
+def _check_bool(masks: Masks, masks_name: str = "masks") -> None:
     for name, mask in named_leaves(masks):
-        if mask.dtype != bool:
-            raise TypeError(f"masks must be bool, got {mask.dtype} at leaf {name!r}")
+        dtype = getattr(mask, "dtype", type(mask).__name__)
+        if dtype != np.bool_:
+            raise TypeError(f"{masks_name} must be bool, got {dtype} at leaf {name!r}")
 
 
 # --- Counting -------------------------------------------------------------------------
@@ -260,8 +282,11 @@ def unpack(packed: Any, params: Params) -> Masks:
       params: pytree of arrays with the shapes of the masks.
 
     Raises:
-      ValueError: naming the first leaf whose number of bytes does not fit its shape.
+      ValueError: naming the first leaf whose number of bytes does not fit its shape, or
+        in which the trees differ.
     """
+    check_same_names("packed", packed, "params", params)
+    check_same_containers("packed", packed, "params", params)
 
     def restore(name: str, leaf: Any, bits: Any) -> Any:
         if bits is None:

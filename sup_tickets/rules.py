@@ -11,6 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 # Own names of what is multiplied with a layer's inputs.
 _KERNEL = {"kernel", "kernels", "weight", "weights", "w", "matrix"}
@@ -73,13 +74,14 @@ def judge(name: str, leaf: Any, module_type: str = "") -> Verdict:
     dtype, shape = getattr(leaf, "dtype", None), getattr(leaf, "shape", None)
     if dtype is None or shape is None:
         return Verdict(False, f"no array, but {type(leaf).__name__}")
-    if not (jnp.issubdtype(dtype, jnp.number) or dtype == bool):
+    if not (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_):
         return Verdict(False, f"of dtype {dtype}")
     reason = _dense_by_design(name, module_type)
     if reason is None and len(shape) < 2:
         reason = f"of rank {len(shape)}"
     named = _is_kernel_name(_own_words(name))
-    if reason is None and not named and sum(axis != 1 for axis in shape) < 2:
+    inside = len(_parts(name)) > 1
+    if reason is None and inside and not named and sum(n != 1 for n in shape) < 2:
         reason = "a vector: at most one axis is longer than 1"
     if reason is not None:
         return Verdict(False, reason)
@@ -91,21 +93,22 @@ def judge(name: str, leaf: Any, module_type: str = "") -> Verdict:
 def default_rule(name: str, leaf: Any) -> bool:
     """Kernels and embeddings are sparse; what is dense by design is dense.
 
-    Dense are, at any rank: biases (``b`` too, inside a module), scales and whatever a
-    norm layer holds, layer scales, class tokens and the like, embeddings of positions
-    and tables of relative ones, statistics, ghosts, vectors in the shape of a matrix
-    without a kernel's name; and what is not real floating point of 16 bits or more.
+        Dense are, at any rank: biases (``b`` too, inside a module), scales and whatever a
+        norm layer holds, layer scales, class tokens and the like, embeddings of positions
+        and tables of relative ones, statistics, ghosts, a module's vectors in the shape of
+        a matrix without a kernel's name; and what is not real floating point of 16 bits or more.
 
-    Args:
-      name: name of the leaf, ``"dense/kernel"``.
-      leaf: an array, or a ``jax.ShapeDtypeStruct``.
+        Args:
+          name: name of the leaf, ``"dense/kernel"``.
+          leaf: an array, or a ``jax.ShapeDtypeStruct``.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> default_rule("ConvNormAct_0/Conv_0/kernel", jnp.ones((3, 3, 8, 8)))
-      True
-      >>> default_rule("attention/query/bias", jnp.ones((4, 8)))
-      False
+        Example:
+          >>> import jax.numpy as jnp
+    import numpy as np
+          >>> default_rule("ConvNormAct_0/Conv_0/kernel", jnp.ones((3, 3, 8, 8)))
+          True
+          >>> default_rule("attention/query/bias", jnp.ones((4, 8)))
+          False
     """
     return judge(name, leaf).sparse
 
@@ -156,7 +159,7 @@ def _dense_by_design(name: str, module_type: str) -> str | None:
 
 
 def _by_own_name(own: list[str], *, inside: bool) -> str | None:
-    if own == ["b"] or own[:1] == ["b"] and set(own[1:]) <= _GATES:
+    if own[:1] == ["b"] and set(own[1:]) <= _GATES:
         return "a bias" if inside else None
     if own and set(own) <= _STATISTIC:
         return "a statistic"

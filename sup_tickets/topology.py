@@ -6,12 +6,17 @@ grows at random, RigL by the dense gradient, SNFS by its running average with th
 shared out between layers, ITOP at places that were never active.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
+from sup_tickets.checks import (
+    check_count,
+    check_fraction,
+    check_one_of,
+    check_sparsity,
+)
 from sup_tickets.counting import Rounding, active_count, portion
 from sup_tickets.masks import (
     apply_masks,
@@ -31,7 +36,12 @@ from sup_tickets.selection import (
     select_globally,
     top_k,
 )
-from sup_tickets.trees import check_same_leaves
+from sup_tickets.trees import (
+    check_counts,
+    check_same_containers,
+    check_same_leaves,
+    check_same_names,
+)
 from sup_tickets.types import Counts, Masks, Number, Params, Scores
 
 Scope = Literal["global", "layer"]
@@ -64,7 +74,8 @@ def drop(
       ValueError: if the fraction is outside [0, 1], or the trees differ.
     """
     check_fraction(fraction)
-    check_masks(scores, masks)
+    check_one_of("rounding", rounding, get_args(Rounding))
+    check_masks(scores, masks, "scores")
     kept = jax.tree.map(
         lambda active: active - portion(active, fraction, rounding),
         layer_counts(masks),
@@ -78,13 +89,15 @@ def grow(masks: Masks, scores: Scores, counts: Counts) -> Masks:
     Args:
       masks: the active weights, which all stay active.
       scores: pytree of floating point arrays.
-      counts: pytree of integers, ``None`` at dense leaves; clipped to the number of
-        inactive weights.
+      counts: pytree of integers, ``None`` at dense leaves; more than there are inactive
+        weights activate all.
 
     Raises:
-      ValueError: if the trees differ.
+      ValueError: if the trees differ, or if a count that is no JAX array is no whole
+        number in [0, size of its leaf].
     """
-    check_masks(scores, masks)
+    check_masks(scores, masks, "scores")
+    check_counts("counts", counts, "masks", masks)
     inactive = jax.tree.map(jnp.logical_not, masks)
     return union(masks, select(scores, counts, among=inactive))
 
@@ -135,9 +148,15 @@ def rewire(
       https://arxiv.org/abs/1911.11134
     """
     check_fraction(fraction)
+    check_one_of("rounding", rounding, get_args(Rounding))
     check_masks(params, masks)
     check_same_leaves("drop_scores", drop_scores, "params", params)
     check_same_leaves("grow_scores", grow_scores, "params", params)
+    if prefer is not None:
+        check_masks(params, prefer, masks_name="prefer")
+    if shares is not None:
+        check_same_names("shares", shares, "masks", masks)
+        check_same_containers("shares", shares, "masks", masks)
     active = layer_counts(masks)
     dropped = jax.tree.map(lambda n: portion(n, fraction, rounding), active)
     if not regrow_dropped:
@@ -222,11 +241,18 @@ def prune_to_counts(
       scores: pytree of floating point arrays; the magnitude of ``params`` by default.
 
     Raises:
-      ValueError: if the trees differ.
+      ValueError: if the trees differ, or if a count that is no JAX array is no whole
+        number in [0, number of places].
     """
     check_masks(params, masks)
-    scores = magnitude(params) if scores is None else scores
     together = jax.tree_util.treedef_is_leaf(jax.tree.structure(counts))
+    if together:
+        check_count("counts", counts, size(masks))
+    else:
+        check_counts("counts", counts, "masks", masks)
+    if scores is not None:
+        check_same_leaves("scores", scores, "params", params)
+    scores = magnitude(params) if scores is None else scores
     choose = select_globally if together else select
     kept = choose(scores, counts, among=masks)
     return apply_masks(kept, params), kept

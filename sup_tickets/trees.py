@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.checks import check_expression
+from sup_tickets.checks import check_count, check_expression
 from sup_tickets.rules import Verdict, can_be_scored, default_rule, judge
 from sup_tickets.types import Params
 
@@ -21,6 +21,7 @@ Rule = Callable[[str, Any], bool]
 
 RuleLike = Rule | str | Sequence[tuple[str, bool]]
 """A rule, an expression of the sparse names, or ``(expression, sparse)`` pairs."""
+
 
 def is_none(leaf: Any) -> bool:
     """True for ``None``; passed as ``is_leaf`` so that dense leaves stay visible."""
@@ -189,12 +190,7 @@ def check_same_leaves(name: str, tree: Any, like_name: str, like: Any) -> None:
     Raises:
       ValueError: naming the first leaf or container that differs.
     """
-    # A None in `like` (Equinox's filtered modules) is no leaf, and None in `tree` too.
-    wanted = {n: leaf for n, leaf in named_leaves(like, keep_none=True)}
-    given = {n: leaf for n, leaf in named_leaves(tree, keep_none=True)}
-    for leaf in sorted(wanted.keys() ^ given.keys()):
-        holder, other = (name, like_name) if leaf in given else (like_name, name)
-        raise ValueError(f"{holder} has a leaf {leaf!r} that {other} lacks")
+    given, wanted = check_same_names(name, tree, like_name, like)
     for leaf, value in given.items():
         if value is None:
             continue
@@ -205,6 +201,57 @@ def check_same_leaves(name: str, tree: Any, like_name: str, like: Any) -> None:
                 f"where {like_name} has {shape}"
             )
     check_same_containers(name, tree, like_name, like)
+
+
+def check_same_names(
+    name: str, tree: Any, like_name: str, like: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves of two trees by name, if they have the same names.
+
+    Raises:
+      ValueError: naming the first leaf that only one of them has.
+    """
+    # A None in `like` (Equinox's filtered modules) is no leaf, and None in `tree` too.
+    given = dict(named_leaves(tree, keep_none=True))
+    wanted = dict(named_leaves(like, keep_none=True))
+    for leaf in sorted(wanted.keys() ^ given.keys()):
+        holder, other = (name, like_name) if leaf in given else (like_name, name)
+        raise ValueError(f"{holder} has a leaf {leaf!r} that {other} lacks")
+    return given, wanted
+
+
+def check_counts(
+    name: str,
+    counts: Any,
+    like_name: str,
+    like: Any,
+    size_of: Callable[[Any], int] = lambda leaf: leaf.size,
+) -> None:
+    """Raises unless ``counts`` are whole numbers of places of the leaves of ``like``.
+
+    ``None`` is no count. The values of JAX arrays are not looked at, see
+    `checks.check_count`.
+
+    Args:
+      name: of the argument.
+      counts: pytree of integers and ``None``.
+      like_name: of the other argument.
+      like: pytree of arrays with the structure of ``counts``.
+      size_of: a leaf's number of places.
+
+    Raises:
+      ValueError: naming the first leaf or container that differs or is out of range.
+    """
+    given, wanted = check_same_names(name, counts, like_name, like)
+    check_same_containers(name, counts, like_name, like)
+    for leaf, value in given.items():
+        if value is None:
+            continue
+        if wanted[leaf] is None:
+            raise ValueError(
+                f"{name} has a count at leaf {leaf!r}, where {like_name} has None"
+            )
+        check_count(f"{name} at leaf {leaf!r}", value, size_of(wanted[leaf]))
 
 
 def check_same_containers(name: str, tree: Any, like_name: str, like: Any) -> None:

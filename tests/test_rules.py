@@ -86,13 +86,14 @@ def test_what_is_dense_by_design_is_so_at_any_rank(name):
         ("head/kernel", (8, 1), True),  # one output
         ("stem/weight", (1, 8), True),
         ("linear/w", (1, 1), True),
-        ("probe", (1, 1, 8), False),
+        ("pool/probe", (1, 1, 8), False),
         ("conv2_d/b", (8, 1, 1), False),
-        ("mix", (1, 8), False),
-        ("mix", (2, 8), True),
+        ("block/mix", (1, 8), False),
+        ("block/mix", (2, 8), True),
+        ("mix", (1, 8), True),
         ("weight_norm/g", (8, 1), False),
         ("kernel", (0, 8), True),
-        ("mix", (0, 8), True),
+        ("block/mix", (0, 8), True),
         ("", (2, 8), True),  # the whole tree is one array
         ("0", (2, 8), True),
         ("~/w", (2, 8), True),
