@@ -30,7 +30,6 @@ from sup_tickets.distributions import uniform
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
-    count,
     full_masks,
     layer_counts,
     random_masks,
@@ -278,7 +277,7 @@ def prune_in_rounds(
     check_one_of("spacing", spacing, ("exponential", "linear"))
     masks = full_masks(params, where=where) if masks is None else masks
     check_masks(params, masks)
-    held = int(count(masks)) - int(count(without(masks, dense)))
+    held = sum(_active(masks)) - sum(_active(without(masks, dense)))
     _check_reachable(masks, sparsity, held)
     for number in range(1, rounds + 1):
         pruned = apply_masks(masks, params)
@@ -287,7 +286,7 @@ def prune_in_rounds(
         at = _sparsity_after(number, rounds, sparsity, spacing)
         free = without(masks, dense)
         # Early rounds may ask for more than masks of one's own have.
-        counts: Any = min(active_count(size(masks), at) - held, int(count(free)))
+        counts: Any = min(active_count(size(masks), at) - held, sum(_active(free)))
         if scope == "layer":
             counts = _layer_counts(params, masks, at, dense, counts)
         _, kept = prune_to_counts(pruned, free, counts, scores=scores)
@@ -382,8 +381,13 @@ def _check_batches(batches: Any) -> None:
         raise ValueError("batches must hold at least 1 batch, got none")
 
 
+def _active(masks: Masks) -> list[int]:
+    """Active weights of each leaf, on the host: nothing is compiled for it."""
+    return [int(np.count_nonzero(mask)) for mask in jax.tree.leaves(masks)]
+
+
 def _check_reachable(masks: Masks, sparsity: float, held: int) -> None:
-    target, active = active_count(size(masks), sparsity), int(count(masks))
+    target, active = active_count(size(masks), sparsity), sum(_active(masks))
     wanted = f"sparsity={sparsity} of {size(masks)} weights leaves {target} active"
     if held > target:
         raise ValueError(f"{wanted}, but the leaves of dense= have {held}")
@@ -396,7 +400,12 @@ def _layer_counts(
 ) -> Counts:
     """Of the free leaves, the same density as far as they have the weights."""
     free = without(masks, dense)
-    active = jax.tree.map(int, layer_counts(free))
+    active_leaves = _active(free)
+    active = jax.tree.unflatten(jax.tree.structure(free), active_leaves)
+    sizes = jax.tree.map(lambda mask: float(mask.size), free)
+    held = size(masks) - size(free)
+    if sum(_active(masks)) - sum(active_leaves) != held:  # dense, but not full
+        return share_out(sizes, jnp.int32(total), active)
     sparse = {name for name, _ in named_leaves(masks)}
     counts = uniform(
         params, sparsity=sparsity, where=lambda name, _: name in sparse, dense=dense
@@ -407,7 +416,6 @@ def _layer_counts(
     has_them = jax.tree.map(lambda wanted, n: wanted <= n, counts, active)
     if all(jax.tree.leaves(has_them)) and sum(jax.tree.leaves(counts)) == total:
         return counts
-    sizes = jax.tree.map(lambda mask: float(mask.size), free)
     return share_out(sizes, jnp.int32(total), active)
 
 
@@ -432,7 +440,7 @@ def _check_scores(scores: Scores, masks: Masks, number: int) -> None:
         if not np.isfinite(most):
             raise ValueError(f"round {number}: the scores of leaf {name!r} have {most}")
         largest = max(largest, float(jnp.abs(score).max(initial=0.0, where=mask)))
-    if largest == 0 and int(count(masks)):
+    if largest == 0 and sum(_active(masks)):
         raise ValueError(
             f"round {number}: the scores of all weights are 0; nothing tells them apart"
         )

@@ -80,7 +80,8 @@ def without(masks: Masks, expressions: Sequence[str] | str) -> Masks:
     """``masks`` with ``None`` at the leaves that the expressions match."""
     if not expressions:
         return masks
-    held = matching_names(expressions, [name for name, _ in named_leaves(masks)])
+    names = [name for name, _ in named_leaves(masks)]
+    held = matching_names(expressions, names, "dense: expression")
     return map_named(lambda name, mask: None if name in held else mask, masks)
 
 

@@ -93,22 +93,22 @@ def judge(name: str, leaf: Any, module_type: str = "") -> Verdict:
 def default_rule(name: str, leaf: Any) -> bool:
     """Kernels and embeddings are sparse; what is dense by design is dense.
 
-        Dense are, at any rank: biases (``b`` too, inside a module), scales and whatever a
-        norm layer holds, layer scales, class tokens and the like, embeddings of positions
-        and tables of relative ones, statistics, ghosts, a module's vectors in the shape of
-        a matrix without a kernel's name; and what is not real floating point of 16 bits or more.
+    Dense are, at any rank: biases (``b`` too, inside a module), scales and whatever a
+    norm layer holds, layer scales, class tokens and the like, embeddings of positions
+    and tables of relative ones, statistics, ghosts, a module's vectors in the shape of
+    a matrix without a kernel's name; and what is not real floating point of 16 bits or
+    more.
 
-        Args:
-          name: name of the leaf, ``"dense/kernel"``.
-          leaf: an array, or a ``jax.ShapeDtypeStruct``.
+    Args:
+      name: name of the leaf, ``"dense/kernel"``.
+      leaf: an array, or a ``jax.ShapeDtypeStruct``.
 
-        Example:
-          >>> import jax.numpy as jnp
-    import numpy as np
-          >>> default_rule("ConvNormAct_0/Conv_0/kernel", jnp.ones((3, 3, 8, 8)))
-          True
-          >>> default_rule("attention/query/bias", jnp.ones((4, 8)))
-          False
+    Example:
+      >>> import jax.numpy as jnp
+      >>> default_rule("ConvNormAct_0/Conv_0/kernel", jnp.ones((3, 3, 8, 8)))
+      True
+      >>> default_rule("attention/query/bias", jnp.ones((4, 8)))
+      False
     """
     return judge(name, leaf).sparse
 

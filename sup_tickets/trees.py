@@ -6,7 +6,7 @@ nothing for the others.
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -136,7 +136,7 @@ def matching_names(
     Raises:
       ValueError: if an expression does not compile, or is found in no name.
     """
-    if isinstance(expressions, str):
+    if isinstance(expressions, str) or not isinstance(expressions, Iterable):
         expressions = (expressions,)
     found: set[str] = set()
     for expression in expressions:

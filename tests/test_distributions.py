@@ -303,7 +303,7 @@ def test_empty_leaves_have_no_weights():
 
 
 def test_scalar_leaves_cannot_be_sparse():
-    with pytest.raises(ValueError, match="chooses leaf '00' .*, which is a scalar"):
+    with pytest.raises(ValueError, match=r"chooses leaf '00' .*, which is a scalar"):
         erk(tree([(), (4, 4)]), sparsity=0.5, **EVERY_LEAF)
 
 

@@ -32,7 +32,7 @@ lora_a dense/lora_b q_proj k_proj a b verb hidden x unbiased/kernel
 mlp/gate/kernel Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel abn/kernel
 head/kernel conv/kernel_x normal/kernel gaussian/kernel lnet/kernel bnet/kernel
 expert/0/in_layers/2/weight proj_in/weight
-""".split()
+"""
 
 DENSE = """
 Dense_0/bias attention/query/bias linear/b multi_head_attention/query/b gru/b lstm/b_h
@@ -60,10 +60,10 @@ positions x/positions pos_embed pos_embedding posembed_input/pos_embedding
 position_embeddings/embedding position_embedding/weight wpe/embedding abs_pos
 embed_positions/embedding positional_embedding pos_emb rel_embeddings/weight
 A_log mixer/A_log log_dt conv_ghost/kernel x_ghost/bridge/kernel skip_ghost
-""".split()
+"""
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", KERNELS.split())
 def test_kernels_and_embeddings_are_sparse_whatever_their_blocks_are_called(name):
     assert default_rule(name, jax.ShapeDtypeStruct(MATRIX, jnp.float32)) is True
     stacked = jax.ShapeDtypeStruct((3, *MATRIX), jnp.bfloat16)
@@ -72,7 +72,7 @@ def test_kernels_and_embeddings_are_sparse_whatever_their_blocks_are_called(name
     assert default_rule(name, vector) is False
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", DENSE.split())
 def test_what_is_dense_by_design_is_so_at_any_rank(name):
     for shape in ((), (4,), MATRIX, (3, 3, 4, 2)):
         verdict = judge(name, jax.ShapeDtypeStruct(shape, jnp.float32))
