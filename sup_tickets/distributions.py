@@ -16,10 +16,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import floor, prod
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
 from sup_tickets.checks import (
@@ -457,7 +457,7 @@ def _er_raw(shape: Sequence[int], channel_axes: tuple[int, int]) -> Fraction:
 def _whole(axes: Any) -> list[int]:
     """The axes that are whole numbers; none if these are no axes."""
     axes = axes if isinstance(axes, Sequence) else ()
-    return [axis for axis in axes if isinstance(axis, Integral)]
+    return [int(axis) for axis in axes if isinstance(axis, (int, np.integer))]
 
 
 # --- Densities ------------------------------------------------------------------------

@@ -206,7 +206,7 @@ def _leaf_count(mask: jax.Array) -> jax.Array:
 def _total(counts: Any, places: int) -> jax.Array:
     """The sum of int32 counts, wide enough to count so many places."""
     if places <= MAX_COUNT:
-        return sum(counts, start=jnp.int32(0))
+        return functools.reduce(jnp.add, counts, jnp.int32(0))
     with jax.enable_x64(True):
         wide = [jnp.sum(jnp.asarray(n).astype(jnp.int64)) for n in _listed(counts)]
         return functools.reduce(jnp.add, wide, jnp.zeros((), jnp.int64))
