@@ -15,14 +15,7 @@ from sup_tickets.distributions import (
     uniform,
     uniform_plus,
 )
-from sup_tickets.dynamic import (
-    Change,
-    Method,
-    MethodState,
-    dynamic,
-    exploration_rate,
-    scheduled,
-)
+from sup_tickets.dynamic import Method, scheduled, topology_due
 from sup_tickets.foresight import (
     classification_loss,
     dead_layers,
@@ -57,11 +50,13 @@ from sup_tickets.masks import (
 )
 from sup_tickets.methods import (
     METHODS,
+    acdc,
     dense,
     gradual_magnitude,
     granet,
     granet_dense,
     make_method,
+    mest,
     rigl,
     rigl_itop,
     set_itop,
@@ -74,11 +69,13 @@ from sup_tickets.rescaling import Rescaled, rescaled_init
 from sup_tickets.rules import default_rule
 from sup_tickets.saliency import (
     Signals,
-    by_chance,
     by_gradient,
     by_magnitude,
+    by_magnitude_and_gradient,
     by_momentum,
+    by_random,
     by_taylor,
+    declare,
     gradient,
     magnitude,
     momentum,
@@ -93,6 +90,7 @@ from sup_tickets.schedules import (
     cubic_sparsity,
     inverse_power_fraction,
     linear_fraction,
+    stairs,
     step_lr,
     update_due,
 )
@@ -119,6 +117,15 @@ from sup_tickets.transforms import (
     sparse_training,
 )
 from sup_tickets.trees import leaf_keys, sparse_leaves
+from sup_tickets.updates import (
+    Change,
+    MethodState,
+    exploration_rate,
+    explore_topology,
+    init_topology,
+    observe_gradients,
+    update_topology,
+)
 
 __version__ = "0.1.0"
 
@@ -134,13 +141,15 @@ __all__ = [
     "Signals",
     "Superposition",
     "TicketPlan",
+    "acdc",
     "active_count",
     "allocate",
     "apply_masks",
-    "by_chance",
     "by_gradient",
     "by_magnitude",
+    "by_magnitude_and_gradient",
     "by_momentum",
+    "by_random",
     "by_taylor",
     "cheap_ticket_schedule",
     "check_masks",
@@ -153,19 +162,20 @@ __all__ = [
     "coverage",
     "cubic_sparsity",
     "dead_layers",
+    "declare",
     "default_rule",
     "dense",
     "density",
     "describe",
     "difference",
     "drop",
-    "dynamic",
     "erdos_renyi",
     "erk",
     "erk_plus",
     "exact_orthogonal",
     "expected_density",
     "exploration_rate",
+    "explore_topology",
     "fading",
     "full_masks",
     "gradient",
@@ -175,6 +185,7 @@ __all__ = [
     "grasp",
     "grow",
     "hamming",
+    "init_topology",
     "intersection",
     "inverse_power_fraction",
     "keep_sparse",
@@ -187,9 +198,11 @@ __all__ = [
     "make_method",
     "mask_slots",
     "masks_of",
+    "mest",
     "method_state_of",
     "mish",
     "momentum",
+    "observe_gradients",
     "overlap",
     "pack",
     "prune_in_rounds",
@@ -219,6 +232,7 @@ __all__ = [
     "sparse_momentum",
     "sparse_training",
     "sparsity",
+    "stairs",
     "static",
     "step_lr",
     "superposition",
@@ -226,10 +240,12 @@ __all__ = [
     "synflow",
     "taylor",
     "ticket_budget",
+    "topology_due",
     "total_gradient",
     "uniform",
     "uniform_plus",
     "union",
     "unpack",
     "update_due",
+    "update_topology",
 ]

@@ -25,7 +25,7 @@ from sup_tickets.checks import (
     check_sparsity,
     check_whole,
 )
-from sup_tickets.counting import active_count, exact
+from sup_tickets.counting import active_count, exact, share_out
 from sup_tickets.distributions import uniform
 from sup_tickets.masks import (
     apply_masks,
@@ -35,9 +35,8 @@ from sup_tickets.masks import (
     random_masks,
     size,
 )
-from sup_tickets.pruning import merged, without
 from sup_tickets.saliency import taylor
-from sup_tickets.topology import prune_to_counts, share_out
+from sup_tickets.topology import merged, prune_to_counts, without
 from sup_tickets.trees import (
     RuleLike,
     check_same_leaves,
