@@ -157,6 +157,8 @@ def rewire(
     if jax.tree_util.treedef_is_leaf(jax.tree.structure(fraction)):
         check_fraction(fraction)
         fraction = jax.tree.map(lambda _: fraction, masks)
+    check_same_names("fraction", fraction, "masks", masks)
+    check_same_containers("fraction", fraction, "masks", masks)
     check_masks(params, masks)
     check_same_leaves("drop_scores", drop_scores, "params", params)
     check_same_leaves("grow_scores", grow_scores, "params", params)
