@@ -28,6 +28,7 @@ from experiments.build.start import (
 from experiments.build.tost import Young, with_tost
 from experiments.config.fields import Config, check_config
 from experiments.runs.progress import say
+from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
 from sup_tickets.models.ghosts import without_ghosts
@@ -146,12 +147,13 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         average = average_like(job(None, None), shapes, step)  # pyright: ignore
         return RunState(shapes, average)
 
+    covered = str(coverage(shapes.method.masks, shapes.params))
     more = [] if young is None else [young.text]
     if unused := unused_fields(config):
         more.append(f"of no use to this run: {', '.join(unused)}")
     return Run(
         plan=plan,
-        plan_text="\n".join([describe(plan, method, rate), *more]),
+        plan_text="\n".join([covered, describe(plan, method, rate), *more]),
         method=method,
         model=model,
         steps=steps,
