@@ -193,9 +193,9 @@ def dynamic(
     def observe(state: MethodState, gradients: Params) -> MethodState:
         if momentum_decay is None:
             return state
-        decay = momentum_decay
+        decay, finite = momentum_decay, all_finite(gradients)
         average = jax.tree.map(
-            lambda m, g: _running_average(m, g, decay),
+            lambda m, g: jnp.where(finite, _running_average(m, g, decay), m),
             state.momentum,
             _at_leaves_of(state.momentum, gradients),
         )
@@ -267,6 +267,12 @@ def dynamic(
         observes=momentum_decay is not None,
         settled_step=settled,
     )
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every value of every leaf is finite, bool scalar."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves)) if leaves else jnp.ones((), bool)
 
 
 def starting_from(state: MethodState, params: Params, masks: Masks) -> MethodState:

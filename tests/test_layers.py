@@ -17,7 +17,7 @@ LAYERS = [
     {"trees", "counting"},
     {"schedules", "tickets", "selection", "distributions", "ghosts"},
     {"masks"},
-    {"saliency"},
+    {"saliency", "slots"},
     {"topology", "superposition"},
     {"pruning", "orthogonal", "rescaling"},
     {"foresight"},

@@ -20,9 +20,9 @@ from sup_tickets.data.resident import Placement
 from sup_tickets.dynamic import Change, Method, starting_from
 from sup_tickets.masks import apply_masks, count, intersection
 from sup_tickets.models.ghosts import with_ghosts
+from sup_tickets.slots import reset_slots
 from sup_tickets.training.losses import Loss, cross_entropy
 from sup_tickets.training.state import TrainState
-from sup_tickets.transforms import mask_slots
 from sup_tickets.types import Masks, Number, Params, Schedule
 
 Prepare = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
@@ -153,7 +153,7 @@ def make_steps(
             step=state.step + 1,
             params=apply_masks(masks, params),
             batch_stats=batch_stats,
-            opt_state=mask_slots(tx, masks, opt_state),
+            opt_state=reset_slots(tx, masks, opt_state, params),
             method=topology,
         )
         return state, value
@@ -173,13 +173,13 @@ def make_steps(
     def changed(
         state: TrainState, change: Change, loss: jax.Array
     ) -> tuple[TrainState, Turnover]:
-        # Slots of inactive weights are always 0, those of grown ones therefore too.
+        # Slots of inactive weights are always as new, grown ones' therefore too.
         masks = change.state.masks
         turnover = _turnover(loss, state.method.masks, change)
         state = state.replace(
             params=change.params,
             method=change.state,
-            opt_state=mask_slots(tx, masks, state.opt_state),
+            opt_state=reset_slots(tx, masks, state.opt_state, change.params),
         )
         return state, turnover
 
