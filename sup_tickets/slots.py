@@ -12,6 +12,7 @@ size for Rprop, 1e-6 for Yogi, and 0 again where a copy of the parameters is kep
 Within a jitted step nothing is computed for it that does not vary.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -156,10 +157,11 @@ def _is_per_weight(leaf: _SparseLeaf, slot: Any, probed: list[Any]) -> bool:
 # --- What cannot be trained sparsely --------------------------------------------------
 
 
-def check_optimizer(opt_state: Any, params: Params) -> None:
+def check_optimizer(tx: Any, opt_state: Any, params: Params) -> None:
     """Raises if the optimizer cannot keep its promises within `sparse_training`.
 
     Args:
+      tx: the Optax optimizer.
       opt_state: of ``tx.init``.
       params: pytree of arrays.
 
@@ -168,6 +170,11 @@ def check_optimizer(opt_state: Any, params: Params) -> None:
     """
     for reason in _reasons(opt_state):
         raise ValueError(f"sparse_training cannot wrap {reason}")
+    if "scale_by_acprop" in _makers(tx):
+        raise ValueError(
+            "sparse_training cannot wrap optax.contrib.acprop, which divides by the "
+            "slot of before, 0 for a grown weight; use optax.adabelief"
+        )
     leaves = jax.tree.leaves(params)
     vector = (sum(leaf.size for leaf in leaves),)
     if vector not in {leaf.shape for leaf in leaves} and any(
@@ -198,6 +205,24 @@ def _reason(node: Any) -> str | None:
         if isinstance(node, kind):
             return reason
     return None
+
+
+def _makers(tx: Any) -> set[str]:
+    """Names of the functions that made an optimizer and what is inside of it."""
+    names, seen, left = set(), set(), [tx]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, (tuple, list)):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+        elif inspect.isfunction(value):
+            names.add(value.__qualname__.split(".")[0])
+            left += [cell.cell_contents for cell in value.__closure__ or ()]
+    return names
 
 
 _SAM = (

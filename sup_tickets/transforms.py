@@ -100,7 +100,7 @@ def sparse_training(
         topology = method.init(_as_key(key), params)
         live = apply_masks(topology.masks, params)
         inner = tx.init(live)
-        check_optimizer(inner, params)
+        check_optimizer(tx, inner, params)
         _check_innermost(inner)
         never = jnp.zeros((), bool)
         state = SparseTrainingState(jnp.int32(0), topology, inner, never, never)

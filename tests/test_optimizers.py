@@ -62,16 +62,15 @@ WORKS = {
     "sm3": (optax.sm3(0.1), 1),
     "yogi": (optax.yogi(0.1), 2),
     # contrib
-    "acprop": (contrib.acprop(0.1), 2),
     "ademamix": (contrib.ademamix(0.1), 3),
     "adopt": (contrib.adopt(0.1), 2),
     "cocob": (contrib.cocob(), 5),
     "dadapt_adamw": (contrib.dadapt_adamw(), 3),
     "dog": (contrib.dog(0.1), 1),
     "dowg": (contrib.dowg(0.1), 1),
-    "galore": (contrib.galore(0.1, rank=2), 0),
+    "galore": (contrib.galore(0.1, rank=2, update_proj_gap=1), 0),
     "madgrad": (contrib.madgrad(0.1), 3),
-    "mechanize": (contrib.mechanize(optax.adam(0.1)), 4),
+    "mechanize": (contrib.mechanize(optax.adam(0.1)), 3),
     "momo": (contrib.momo(0.1), 1),
     "momo_adam": (contrib.momo_adam(0.1), 2),
     "muon": (contrib.muon(0.1), 1),
@@ -124,10 +123,12 @@ WORKS = {
     "conditionally_mask": (optax.conditionally_mask(optax.adam(0.1), never), 2),
     "ema": (optax.chain(optax.sgd(0.1), optax.ema(0.9)), 1),
     "freeze, by prefix": (
-        optax.chain(optax.adam(0.1), optax.freeze({"kernel": False, "head": True,
-                                                   "bias": False})),
+        optax.chain(
+            optax.adam(0.1),
+            optax.freeze({"kernel": False, "head": True, "bias": False}),
+        ),
         2,
-    ),  # fmt: skip
+    ),
     "inject_hyperparams": (
         optax.inject_hyperparams(optax.adamw)(learning_rate=LINEAR),
         2,
@@ -141,9 +142,7 @@ WORKS = {
         2,
     ),
     "measure_with_ema": (
-        optax.chain(
-            optax.measure_with_ema(lambda u: u, decay=0.9), optax.sgd(0.1)
-        ),
+        optax.chain(optax.measure_with_ema(lambda u: u, decay=0.9), optax.sgd(0.1)),
         1,
     ),
     "named_chain": (
@@ -178,9 +177,8 @@ WORKS = {
         optax.partition({"train": optax.yogi(0.1), "frozen": optax.adam(0.1)}, FROZEN),
         2,
     ),
-}  # fmt: skip
+}
 EXTRA = {
-    "cannot be told from the name": (),
     "polyak_sgd": ("value",),
     "momo": ("value",),
     "momo_adam": ("value",),
@@ -218,6 +216,10 @@ def loss(params, noise):
         lambda p, t, n: jnp.sum((p - t - n) ** 2), params, TARGET, noise
     )
     return sum(jax.tree.leaves(parts)) + 0.01 * whole**2
+
+
+def is_number(array):
+    return not jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def with_masks(state, masks):
@@ -282,26 +284,36 @@ def test_slots_of_inactive_weights_are_as_new(name):
     step = step_of(wrapped, EXTRA.get(name, ()), traces)
     params, state = jax.tree.map(jnp.array, (params, state))  # to be donated
     form = jax.tree.map(lambda a: (a.shape, a.dtype), state)
-    for i in range(8):
+    moved = jax.tree.map(lambda p: np.zeros(p.shape, bool), params)
+    for i in range(9):
         if i in (3, 5):
             state = with_masks(state, masks_at(i))
         params, state = step(params, state, draw(jax.random.key(100 + i), 0.1))
         check_as_new(tx, params, state, slots)
-    assert len(traces) == 1, "recompiled"
+        if i >= 5:
+            moved = jax.tree.map(lambda m, p: m | (np.asarray(p) != 0), moved, params)
+    # Plain Optax compiles a line search twice, too.
+    assert len(traces) == (2 if "linesearch" in name else 1), "recompiled"
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == form
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((params, state)))
+    arrays = (params, state.inner)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(arrays) if is_number(a))
     if "freeze" in name or "nonnegative" in name or name == "conditionally_mask":
         return
-    for weight, mask in (  # what was born has moved
-        (params["kernel"], st.masks_of(state)["kernel"]),
-        (params["head"]["kernel"], st.masks_of(state)["head"]["kernel"]),
+    for there, mask in (
+        (moved["kernel"], st.masks_of(state)["kernel"]),
+        (moved["head"]["kernel"], st.masks_of(state)["head"]["kernel"]),
     ):
-        assert np.all(np.asarray(weight)[np.asarray(mask)] != 0)
+        assert np.all(there[np.asarray(mask)])
 
 
 LOOKAHEAD = optax.LookaheadParams(*2 * [draw(jax.random.key(0))])
 REFUSED = {
     "lbfgs": (optax.lbfgs(), "lbfgs"),
+    "acprop": (contrib.acprop(0.1), "acprop"),
+    "acprop, deep": (
+        optax.chain(optax.clip(1.0), optax.apply_if_finite(contrib.acprop(0.1), 3)),
+        "acprop",
+    ),
     "lookahead": (optax.lookahead(optax.sgd(0.1), 5, 0.5), "lookahead"),
     "MultiSteps": (optax.MultiSteps(optax.adam(0.1), 2), "MultiSteps"),
     "MultiSteps, deep": (
@@ -318,7 +330,7 @@ REFUSED = {
     "flatten": (optax.flatten(optax.adam(0.1)), "flatten"),
     "sam": (contrib.sam(optax.sgd(0.1), optax.sgd(0.01)), "opaque_mode=True"),
     "dpsgd": (
-        contrib.dpsgd(0.1, 1.0, 1.0, key=0),
+        contrib.dpsgd(0.1, 1.0, 1.0, 0),
         "differentially_private_aggregate",
     ),
     "scale_by_backtracking_linesearch": (
@@ -351,19 +363,34 @@ def test_what_cannot_be_wrapped_is_refused_by_name(name):
 
 # Those of which an alias above is made, and what is no optimizer by itself.
 PARTS = {
-    "chain", "clip", "clip_by_block_rms", "clip_by_global_norm", "add_decayed_weights",
-    "freeze", "identity", "inject_stateful_hyperparams", "masked", "multi_transform",
-    "normalize_by_update_norm", "partition", "scale", "scale_by_param_block_norm",
-    "scale_by_param_block_rms", "selective_transform", "set_to_zero",
-    "stateless_with_tree_map", "with_extra_args_support",
+    "chain",
+    "clip",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
+    "add_decayed_weights",
+    "freeze",
+    "identity",
+    "inject_stateful_hyperparams",
+    "masked",
+    "multi_transform",
+    "normalize_by_update_norm",
+    "partition",
+    "scale",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "selective_transform",
+    "set_to_zero",
+    "stateless_with_tree_map",
+    "with_extra_args_support",
     "differentially_private_aggregate",
-}  # fmt: skip
+}
 
 
 def test_the_table_has_every_optimizer_of_optax():
     known = PARTS | {name.split(",")[0] for name in (*WORKS, *REFUSED)}
     for module in (optax, contrib):
         for name, function in inspect.getmembers(module, inspect.isfunction):
+            name = name.removeprefix("_deprecated_")
             returned = str(inspect.signature(function).return_annotation)
             if "GradientTransformation" not in returned or name in known:
                 continue
