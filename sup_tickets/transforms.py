@@ -22,7 +22,13 @@ import optax
 
 from sup_tickets.checks import check_fraction
 from sup_tickets.dynamic import Method, MethodState, all_finite, scheduled
-from sup_tickets.masks import apply_masks, check_masks, choose
+from sup_tickets.masks import (
+    apply_masks,
+    check_masks,
+    choose,
+    difference,
+    intersection,
+)
 from sup_tickets.slots import check_optimizer, reset_slots
 from sup_tickets.tickets import TicketPlan
 from sup_tickets.trees import map_named, named_leaves
@@ -116,38 +122,41 @@ def sparse_training(
             raise ValueError("sparse_training needs update(gradients, state, params)")
         step, gradients = state.step, updates
         topology = state.method
+        kept = topology.masks  # active before and now, with their values and slots
         waits, explore_waits = state.update_waits, state.explore_waits
         replaced = jnp.zeros((), bool)
         if method.update_every:
             due = waits | scheduled(method, step, tickets)
             change = partial(method.update, topology, params, gradients, step)
-            topology, changed = _change_if(due, change, topology, gradients)
-            waits = due & ~changed
-            replaced = changed & method.consumes_step
+            topology, kept, done = _change_if(due, change, topology, gradients)
+            waits = due & ~done
+            replaced = done & method.consumes_step
         if tickets is not None and tickets.cycles:
             due = explore_waits | tickets.explore_due(step)
             change = partial(
                 method.explore, topology, params, gradients, step, explore_fraction
             )
-            topology, changed = _change_if(due, change, topology, gradients)
-            explore_waits = due & ~changed
+            topology, still, done = _change_if(due, change, topology, gradients)
+            kept = intersection(kept, still)
+            explore_waits = due & ~done
         topology = method.observe(topology, gradients)
         masks = topology.masks
         # Masked going in, where it costs nothing: weights that have just been dropped
         # must not enter norms and factors that others share.
-        reset = partial(reset_slots, tx, masks, params=params)
-        before = reset(opt_state=state.inner)
+        before = reset_slots(tx, kept, state.inner, params)
         updates, inner = tx.update(
-            apply_masks(masks, gradients), before, apply_masks(masks, params), **extra
+            apply_masks(masks, gradients), before, apply_masks(kept, params), **extra
         )
-        inner = reset(opt_state=inner)
+        inner = reset_slots(tx, masks, inner, params)
         if method.update_every and method.consumes_step:
             inner = _only_time_goes_on(replaced, inner, before)
             updates = jax.tree.map(
                 lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
             )
-        # Whatever finite value stood at an inactive weight, it is 0 after the update.
-        updates = choose(masks, updates, jax.tree.map(jnp.negative, params))
+        # Whatever finite value stood at an inactive weight, it is 0 after the update;
+        # one that begins anew has come to its first update.
+        anew = jax.tree.map(jnp.subtract, apply_masks(masks, updates), params)
+        updates = choose(kept, updates, anew)
         return updates, SparseTrainingState(
             step + 1, topology, inner, waits, explore_waits
         )
@@ -242,23 +251,24 @@ def _states_in(opt_state: Any) -> list[SparseTrainingState]:
 
 def _change_if(
     due: jax.Array, change: Any, topology: MethodState, gradients: Params
-) -> tuple[MethodState, jax.Array]:
-    """The topology after a change that is due, and whether there was one.
+) -> tuple[MethodState, Masks, jax.Array]:
+    """The topology after a change that is due; what goes on as before; if it changed.
 
     Without finite gradients there is none. The ``cond`` returns masks alone.
     """
-    before = topology.masks, topology.ever_active
+    before = topology.masks, topology.masks, topology.ever_active
 
     def changed() -> tuple[Any, jax.Array]:
-        state, finite = change().state, all_finite(gradients)
-        after = state.masks, state.ever_active
+        _, state, grown = change()
+        after = state.masks, difference(state.masks, grown), state.ever_active
+        finite = all_finite(gradients)
         return jax.tree.map(partial(jnp.where, finite), after, before), finite
 
     def same() -> tuple[Any, jax.Array]:
         return before, jnp.zeros((), bool)
 
-    (masks, ever_active), done = jax.lax.cond(due, changed, same)
-    return topology._replace(masks=masks, ever_active=ever_active), done
+    (masks, kept, ever_active), done = jax.lax.cond(due, changed, same)
+    return topology._replace(masks=masks, ever_active=ever_active), kept, done
 
 
 def _only_time_goes_on(replaced: jax.Array, new: Any, old: Any) -> Any:

@@ -288,7 +288,7 @@ def test_slots_of_inactive_weights_are_as_new(name):
     for i in range(9):
         if i in (3, 5):
             state = with_masks(state, masks_at(i))
-        params, state = step(params, state, draw(jax.random.key(100 + i), 0.1))
+        params, state = step(params, state, draw(jax.random.key(100 + i), 0.01))
         check_as_new(tx, params, state, slots)
         if i >= 5:
             moved = jax.tree.map(lambda m, p: m | (np.asarray(p) != 0), moved, params)
