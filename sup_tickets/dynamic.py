@@ -40,7 +40,7 @@ class MethodState(NamedTuple):
     """What a method carries from step to step."""
 
     masks: Masks  # active weights
-    key: jax.Array  # never changes; an update at step t draws from fold_in(key, t)
+    key: jax.Array  # raw, uint32; an update at step t draws from fold_in(key, t)
     ever_active: Masks | None = None  # union of all masks so far (ITOP), if tracked
     momentum: Params | None = None  # running average of the dense gradients (SNFS)
 
@@ -188,6 +188,7 @@ def dynamic(
             average = jax.tree.map(
                 lambda w, m: None if m is None else jnp.zeros_like(w), params, masks
             )
+        keep = jax.random.key_data(keep)  # savers know no typed keys
         return MethodState(masks, keep, masks if tracks else None, average)
 
     def observe(state: MethodState, gradients: Params) -> MethodState:
@@ -209,7 +210,8 @@ def dynamic(
         fraction: Number,
         rounding: Any,
     ) -> Change:
-        drop_key, grow_key = jax.random.split(jax.random.fold_in(state.key, step))
+        key = jax.random.wrap_key_data(state.key)
+        drop_key, grow_key = jax.random.split(jax.random.fold_in(key, step))
         signals = Signals(params, state.masks, gradients, state.momentum, drop_key)
         free = without(state.masks, dense)
         changed = rewire(

@@ -116,7 +116,7 @@ def test_start_values_are_those_of_init():
 
 
 def test_the_state_of_another_optimizer_is_refused():
-    with pytest.raises(ValueError, match="opt_state has 0 arrays, where tx.init gives"):
+    with pytest.raises(ValueError, match="opt_state has 0 arrays"):
         st.reset_slots(optax.adam(0.1), MASKS, optax.sgd(0.1).init(PARAMS), PARAMS)
 
 
@@ -161,7 +161,7 @@ def test_a_replaced_step_is_time_without_the_optimizer(name):
     tx = st.sparse_training(
         optax.chain(direction, optax.scale_by_learning_rate(RATE)), method
     )
-    given = [jax.tree.map(lambda p: jnp.cos(i + p), PARAMS) for i in range(9)]
+    given = [nan_at({})(i, PARAMS) for i in range(9)]
     params, state = trained(tx, PARAMS, 9, lambda i, _: given[i])
 
     @jax.jit
@@ -419,7 +419,7 @@ def test_members_of_an_ensemble_are_drawn_apart():
     assert len({mask.tobytes() for mask in masks}) > 1
     tx = st.sparse_training(optax.adam(0.1), set_of())
     params = jax.vmap(lambda s: st.keep_sparse(PARAMS, s))(state)
-    updates, state = jax.vmap(tx.update)(params, state, params)
+    _, state = jax.vmap(tx.update)(params, state, params)
     assert int(st.count(st.masks_of(state))) == 4 * 12
     same = jax.vmap(lambda _: tx.init(PARAMS))(keys)  # the key of all of them is 0
     assert len({mask.tobytes() for mask in np.asarray(st.masks_of(same)["a"])}) == 1
