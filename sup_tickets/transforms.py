@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from sup_tickets.checks import check_fraction
-from sup_tickets.dynamic import Method, MethodState, all_finite, scheduled
+from sup_tickets.dynamic import Method, scheduled
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
@@ -29,10 +29,19 @@ from sup_tickets.masks import (
     difference,
     intersection,
 )
+from sup_tickets.methods import METHODS, make_method
 from sup_tickets.slots import check_optimizer, reset_slots
 from sup_tickets.tickets import TicketPlan
 from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
+from sup_tickets.updates import (
+    MethodState,
+    all_finite,
+    explore_topology,
+    init_topology,
+    observe_gradients,
+    update_topology,
+)
 
 
 class SparseTrainingState(NamedTuple):
@@ -47,11 +56,12 @@ class SparseTrainingState(NamedTuple):
 
 def sparse_training(
     tx: optax.GradientTransformation,
-    method: Method,
+    method: Method | str,
     *,
     key: jax.Array | int = 0,
     tickets: TicketPlan | None = None,
     explore_fraction: Number = 0.5,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Trains sparsely with any Optax optimizer and any method.
 
@@ -89,21 +99,24 @@ def sparse_training(
 
     Args:
       tx: any Optax optimizer but the few that ``init`` refuses.
-      method: a method of sparse training.
-      key: a random key, consumed, or a seed; may be traced.
+      method: a method of sparse training, or the name of a preset, `METHODS`.
+      key: a random key, typed or raw, consumed; or a seed; may be traced.
       tickets: the plan of the cheap-ticket phase, if there is one.
       explore_fraction: of each layer's active weights, in [0, 1].
+      **options: of the preset, if ``method`` is a name.
 
     Raises:
-      ValueError: if the fraction is outside [0, 1]; by ``init`` for an optimizer that
-        cannot be wrapped, with what to do instead; by ``update`` without parameters.
+      ValueError: for what is neither a method nor the name of one with its options; if
+        the fraction is outside [0, 1]; by ``init`` for an optimizer that cannot be
+        wrapped, with what to do instead; by ``update`` without parameters.
     """
+    method = _method(method, options)
     check_fraction(explore_fraction, "explore_fraction")
     tx = optax.with_extra_args_support(tx)
 
     def init(params: Params) -> Any:
         _check_params(params)
-        topology = method.init(_as_key(key), params)
+        topology = init_topology(method, key, params)
         live = apply_masks(topology.masks, params)
         inner = tx.init(live)
         check_optimizer(tx, inner, params)
@@ -125,21 +138,27 @@ def sparse_training(
         kept = topology.masks  # active before and now, with their values and slots
         waits, explore_waits = state.update_waits, state.explore_waits
         replaced = jnp.zeros((), bool)
-        if method.update_every:
+        if not method.fixed:
             due = waits | scheduled(method, step, tickets)
-            change = partial(method.update, topology, params, gradients, step)
+            change = partial(update_topology, method, topology, params, gradients, step)
             topology, kept, done = _change_if(due, change, topology, gradients)
             waits = due & ~done
             replaced = done & method.consumes_step
         if tickets is not None and tickets.cycles:
             due = explore_waits | tickets.explore_due(step)
             change = partial(
-                method.explore, topology, params, gradients, step, explore_fraction
+                explore_topology,
+                method,
+                topology,
+                params,
+                gradients,
+                step,
+                explore_fraction,
             )
             topology, still, done = _change_if(due, change, topology, gradients)
             kept = intersection(kept, still)
             explore_waits = due & ~done
-        topology = method.observe(topology, gradients)
+        topology = observe_gradients(method, topology, gradients)
         masks = topology.masks
         # Masked going in, where it costs nothing: weights that have just been dropped
         # must not enter norms and factors that others share.
@@ -148,14 +167,16 @@ def sparse_training(
             apply_masks(masks, gradients), before, apply_masks(kept, params), **extra
         )
         inner = reset_slots(tx, masks, inner, params)
-        if method.update_every and method.consumes_step:
+        if method.consumes_step and not method.fixed:
             inner = _only_time_goes_on(replaced, inner, before)
             updates = jax.tree.map(
                 lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
             )
         # Whatever finite value stood at an inactive weight, it is 0 after the update;
         # one that begins anew has come to its first update.
-        anew = jax.tree.map(jnp.subtract, apply_masks(masks, updates), params)
+        anew = jax.tree.map(
+            lambda u, p: u - p.astype(u.dtype), apply_masks(masks, updates), params
+        )
         updates = choose(kept, updates, anew)
         return updates, SparseTrainingState(
             step + 1, topology, inner, waits, explore_waits
@@ -271,6 +292,26 @@ def _change_if(
     return topology._replace(masks=masks, ever_active=ever_active), kept, done
 
 
+def _method(method: Any, options: dict[str, Any]) -> Method:
+    """The method that was named or given."""
+    if isinstance(method, str):
+        return make_method(method, **options)
+    for name, preset in METHODS.items():
+        if method is preset:
+            raise ValueError(
+                f"method must be a Method or a name, got the function {name!r}; call "
+                f"it, or give {name!r} and its options"
+            )
+    if not isinstance(method, Method):
+        raise ValueError(f"method must be a Method or a name, got {method!r}")
+    if options:
+        raise ValueError(
+            f"options are for a method given by its name, got {sorted(options)} "
+            f"with {method.name!r}; use Method.replace"
+        )
+    return method
+
+
 def _only_time_goes_on(replaced: jax.Array, new: Any, old: Any) -> Any:
     """The old state but for the time if the weight step was replaced, else the new."""
 
@@ -300,15 +341,6 @@ _CLOCKS = {  # by name: Optax does not export all of them
     "ConditionallyTransformState",
     "ConditionallyMaskState",
 }
-
-
-def _as_key(key: jax.Array | int) -> jax.Array:
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            return key
-        if key.ndim:  # as jax.random.PRNGKey makes them
-            return jax.random.wrap_key_data(key)
-    return jax.random.key(key)
 
 
 def _in_own_buffers(state: Any, params: Params) -> Any:
