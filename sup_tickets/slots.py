@@ -21,12 +21,20 @@ import optax
 
 from sup_tickets.masks import apply_masks, choose
 from sup_tickets.types import Masks, Params
+from sup_tickets.zeros import EVERYWHERE, stays_zero
 
 Path = tuple[Any, ...]
 Shape = tuple[int, ...]
 
 
-def reset_slots(tx: Any, masks: Masks, opt_state: Any, params: Params) -> Any:
+def reset_slots(
+    tx: Any,
+    masks: Masks,
+    opt_state: Any,
+    params: Params,
+    *,
+    already_new: list[bool] | None = None,
+) -> Any:
     """``opt_state`` with the slots of inactive weights as ``tx.init`` gives them.
 
     Args:
@@ -34,6 +42,7 @@ def reset_slots(tx: Any, masks: Masks, opt_state: Any, params: Params) -> Any:
       masks: the active weights.
       opt_state: its state; slots that are not per-weight stay as they are.
       params: pytree of arrays; what stands at inactive weights is ignored.
+      already_new: for each leaf of the state whether it is known to need no reset.
 
     Raises:
       ValueError: if the state is of another optimizer or other parameters.
@@ -47,11 +56,66 @@ def reset_slots(tx: Any, masks: Masks, opt_state: Any, params: Params) -> Any:
             "these params: it is the state of another optimizer or network"
         )
     owners = slot_masks(tx, masks, params, start)
+    as_new = already_new or [False] * len(slots)
     fresh = [
-        slot if mask is None else choose(mask, slot, begin.astype(slot.dtype))
-        for slot, mask, begin in zip(slots, owners, new, strict=True)
+        slot if mask is None or is_new else choose(mask, slot, begin.astype(slot.dtype))
+        for slot, mask, begin, is_new in zip(slots, owners, new, as_new, strict=True)
     ]
     return structure.unflatten(fresh)
+
+
+def step_with_slots(
+    tx: Any,
+    masks: Masks,
+    gradients: Params,
+    opt_state: Any,
+    params: Params,
+    **extra: Any,
+) -> tuple[Any, Any]:
+    """``tx.update``, after which the slots of inactive weights are as new.
+
+    Slots that the optimizer itself keeps at 0 there are not touched: to clear them
+    once more would cost a pass over memory.
+
+    Args:
+      tx: the Optax optimizer.
+      masks: the active weights.
+      gradients: pytree of arrays, 0 at inactive weights.
+      opt_state: its state, slots of inactive weights as new.
+      params: pytree of arrays, 0 at inactive weights.
+      **extra: what ``tx.update`` asks for besides.
+
+    Returns:
+      Updates and the new state.
+    """
+    places = _leaf_marks(params, masks)
+    began = stays_zero(tx.init, (params,), places)
+    owners = slot_masks(tx, masks, params, opt_state)
+    zero_at = [
+        id(mask) if mask is not None and mark in (id(mask), EVERYWHERE) else None
+        for mask, mark in zip(owners, began, strict=True)
+    ]
+
+    def update(gradients: Params, opt_state: Any, params: Params) -> tuple[Any, Any]:
+        return tx.update(gradients, opt_state, params, **extra)
+
+    arguments = gradients, opt_state, params
+    marks = stays_zero(update, arguments, [*places, *zero_at, *places])
+    updates, inner = update(*arguments)
+    after = marks[len(jax.tree.leaves(updates)) :]
+    already_new = [
+        place is not None and mark in (place, EVERYWHERE)
+        for place, mark in zip(zero_at, after, strict=True)
+    ]
+    return updates, reset_slots(tx, masks, inner, params, already_new=already_new)
+
+
+def _leaf_marks(params: Params, masks: Masks) -> list[int | None]:
+    def mark(_: Any, mask: Any) -> int:
+        return EVERYWHERE - 1 if mask is None else id(mask)
+
+    marks = jax.tree.leaves(jax.tree.map(mark, params, masks))
+    return [None if m == EVERYWHERE - 1 else m for m in marks]
 
 
 def slot_masks(tx: Any, masks: Masks, params: Params, opt_state: Any) -> list[Any]:

@@ -30,7 +30,7 @@ from sup_tickets.masks import (
     intersection,
 )
 from sup_tickets.methods import METHODS, make_method
-from sup_tickets.slots import check_optimizer, reset_slots
+from sup_tickets.slots import check_optimizer, reset_slots, step_with_slots
 from sup_tickets.tickets import TicketPlan
 from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
@@ -163,10 +163,14 @@ def sparse_training(
         # Masked going in, where it costs nothing: weights that have just been dropped
         # must not enter norms and factors that others share.
         before = reset_slots(tx, kept, state.inner, params)
-        updates, inner = tx.update(
-            apply_masks(masks, gradients), before, apply_masks(kept, params), **extra
+        updates, inner = step_with_slots(
+            tx,
+            masks,
+            apply_masks(masks, gradients),
+            before,
+            apply_masks(kept, params),
+            **extra,
         )
-        inner = reset_slots(tx, masks, inner, params)
         if method.consumes_step and not method.fixed:
             inner = _only_time_goes_on(replaced, inner, before)
             updates = jax.tree.map(
