@@ -67,7 +67,7 @@ def test_imports_go_downward(path):
         if other == part:
             continue  # within one sub-package
         if part in ASIDE:
-            assert other in {"types", "checks", "zeros"}, f"{path.name} imports {module}"
+            assert other in {"types", "checks"}, f"{path.name} imports {module}"
         elif other in ASIDE:
             assert part == "training", f"{path.name} imports {module}"
         else:
