@@ -23,8 +23,8 @@ from sup_tickets.types import Schedule
 
 Drop = float | Stairs | Schedule
 
-# What presets take that is no field of `Method`.
-_BEYOND = ("total_steps", "extra_density", "gradient_weight")
+BEYOND = ("total_steps", "extra_density", "gradient_weight")
+"""What presets take that is no field of `Method`."""
 
 _FINAL = 0.005  # drop fraction at the end, in the releases in PyTorch
 _PRUNING = Fraction(110, 160)  # of the training, in GraNet's release
@@ -542,7 +542,8 @@ def mest(
       Yuan et al., MEST: Accurate and Fast Memory-Economic Sparse Training Framework on
       the Edge, 2021, https://arxiv.org/abs/2110.14032
     """
-    check_whole("total_steps", total_steps, 32)
+    least = 32 if update_every is None else 4  # steps that part the updates, the stairs
+    check_whole("total_steps", total_steps, least)
     steps = (0, total_steps * 90 // 160, total_steps * 120 // 160)
     extra, rest = exact(extra_density), 1 - exact(sparsity)
     extras = (extra, extra / 2, Fraction(0))
@@ -600,7 +601,7 @@ def make_method(name: str, **options: Any) -> Method:
     """
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
-    check_fields(name, options, also=_BEYOND)
+    check_fields(name, options, also=BEYOND)
     try:
         return METHODS[name](**options)
     except TypeError as error:

@@ -12,7 +12,7 @@ import optax
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
 from sup_tickets.dynamic import Method
-from sup_tickets.methods import example, make_method
+from sup_tickets.methods import BEYOND, example, make_method
 from sup_tickets.models import make_model
 from sup_tickets.schedules import (
     cheap_ticket_schedule,
@@ -221,8 +221,9 @@ def _method(config: Config, tickets: TicketPlan) -> Method:
             raise ValueError(
                 f"options.{name} is set by the other fields of this section"
             )
-    method = make_method(config.name, **given)
-    return method.replace(**own, **config.options.to_dict())
+    options = config.options.to_dict()
+    beyond = {name: options.pop(name) for name in BEYOND if name in options}
+    return make_method(config.name, **given, **beyond).replace(**own, **options)
 
 
 def _drops(preset: Method) -> bool:
