@@ -95,6 +95,7 @@ from sup_tickets.schedules import (
     update_due,
 )
 from sup_tickets.selection import select, select_blocks, select_globally, select_n_m
+from sup_tickets.slots import reset_slots
 from sup_tickets.superposition import (
     Superposition,
     reestimate_statistics,
@@ -111,7 +112,6 @@ from sup_tickets.topology import (
 )
 from sup_tickets.transforms import (
     keep_sparse,
-    mask_slots,
     masks_of,
     method_state_of,
     sparse_training,
@@ -196,7 +196,6 @@ __all__ = [
     "linear_fraction",
     "magnitude",
     "make_method",
-    "mask_slots",
     "masks_of",
     "mest",
     "method_state_of",
@@ -213,6 +212,7 @@ __all__ = [
     "reestimate_statistics",
     "resample",
     "rescaled_init",
+    "reset_slots",
     "residual",
     "rewire",
     "rigl",

@@ -13,11 +13,11 @@ ROOT = Path(st.__file__).parent
 
 # A module may import the modules of lower layers only.
 LAYERS = [
-    {"types", "checks", "rules"},
+    {"types", "checks", "rules", "zeros"},
     {"trees", "counting"},
     {"schedules", "tickets", "selection", "distributions", "ghosts", "coverage"},
     {"masks"},
-    {"saliency"},
+    {"saliency", "slots"},
     {"topology", "superposition"},
     {"orthogonal", "rescaling"},
     {"foresight"},

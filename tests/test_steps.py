@@ -8,11 +8,11 @@ import pytest
 
 from sup_tickets.masks import layer_table
 from sup_tickets.models import ConvNet, make_model
+from sup_tickets.slots import reset_slots
 from sup_tickets.training import steps as steps_module
 from sup_tickets.training.loop import train
 from sup_tickets.training.losses import smoothed_cross_entropy
 from sup_tickets.training.steps import direction, make_steps
-from sup_tickets.transforms import mask_slots
 from tests.helpers import assert_same
 from tests.test_training import (
     RATE,
@@ -196,7 +196,7 @@ def test_decay_spares_what_it_is_told_to():
     np.testing.assert_allclose(updates["w"], [0.5, 0.5])
     np.testing.assert_allclose(updates["bn"], [0.0, 0.0])
     masks = {"w": jnp.array([True, False]), "bn": None}
-    masked = mask_slots(tx, masks, state)
+    masked = reset_slots(tx, masks, state, params)
     np.testing.assert_allclose(optax.tree.get(masked, "trace")["w"], [0.5, 0.0])
 
 

@@ -20,9 +20,9 @@ from sup_tickets.data.resident import Placement
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import apply_masks, count, difference, intersection
 from sup_tickets.models.ghosts import with_ghosts
+from sup_tickets.slots import reset_slots
 from sup_tickets.training.losses import Loss, cross_entropy
 from sup_tickets.training.state import TrainState
-from sup_tickets.transforms import mask_slots
 from sup_tickets.types import Masks, Number, Params, Schedule
 from sup_tickets.updates import (
     Change,
@@ -161,7 +161,7 @@ def make_steps(
             step=state.step + 1,
             params=apply_masks(masks, params),
             batch_stats=batch_stats,
-            opt_state=mask_slots(tx, masks, opt_state),
+            opt_state=reset_slots(tx, masks, opt_state, params),
             method=topology,
         )
         return state, value
@@ -181,13 +181,13 @@ def make_steps(
     def changed(
         state: TrainState, change: Change, loss: jax.Array
     ) -> tuple[TrainState, Turnover]:
-        # Slots of inactive weights are 0, but what was pruned and grown at once is not.
+        # Slots of inactive weights are as new; of what was pruned and regrown, not yet.
         kept = difference(change.state.masks, change.grown)
         turnover = _turnover(loss, state.method.masks, change)
         state = state.replace(
             params=change.params,
             method=change.state,
-            opt_state=mask_slots(tx, kept, state.opt_state),
+            opt_state=reset_slots(tx, kept, state.opt_state, change.params),
         )
         return state, turnover
 
