@@ -41,11 +41,10 @@ from experiments.reports.page import (
     Table,
     Text,
     aligned,
-    make_file,
     to_html,
     to_markdown,
-    write_file,
 )
+from sup_tickets.files import atomic_write
 
 # --- One run --------------------------------------------------------------------------
 
@@ -59,8 +58,8 @@ def write_report(folder: Any, results: Mapping[str, Any]) -> None:
     """
     path, others = _others(folder)
     blocks = _run_blocks(path, with_others(results, others), others)
-    write_file(path / "report" / "index.html", to_html(blocks))
-    write_file(path / "report" / "summary.md", to_markdown(blocks))
+    atomic_write(path / "report" / "index.html", to_html(blocks))
+    atomic_write(path / "report" / "summary.md", to_markdown(blocks))
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -303,7 +302,7 @@ def _cost(cost: Mapping[str, Any]) -> list[Block]:
 
 
 def _picture(path: Path, caption: str, draw: Any) -> list[Picture]:
-    return [Picture(path, caption)] if make_file(path, draw) else []
+    return [Picture(path, caption)] if atomic_write(path, draw) else []
 
 
 def _number(value: Any) -> bool:

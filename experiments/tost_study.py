@@ -31,11 +31,11 @@ from experiments.reports.page import (
     Table,
     Text,
     to_markdown,
-    write_file,
 )
 from experiments.runs.stopping import Stopped
 from experiments.sweep import Member, parse_grid, run_members
 from sup_tickets.checks import check_one_of
+from sup_tickets.files import atomic_write
 
 LOTTERY = "lottery"
 
@@ -156,7 +156,7 @@ def write_tables(out: Path) -> Path:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*_FIELDS, *_SCORES))
         writer.writerows([row[name] for name in (*_FIELDS, *_SCORES)] for row in rows)
-    write_file(out / "tost.md", to_markdown(_blocks(rows)))
+    atomic_write(out / "tost.md", to_markdown(_blocks(rows)))
     return out / "tost.md"
 
 

@@ -33,9 +33,9 @@ from experiments.reports.page import (
     Table,
     Text,
     aligned,
-    make_file,
     to_html,
 )
+from sup_tickets.files import atomic_write
 from tests.fabricated import config_of, row, write_run
 from tests.helpers import quick
 
@@ -404,7 +404,7 @@ def test_files_are_whole_or_not_there(tmp_path):
 
     (tmp_path / "note").write_text("old")
     with pytest.raises(OSError, match="disk full"):
-        make_file(tmp_path / "note", fails)
+        atomic_write(tmp_path / "note", fails)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("note", "old")]
 
 

@@ -26,11 +26,10 @@ from experiments.reports.page import (
     Picture,
     Table,
     Text,
-    make_file,
     to_html,
     to_markdown,
-    write_file,
 )
+from sup_tickets.files import atomic_write
 
 _COLUMNS = (
     *("run", "data", "model", "method", "sparsity", "sup", "seed", "evaluated_on"),
@@ -69,7 +68,7 @@ def write_gathered(
     """
     groups = group_runs(runs)
     names = _group_names(groups)
-    make_file(out / "results.csv", lambda path: _write_csv(path, runs))
+    atomic_write(out / "results.csv", lambda path: _write_csv(path, runs))
     blocks: list[Block] = [Heading(1, "Results"), Text(_overview(runs, groups))]
     if unfinished:
         listed = ", ".join(map(str, unfinished))
@@ -85,8 +84,8 @@ def write_gathered(
     blocks += _diversity(groups, names)
     blocks += _costs(groups, names)
     blocks += _settings(groups, names)
-    write_file(out / "report.md", to_markdown(blocks))
-    write_file(out / "index.html", to_html(blocks))
+    atomic_write(out / "report.md", to_markdown(blocks))
+    atomic_write(out / "index.html", to_html(blocks))
     return out / "index.html"
 
 
@@ -243,7 +242,7 @@ def _pictures(out: Path, groups: Sequence[Group], names: Sequence[str]) -> list[
                     return True
                 return draw_bars(to, _bars(chosen, score, scale), label)
 
-            if make_file(path, draw):
+            if atomic_write(path, draw):
                 where = f" ({title})" if title else ""
                 found.append(Picture(path, f"{label[0].upper()}{label[1:]}{where}"))
     return found
