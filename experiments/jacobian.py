@@ -24,7 +24,7 @@ from experiments.build import experiment as build
 from experiments.config.fields import Config
 from experiments.reports.figures import panels, style
 from experiments.reports.page import Table, aligned
-from experiments.runs.folder import read_config
+from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.checks import check_whole
 from sup_tickets.files import atomic_write

@@ -24,7 +24,7 @@ from experiments.build.start import MASKS
 from experiments.config import reading as command_line
 from experiments.config.fields import check_config
 from experiments.lottery import Options, find_tickets
-from experiments.reports.gather import StoredRun, pair, read_run, spread
+from experiments.reports.gather import pair, spread
 from experiments.reports.page import (
     Block,
     Heading,
@@ -33,6 +33,7 @@ from experiments.reports.page import (
     to_markdown,
 )
 from experiments.runs.stopping import Stopped
+from experiments.runs.stored import StoredRun, read_run
 from experiments.sweep import Member, parse_grid, run_members
 from sup_tickets.checks import check_one_of
 from sup_tickets.files import atomic_write

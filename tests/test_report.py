@@ -21,11 +21,7 @@ from experiments.reports.gather import (
     group_runs,
     network_scores,
     pair,
-    read_events,
-    read_run,
-    read_runs,
     spread,
-    with_others,
 )
 from experiments.reports.page import (
     Heading,
@@ -35,6 +31,8 @@ from experiments.reports.page import (
     aligned,
     to_html,
 )
+from experiments.runs.events import read_events
+from experiments.runs.stored import read_run, read_runs, with_others
 from sup_tickets.files import atomic_write
 from tests.fabricated import config_of, row, write_run
 from tests.helpers import quick

@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from experiments.config.fields import Config, check_config
 from experiments.build.inputs import Inputs, make_inputs
 from experiments.build.parts import (
     make_loss,
@@ -17,7 +16,6 @@ from experiments.build.parts import (
     make_superposition,
     section,
 )
-from experiments.runs.progress import say
 from experiments.build.start import (
     Begin,
     check_start,
@@ -26,6 +24,8 @@ from experiments.build.start import (
     make_start,
 )
 from experiments.build.tost import Young, with_tost
+from experiments.config.fields import Config, check_config
+from experiments.runs.progress import say
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
 from sup_tickets.models.ghosts import without_ghosts

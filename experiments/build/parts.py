@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from experiments.config.fields import Config
 from experiments.build.tost import tost_parts
+from experiments.config.fields import Config
 from sup_tickets.dynamic import Method
 from sup_tickets.methods import make_method
 from sup_tickets.models import make_model

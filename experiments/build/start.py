@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.config.fields import Config
 from experiments.build.inputs import Inputs
 from experiments.build.tost import tost_parts
+from experiments.config.fields import Config
 from sup_tickets.checks import check_one_of
 from sup_tickets.foresight import (
     classification_loss,

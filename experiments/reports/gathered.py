@@ -10,12 +10,10 @@ from experiments.reports.gather import (
     Group,
     Pairing,
     Spread,
-    StoredRun,
     base_rows,
     base_setting,
     differing,
     group_runs,
-    is_ticket,
     network_scores,
     pair,
     spread,
@@ -29,6 +27,8 @@ from experiments.reports.page import (
     to_html,
     to_markdown,
 )
+from experiments.runs.layout import is_ticket
+from experiments.runs.stored import StoredRun
 from sup_tickets.files import atomic_write
 
 _COLUMNS = (
@@ -131,7 +131,7 @@ def _value(field: str, value: Any) -> str:
 
 
 def _write_csv(path: Path, runs: Sequence[StoredRun]) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
         for one in (one for run in runs for one in (run, *run.others)):

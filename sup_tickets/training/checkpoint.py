@@ -33,6 +33,7 @@ _KEPT = 2  # the newest, and the one to go back to
 _CHECKSUMS = "checksums.json"
 _UNFINISHED = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
 
+
 class BrokenCheckpoints(ValueError):
     """There are checkpoints, and none of them can be read."""
 

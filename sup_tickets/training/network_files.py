@@ -96,8 +96,9 @@ def load_dense(path: Path_) -> Network:
         if part not in values or not slash:
             raise _wrong(path, f"it has an array {name!r}")
         values[part][leaf] = array
+    network = _network(path, values["params"], values["batch_stats"], {})
     _check_intact(path, intact)
-    return _network(path, values["params"], values["batch_stats"], {})
+    return network
 
 
 # --- Sparse ---------------------------------------------------------------------------
@@ -178,8 +179,9 @@ def parse_sparse(path: Path_, data: bytes) -> Network:
         mask = _unpack(path, name, values["mask"][name], shape)
         values["params"][name] = _spread(path, name, mask, values["active"][name])
         masks[name] = mask
+    network = _network(path, values["params"], values["batch_stats"], masks)
     _check_intact(path, intact)
-    return _network(path, values["params"], values["batch_stats"], masks)
+    return network
 
 
 def provenance_of(path: Path_) -> dict[str, Any]:
