@@ -337,7 +337,7 @@ def test_files_are_flushed_before_they_get_their_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["sparse", "dense"])
 def test_a_flipped_byte_anywhere_is_noticed_or_harmless(tmp_path, kind):
     save, load = (
-        (save_dense, load_dense) if kind == "dense" else (save_sparse, made_load_sparse)
+        (save_dense, load_dense) if kind == "dense" else (save_sparse, load_sparse)
     )
     path = tmp_path / "net"
     save(path, network())
