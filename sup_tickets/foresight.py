@@ -354,7 +354,7 @@ def _flow(apply: Apply, params: Params, inputs: Any) -> Params:
 _compiled_flow = jax.jit(_flow, static_argnums=0)
 
 
-def _own_cpu() -> jax.Device:
+def _own_cpu() -> Any:
     """A processor of this very process; where there is none, its first device."""
     try:
         return jax.local_devices(backend="cpu")[0]

@@ -398,11 +398,11 @@ def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capsys):
 def test_processes_that_differ_are_told_apart():
     first = {"config.seed": 0, "jax": "1"}
     assert difference_of([first, dict(first)]) is None
-    found = difference_of([first, first, first | {"config.seed": 1}])
+    found = str(difference_of([first, first, first | {"config.seed": 1}]))
     assert found.startswith("the processes do not agree: config.seed is 0 in process 0")
     assert "1 in process 2" in found
-    assert "config.x is None in process 0" in difference_of(
-        [first, first | {"config.x": 2}]
+    assert "config.x is None in process 0" in str(
+        difference_of([first, first | {"config.x": 2}])
     )
 
 
