@@ -2,9 +2,10 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -41,7 +42,7 @@ def run(
     Raises:
       ValueError: one line, if the configuration is wrong, the folder another run's or
         in use, or the training diverges.
-      OSError: one line, if something cannot be written, or another process is gone.
+      OSError: one line, if something cannot be written.
       Stopped: after a signal, once everything is saved.
     """
     if not os.fspath(workdir).strip():
@@ -57,7 +58,7 @@ def run(
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        raise _partner_lost(place, error) from error
+        _leave(place, error)
 
 
 def _run(
@@ -212,11 +213,15 @@ def _results(
     return results
 
 
-def _partner_lost(workdir: Path, error: Exception) -> OSError:
-    """What an error of the communication most likely means."""
-    first = str(error).partition("\n")[0][:200]
-    return OSError(
-        f"{workdir}: process {jax.process_index()} of {jax.process_count()} has lost "
-        f"another one ({first}); stop those that are left and start all of them again "
-        f"to go on from the last checkpoint: {command()}"
+def _leave(workdir: Path, error: Exception) -> NoReturn:
+    """Ends one of several processes that has lost another, in one line."""
+    what = str(error).partition("\n")[0][:200]
+    print(
+        f"error: {workdir}: process {jax.process_index()} of {jax.process_count()} has "
+        f"lost another one ({what}); stop those that are left and start all of them "
+        f"again to go on from the last checkpoint: {command()}",
+        file=sys.stderr,
+        flush=True,
     )
+    # The usual way out waits for the one that is lost, and is aborted in 30 lines.
+    os._exit(1)

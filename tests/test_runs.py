@@ -6,12 +6,14 @@ import re
 import signal
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save as save_arrays
 
+from experiments import run as run_module
 from experiments.runs import made_by as made_by_module
 from experiments.runs.folder import RunFolder, is_finished, is_trained
 from experiments.runs.identity import CONTENTS, difference, identity_of
@@ -19,7 +21,8 @@ from experiments.runs.lines import Lines
 from experiments.runs.made_by import changed, commit_of, made_by, without_places
 from experiments.runs.stopping import Signals, Stopped
 from sup_tickets.files import atomic_write, leftovers
-from sup_tickets.training import processes
+    load_dense,
+    load_sparse,
 from sup_tickets.training.network_files import (
     load_dense,
     save_dense,
@@ -390,6 +393,26 @@ def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capsys):
     assert caught.value.code == 130
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[1].startswith("SIGINT again: stopped")
+
+
+def test_a_lost_partner_is_told_in_one_line_and_the_process_leaves(monkeypatch, capsys):
+    def lost(*_):
+        raise jax.errors.JaxRuntimeError("Gloo: connection closed by peer\nand more")
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(run_module, "_run", lost)
+    with pytest.raises(jax.errors.JaxRuntimeError):  # one process has no partner
+        run_module.run(config_of(), "w")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as caught:
+        run_module.run(config_of(), "w")
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: w: process 0 of 2 has lost another one (Gloo: conn")
+    assert "start all of them again" in line
 
 
 # --- Several processes ----------------------------------------------------------------
