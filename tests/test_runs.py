@@ -21,10 +21,10 @@ from experiments.runs.lines import Lines
 from experiments.runs.made_by import changed, commit_of, made_by, without_places
 from experiments.runs.stopping import Signals, Stopped
 from sup_tickets.files import atomic_write, leftovers
-    load_dense,
-    load_sparse,
+from sup_tickets.training import processes
 from sup_tickets.training.network_files import (
     load_dense,
+    load_sparse,
     save_dense,
     save_sparse,
 )

@@ -139,7 +139,8 @@ def test_hosts_need_no_file_system_in_common(tmp_path):
     both = [
         begin(DIGITS, place, *words, f"--process={i}") for i, place in enumerate(places)
     ]
-    assert "superposed ticket" in [finished(process) for process in both][0]
+    outputs = [finished(process) for process in both]
+    assert "superposed ticket" in outputs[0]
     assert (places[0] / "report/index.html").exists() and not places[1].exists()
 
 

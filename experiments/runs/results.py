@@ -26,12 +26,6 @@ from sup_tickets.training.processes import placed
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
 
-# Their changes of the topology need no gradient of inactive weights.
-_BLIND = {
-    "update": ("set", "set-itop", "gmp"),
-    "explore": ("set", "set-itop", "dense"),
-}
-
 
 def analysis_of(
     config: Config, ours: Run, folder: RunFolder, final: Network
@@ -93,7 +87,7 @@ def cost_of(
         "inference_flops": flops_of(uses, active),
         "dense_inference_flops": dense,
         "training_flops": training_flops(
-            _history(config, ours, uses, active, changes),
+            _history(ours, uses, active, changes),
             dense=dense,
             batch_size=size,
             all_gradients=ours.method.observes,
@@ -105,7 +99,6 @@ def cost_of(
 
 
 def _history(
-    config: Config,
     ours: Run,
     uses: dict[str, int],
     active: dict[str, int],
@@ -116,7 +109,11 @@ def _history(
         name
         for name, _ in named_leaves(ours.like(ours.plan.total_steps).train.method.masks)
     ]
-    name, replaces = config.method.name, ours.method.consumes_step
+    method = ours.method
+    looks_at_all = {
+        "update": method.update_needs_gradients,
+        "explore": method.explore_needs_gradients,
+    }
     ends = [*(e["step"] for e in changes), ours.plan.total_steps]
     stretches, layers = [], []
     for i, (event, (begin, end)) in enumerate(
@@ -124,10 +121,10 @@ def _history(
     ):
         layers = event.get("layers", layers)
         counts = active | dict(zip(names, layers, strict=True))
-        replaced = int(event["event"] == "update" and replaces)
+        replaced = int(event["event"] == "update" and method.consumes_step)
         # The gradient of the next change is taken with the weights that are active now.
         after = changes[i + 1]["event"] if i + 1 < len(changes) else None
-        looks = int(after is not None and name not in _BLIND[after])
+        looks = int(after is not None and looks_at_all[after])
         stretches.append(Stretch(flops_of(uses, counts), end - begin - replaced, looks))
     return stretches
 
