@@ -55,8 +55,8 @@ def run(
                 say(table(results))
                 say(f"{results['seconds']:.0f} s; report: {place}/report/index.html")
             signals.check(f"{place}: finished, and stopped as asked")
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except Exception as error:
+        if jax.process_count() == 1 or not _is_lost(error):
             raise
         _leave(place, error)
 
@@ -211,6 +211,13 @@ def _results(
     }
     folder.write(RESULTS, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether an error is of the communication; JAX gives it one type or another."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return True
+    return any(word in str(error) for word in ("Gloo", "Connection closed", "peer"))
 
 
 def _leave(workdir: Path, error: Exception) -> NoReturn:
