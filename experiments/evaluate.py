@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from experiments.build import experiment as build
 from experiments.config.fields import Config
 from experiments.reports.page import Table, aligned
-from experiments.runs.folder import read_config
+from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.masks import layer_table
 from sup_tickets.training.evaluation import Scores

@@ -23,10 +23,11 @@ from ml_collections import ConfigDict
 from experiments.build import experiment as build
 from experiments.config.fields import Config
 from experiments.reports.figures import panels, style
-from experiments.reports.page import Table, aligned, make_file
-from experiments.runs.folder import read_config
+from experiments.reports.page import Table, aligned
+from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.checks import check_whole
+from sup_tickets.files import atomic_write
 from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network, network_of
@@ -230,8 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             networks=options.network or ["final"],
             examples=options.examples,
         )
-        make_file(out, functools.partial(draw_values, found=found))
-        make_file(out.with_suffix(".csv"), lambda path: write_values(path, found))
+        atomic_write(out, functools.partial(draw_values, found=found))
+        atomic_write(out.with_suffix(".csv"), lambda path: write_values(path, found))
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
     print(values_table(found))

@@ -25,18 +25,19 @@ from experiments.build.start import MASKS
 from experiments.config import reading as command_line
 from experiments.config.fields import check_config
 from experiments.lottery import Options, find_tickets
-from experiments.reports.gather import StoredRun, pair, read_run, spread
+from experiments.reports.gather import pair, spread
 from experiments.reports.page import (
     Block,
     Heading,
     Table,
     Text,
     to_markdown,
-    write_file,
 )
 from experiments.runs.stopping import Stopped
+from experiments.runs.stored import StoredRun, read_run
 from experiments.sweep import Member, parse_grid, run_members
 from sup_tickets.checks import check_one_of
+from sup_tickets.files import atomic_write
 
 LOTTERY = "lottery"
 
@@ -159,7 +160,7 @@ def write_tables(out: Path) -> Path:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*_FIELDS, *_SCORES))
         writer.writerows([row[name] for name in (*_FIELDS, *_SCORES)] for row in rows)
-    write_file(out / "tost.md", to_markdown(_blocks(rows)))
+    atomic_write(out / "tost.md", to_markdown(_blocks(rows)))
     return out / "tost.md"
 
 
