@@ -116,10 +116,10 @@ def test_what_is_prepared_is_left_alone(tmp_path, monkeypatch):
 def error_of(capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    assert isinstance(caught.value.code, str)
-    assert "\n" not in caught.value.code
-    assert not capsys.readouterr().err
-    return caught.value.code
+    assert caught.value.code == 2
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().err == f"{caught.value}\n"
+    return str(caught.value)
 
 
 def test_errors_take_one_line(tmp_path, capsys, monkeypatch):

@@ -16,7 +16,7 @@ Config = Any
 class Field(NamedTuple):
     """What a field may hold."""
 
-    kind: str  # "int", "float", "bool", "str", "ints" or "strs"; or "float or none"
+    kind: str  # "int", "float", "bool", "str", "path", "ints" or "strs"; "... or none"
     low: float = float("-inf")
     high: float = float("inf")
     words: tuple[str, ...] = ()  # of a str: all that it may be, if that is checked here
@@ -30,7 +30,7 @@ FIELDS: dict[str, Field] = {
     "evaluate": Field("str", words=("test", "validation")),
     "compare": Field("bool"),
     "data.name": Field("str"),
-    "data.dir": Field("str or none"),
+    "data.dir": Field("path or none"),
     "data.split_seed": _SEED,
     "data.validation_examples": Field("int", 0),
     "data.training_examples": Field("int", 0),
@@ -54,7 +54,7 @@ FIELDS: dict[str, Field] = {
     "method.drop_schedule": Field("str", words=("cosine", "linear", "constant")),
     "method.initial_sparsity": Field("float or none", 0, 1),
     "method.prune_end_fraction": Field("float", 0, 1),
-    "masks": Field("str or none"),
+    "masks": Field("path or none"),
     "mask.name": Field("str"),
     "mask.rounds": Field("int", 0),
     "mask.scope": Field("str", words=("global", "layer")),
@@ -190,7 +190,7 @@ def _is_kind(kind: str, value: Any) -> bool:
     match kind:
         case "bool":
             return isinstance(value, bool)
-        case "str":
+        case "str" | "path":
             return isinstance(value, str)
         case "int":
             return number and isinstance(value, int)
