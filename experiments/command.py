@@ -58,7 +58,7 @@ class Ended(SystemExit):
 # --- Flags ----------------------------------------------------------------------------
 
 
-def path(text: str) -> Path:
+def file_path(text: str) -> Path:
     """The type of a flag that is a path: ``~`` is expanded, nothing is no path.
 
     Raises:
@@ -70,6 +70,21 @@ def path(text: str) -> Path:
         return Path(expanded(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def folder_path(text: str) -> Path:
+    """The type of a flag that is a folder, there or to be made.
+
+    Raises:
+      argparse.ArgumentTypeError: as `file_path`; and if it is a file, or in one.
+    """
+    found = file_path(text)
+    for place in (found, *found.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise argparse.ArgumentTypeError(f"{str(place)!r} is not a folder")
+            break
+    return found
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -85,6 +100,13 @@ def numbers(text: str) -> tuple[float, ...]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{word!r} is not a number") from None
     return tuple(found)
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return read_bool("it", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -115,7 +137,7 @@ class Parser(argparse.ArgumentParser):
         self._switches.append(flag)
         self.add_argument(
             flag,
-            type=lambda word: read_bool(flag, word),
+            type=_boolean,
             default=False,
             metavar="BOOL",
             help=text,

@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.build import experiment as build
-from experiments.command import Parser, check_devices, path, start
+from experiments.command import Parser, check_devices, folder_path, start
 from experiments.config.fields import Config
 from experiments.reports.page import Table, aligned
 from experiments.runs.folder import read_config
@@ -89,7 +89,7 @@ def scores_table(found: dict[str, tuple[Scores, Network]], split: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.evaluate", __doc__)
-    parser.add_argument("run", metavar="RUN", type=path, help="its folder")
+    parser.add_argument("run", metavar="RUN", type=folder_path, help="its folder")
     parser.add_argument(
         "--split", choices=("test", "validation"), help="by default the run's own"
     )

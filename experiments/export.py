@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.command import Parser, path, start
+from experiments.command import Parser, folder_path, start
 from experiments.reports.page import Table, aligned
 from experiments.runs.networks import chosen_files
 from sup_tickets.training.flops import active_counts
@@ -110,8 +110,8 @@ def size_table(written: Sequence[Exported]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.export", __doc__)
-    parser.add_argument("run", metavar="RUN", type=path, help="its folder")
-    parser.add_argument("--out", required=True, type=path, metavar="DIR")
+    parser.add_argument("run", metavar="RUN", type=folder_path, help="its folder")
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
     parser.add_argument("--format", choices=(*FORMATS, "both"), default="both")
     parser.add_argument(
         "--network",

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.build import experiment as build
-from experiments.command import Parser, check_devices, path, start
+from experiments.command import Parser, check_devices, file_path, folder_path, start
 from experiments.config.fields import Config
 from experiments.reports.figures import panels, style
 from experiments.reports.page import Table, aligned, make_file
@@ -208,7 +208,7 @@ def values_table(found: Values) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.jacobian", __doc__)
-    parser.add_argument("run", metavar="RUN", type=path, help="its folder")
+    parser.add_argument("run", metavar="RUN", type=folder_path, help="its folder")
     parser.add_argument(
         "--network",
         action="append",
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--examples", type=int, default=8, metavar="N")
     parser.add_argument(
-        "--out", type=path, metavar="FILE.png", help="by default RUN/jacobian.png"
+        "--out", type=file_path, metavar="FILE.png", help="by default RUN/jacobian.png"
     )
     start(parser, _main, argv)
 

@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 from experiments import run
 from experiments.build.experiment import build
 from experiments.build.start import check_takes_masks, is_plain
-from experiments.command import Parser, check_devices, numbers, path, start
+from experiments.command import Parser, check_devices, folder_path, numbers, start
 from experiments.config.fields import Config, check_config
 from experiments.runs.progress import say
 from sup_tickets.checks import check_one_of, check_sparsity
@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.lottery", __doc__)
     parser.add_config()
-    parser.add_argument("--workdir", required=True, type=path, metavar="DIR")
+    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
     parser.add_argument("--variant", choices=VARIANTS, default="iterative")
     parser.add_argument(
         "--prune_fraction", type=float, default=0.2, help="of each round (0.2)"

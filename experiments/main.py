@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments.command import Parser, check_devices, path, start
+from experiments.command import Parser, check_devices, folder_path, start
 from experiments.run import run
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workdir",
         required=True,
-        type=path,
+        type=folder_path,
         metavar="DIR",
         help="for everything written",
     )

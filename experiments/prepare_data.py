@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command import Parser, path, start
+from experiments.command import Parser, folder_path, start
 from sup_tickets.checks import check_one_of
 from sup_tickets.data.datasets import DATASETS, Dataset, load_dataset
 from sup_tickets.data.files import DataNotPrepared, OtherFormat, data_folder
@@ -169,9 +169,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.prepare_data", __doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--data_dir", type=path, help="by default $TFDS_DATA_DIR")
     parser.add_argument(
-        "--from_files", type=path, metavar="FILES", help="nothing is downloaded"
+        "--data_dir", type=folder_path, help="by default $TFDS_DATA_DIR"
+    )
+    parser.add_argument(
+        "--from_files", type=folder_path, metavar="FILES", help="nothing is downloaded"
     )
     start(parser, _main, argv)
 

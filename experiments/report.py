@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from experiments.command import Parser, path, start
+from experiments.command import Parser, folder_path, start
 from experiments.config.fields import flat
 from experiments.reports.figures import (
     draw_curves,
@@ -338,10 +338,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.report", __doc__)
     parser.add_argument(
-        "runs", nargs="+", type=path, metavar="RUN", help="folders, looked into"
+        "runs", nargs="+", type=folder_path, metavar="RUN", help="folders, looked into"
     )
     parser.add_argument(
-        "--out", required=True, type=path, metavar="DIR", help="for the report"
+        "--out", required=True, type=folder_path, metavar="DIR", help="for the report"
     )
     start(parser, lambda options: print(report(options.runs, options.out)), argv)
 

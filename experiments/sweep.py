@@ -22,7 +22,13 @@ from typing import Any, NamedTuple
 from configs.common import ALIASES
 from experiments import run
 from experiments.build import experiment as build
-from experiments.command import Parser, check_devices, end_with_failures, path, start
+from experiments.command import (
+    Parser,
+    check_devices,
+    end_with_failures,
+    folder_path,
+    start,
+)
 from experiments.config.fields import FIELDS, Config, check_config, flat
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
@@ -284,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.sweep", __doc__)
     parser.add_config()
-    parser.add_argument("--out", required=True, type=path, metavar="DIR")
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
     parser.add_argument("--grid", required=True, metavar="'name=value,value ...'")
     parser.add_switch("--dry_run", "check and print only")
     start(parser, _main, argv)

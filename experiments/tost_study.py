@@ -24,7 +24,7 @@ from experiments.command import (
     Parser,
     check_devices,
     end_with_failures,
-    path,
+    folder_path,
     start,
 )
 from experiments.config.fields import check_config
@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.tost_study", __doc__)
     parser.add_config(required=False)
-    parser.add_argument("--out", required=True, type=path, metavar="DIR")
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
     parser.add_argument("--seeds", default="0..2")
     parser.add_argument("--sparsities", default="0.95,0.98")
     parser.add_argument("--masks", default=",".join((*MASKS, LOTTERY)))

@@ -130,7 +130,7 @@ def test_errors_take_one_line(tmp_path, capsys, monkeypatch):
     )
     assert "did you mean 'cifar10'" in error_of(capsys, "mnist", "cifar1O", folder)
     assert "required: NAME" in error_of(capsys, folder)
-    assert "unrecognized arguments: --dir=x" in error_of(capsys, "mnist", "--dir=x")
+    assert "unknown flag '--dir'; did you mean '--data_dir'" in error_of(capsys, "mnist", "--dir=x")
     assert not list(tmp_path.iterdir())
 
 

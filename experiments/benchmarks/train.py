@@ -34,7 +34,7 @@ from experiments.build.parts import (
     make_parts,
     make_superposition,
 )
-from experiments.command import Parser, check_devices, path, start
+from experiments.command import Parser, check_devices, file_path, start
 from experiments.config.fields import Config
 from sup_tickets.checks import check_whole
 from sup_tickets.data.datasets import Dataset, Split
@@ -618,7 +618,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, help="128, or 8 if quick")
     parser.add_argument("--repeats", type=int, help="5, or 1 if quick")
     parser.add_switch("--quick", "tiny widths, a test")
-    parser.add_argument("--out", type=path, help=f"{OUT}; if quick, none")
+    parser.add_argument("--out", type=file_path, help=f"{OUT}; if quick, none")
     words = sys.argv[1:] if argv is None else argv
     command = " ".join(["python -m experiments.benchmarks.train", *words])
     start(parser, lambda options: _main(options, command), argv)

@@ -177,6 +177,8 @@ def _check_value(name: str, field: Field, value: Any) -> None:
         ):
             least, most = f"at least {field.low:g}", f" and at most {field.high:g}"
             most = "" if field.high == float("inf") else most
+            if field.high == 1 and 1 < number <= 100:
+                most += f" ({number:g}% is {number / 100:g})"
             raise ValueError(f"{name} must be {least}{most}, got {value!r}")
 
 

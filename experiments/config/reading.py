@@ -138,9 +138,7 @@ def read_source(file_and_argument: str, overrides: Pairs = ()) -> Source:
       ValueError: if there is no such file, or it has no ``get_config``.
       BrokenFile: if it raises anything.
     """
-    name, _, argument = file_and_argument.partition(":")
-    if Path(file_and_argument).is_file():  # a path with a colon
-        name, argument = file_and_argument, ""
+    name, argument = _parted(file_and_argument)
     if not name:
         raise ValueError("--config is empty; it must be FILE.py:name=value,...")
     path = Path(expanded(name))
@@ -160,6 +158,16 @@ def read_source(file_and_argument: str, overrides: Pairs = ()) -> Source:
     return Source(name, module.get_config, argument, tuple(overrides))
 
 
+def _parted(text: str) -> tuple[str, str]:
+    """The file and the argument; the path of the file may have colons."""
+    parts = text.split(":")
+    for i in range(1, len(parts) + 1):
+        name = ":".join(parts[:i])
+        if Path(name).expanduser().is_file():
+            return name, ":".join(parts[i:])
+    return parts[0], ":".join(parts[1:])
+
+
 def as_source(config: Source | str) -> Source:
     """A file that is read already, or `read_source` of its name and argument."""
     return read_source(config) if isinstance(config, str) else config
@@ -171,6 +179,9 @@ def _check_name(field: str) -> None:
     *section, last = field.split(".")
     positive = ".".join([*section, last.removeprefix("no")])
     hint = nearest(field, FIELDS)
+    within = [name for name in FIELDS if name.startswith(f"{field}.")]
+    if within:
+        hint = f"; it is a section, with config.{within[0]} in it"
     if last.startswith("no") and FIELDS.get(positive, FIELDS["seed"]).kind == "bool":
         hint = f"; did you mean --noconfig.{positive}?"
     raise ValueError(f"--config.{field}: there is no such field{hint}")

@@ -13,6 +13,7 @@ Fields of ``model.options`` and ``method.options`` are Python's literals, else t
 """
 
 import ast
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -75,7 +76,8 @@ def split_argument(
     """The names and the texts of ``name=value,name=value``, quotes taken off.
 
     Commas before the last slash of a path are its own, since the folders of sweeps have
-    such names; other texts with commas are put into quotes.
+    such names; so are those of a list before the next ``name=``. Other texts with
+    commas are put into quotes.
 
     Args:
       text: of the argument.
@@ -99,17 +101,22 @@ def split_argument(
                 f"the argument of the configuration has {name or '='!r}; it must look "
                 "like model=vgg16,method=rigl,sparsity=0.95"
             )
-        if _is_path(names.get(name, name)) and value[:1] not in ("'", '"'):
-            more = _parts_of_path(parts, names)
-            value = ",".join([value, *parts[:more]])
-            del parts[:more]
+        more = 0
+        if value[:1] not in ("'", '"', *_CLOSING):
+            more = _further_parts(names.get(name, name), parts, names)
+        value = ",".join([value, *parts[:more]])
+        del parts[:more]
         found.append((name, unquoted(value)))
     return found
 
 
-def _parts_of_path(parts: Sequence[str], names: dict[str, str]) -> int:
-    """How many of the parts belong to the path before them."""
+def _further_parts(field: str, parts: Sequence[str], names: dict[str, str]) -> int:
+    """How many of the parts belong to the value of the field before them."""
     more = 0
+    if _is_list(field):
+        return sum(1 for _ in itertools.takewhile(lambda part: "=" not in part, parts))
+    if not _is_path(field):
+        return 0
     for i, part in enumerate(parts):
         name, _, value = part.partition("=")
         if _is_path(names.get(name.strip(), name.strip())):
@@ -117,6 +124,10 @@ def _parts_of_path(parts: Sequence[str], names: dict[str, str]) -> int:
         if "/" in part and value[:1] not in ("'", '"', *_CLOSING):
             more = i + 1
     return more
+
+
+def _is_list(field: str) -> bool:
+    return field in FIELDS and FIELDS[field].kind in ("ints", "strs")
 
 
 def _is_path(field: str) -> bool:
@@ -137,7 +148,7 @@ def joined(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _quoted(text: str) -> str:
-    if not re.search(r"[,'\"]|^\s|\s$", text):
+    if not re.search(r"[,'\"/(\[]|^\s|\s$", text):
         return text
     quote = '"' if '"' not in text else "'"
     if quote in text:
@@ -220,7 +231,11 @@ def _words(text: str) -> tuple[str, ...]:
     """Texts without quotes: ``a,b`` or ``(a, b)``; an expression's commas stay."""
     inner = text[1:-1] if (text[0], text[-1]) in _CLOSING.items() else text
     words = _BETWEEN.split(inner)
-    return tuple(map(unquoted, words)) if len(words) > 1 else (unquoted(text),)
+    if len(words) == 1:
+        return (unquoted(text),)
+    if not words[-1].strip():  # (a,)
+        words.pop()
+    return tuple(map(unquoted, words))
 
 
 def _literal(text: str) -> Any:
