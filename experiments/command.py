@@ -297,10 +297,11 @@ def check_devices() -> None:
     """
     try:
         jax.devices()
-    except RuntimeError as error:
-        wanted = os.environ.get("JAX_PLATFORMS")
-        asked = f"JAX_PLATFORMS={wanted}: " if wanted else ""
-        raise ValueError(f"{asked}{_one_line(error)}") from None
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that there is one
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        raise ValueError(
+            f"JAX finds no device, with JAX_PLATFORMS={wanted}: {_one_line(error)}"
+        ) from None
 
 
 def _end(text: str, code: int) -> NoReturn:

@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -382,6 +381,6 @@ def test_a_backend_that_is_not_there_is_one_line(tmp_path):
     done = ended(words, JAX_PLATFORMS="cuda", **ascii_only)
     assert done.returncode == 2
     lines = done.stderr.decode("ascii").splitlines()
-    assert re.match("error: JAX_PLATFORMS=cuda: .*'cuda'", lines[-1])
+    assert lines[-1].startswith("error: JAX finds no device, with JAX_PLATFORMS=cuda")
     assert not any("Traceback" in line for line in lines) and len(lines) <= 3
     assert not list(tmp_path.iterdir())

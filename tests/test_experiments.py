@@ -378,6 +378,17 @@ def test_every_short_name_is_a_field():
         ({"method.dense": ("nothing",)}, r"config.method: .*'nothing' matches no leaf"),
         ({"data.name": "digts"}, r"config.data: name must be one of .*'digts'.*digits"),
         ({"data.crop_padding": 8}, r"config.data: crop_padding must be below the 8"),
+        (
+            {"data.batch_size": 4096},
+            r"config.data: batch_size=4096 is more than the 1257 examples",
+        ),
+        (
+            {"model.options.features": (0,)},
+            r"config.model: dense0/kernel would have the shape \(64, 0\)",
+        ),
+        ({"model.options.features": (-3,)}, r"config.model: .*\(64, -3\)"),
+        ({"model.options.features": (1.5,)}, r"config.model: .*\(64, 1.5\)"),
+        ({"model.options.features": "x"}, r"config.model: .*\(64, 'x'\)"),
         ({"data.cutout": 9}, r"config.data: cutout must be below the 8 pixels"),
         ({"train.block_steps": 0}, r"config.train.block_steps must be at least 1"),
         ({"train.clip_norm": -1.0}, r"config.train.clip_norm must be at least 0"),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
@@ -163,7 +164,7 @@ def _parted(text: str) -> tuple[str, str]:
     parts = text.split(":")
     for i in range(1, len(parts) + 1):
         name = ":".join(parts[:i])
-        if Path(name).expanduser().is_file():
+        if Path(os.path.expanduser(name)).is_file():
             return name, ":".join(parts[i:])
     return parts[0], ":".join(parts[1:])
 
