@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from experiments import command
@@ -15,6 +17,8 @@ from experiments import main as main_module
 from experiments.command import Ended, Parser, end_with_failures, start
 from experiments.config.reading import BrokenFile, Source
 from experiments.runs.stopping import Stopped
+from sup_tickets.training.network_files import save_sparse
+from sup_tickets.training.state import Network
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
@@ -212,6 +216,28 @@ def test_what_the_user_got_wrong_is_one_line_and_code_2(
     assert left == {"configs", "docs", "README.md"}
 
 
+@pytest.mark.parametrize("name", ["evaluate", "jacobian"])
+@pytest.mark.parametrize(
+    "stored",
+    [b"", b"[]", b"null", b"3", b"{", b"{}", b'{"seed": 0}', b"\xff\xfe", b"\x00"],
+)
+def test_a_run_whose_configuration_is_none(name, stored, tmp_path, capsys):
+    (tmp_path / "config.json").write_bytes(stored)
+    (tmp_path / "final").mkdir()
+    save_sparse(tmp_path / "final/network.safetensors", network())
+    with pytest.raises(SystemExit) as caught:
+        main_of(name)([str(tmp_path)])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"{caught.value}\n"
+    assert "config" in str(caught.value)
+
+
+def network():
+    kernel = {"dense": {"kernel": np.ones((2, 3), np.float32)}}
+    masks = {"dense": {"kernel": np.ones((2, 3), bool)}}
+    return Network(params=kernel, batch_stats={}, masks=masks)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name, capsys):
     assert name in WRONG
@@ -275,7 +301,8 @@ def test_overrides_are_written_as_in_ml_collections(words, overrides):
         "config", plain, flag_values=values, sys_argv=flags_words
     )
     values(flags_words)
-    theirs = values["config"].value.to_dict()
+    found: Any = values["config"].value
+    theirs = found.to_dict()
     ours = source.make().to_dict()
     ours["method"]["name"] = theirs["method"]["name"]  # what follows from masks
     ours["sup"]["enabled"] = theirs["sup"]["enabled"]

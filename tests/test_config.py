@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -226,7 +227,7 @@ def test_an_override_is_as_if_the_argument_had_not_the_field(digits):
 
 def test_settling_twice_changes_nothing():
     given = ["masks", "tost.parts"]
-    config = common.default()
+    config: Any = common.default()
     config.masks, config.tost.parts = "x", "released"
     once = common.settle(config, given).to_dict()
     assert common.settle(config, given).to_dict() == once
@@ -327,7 +328,8 @@ def test_a_get_config_of_another_kind(text, argument, message, tmp_path):
         ("def get_config(): return ConfigDict()", "has no field config.seed"),
         ("def get_config(): return ConfigDict({'sed': 1})", "unknown field config.sed"),
         (
-            "def get_config():\n c = common.default(); del c.model; c.model = 'mlp'; return c",
+            "def get_config():\n c = common.default(); del c.model\n"
+            " c.model = 'mlp'; return c",
             "config.model",
         ),
     ],

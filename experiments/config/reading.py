@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs.common import ALIASES, settle
 from experiments.config.fields import FIELDS, OPEN, Config, flat, nearest
@@ -118,7 +118,8 @@ class Source(NamedTuple):
                 f"--config: get_config of {self.file!r} must return an "
                 f"ml_collections.ConfigDict, and returned {kind}"
             )
-        return ConfigDict(config)  # which may be frozen
+        frozen = isinstance(config, FrozenConfigDict)
+        return config.as_configdict() if frozen else config
 
     def _wrong_call(self, argument: str) -> str:
         parameters = inspect.signature(self.get_config).parameters

@@ -177,13 +177,16 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.json"
     try:
-        return json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(
             f"{path} is not the folder of a run: no config.json"
         ) from error
     except ValueError as error:
         raise ValueError(f"{file} is not a configuration: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is not a configuration: it holds no object")
+    return found
 
 
 def _plain(config: Config) -> dict[str, Any]:
