@@ -67,6 +67,7 @@ def parse_grid(text: str) -> dict[str, list[str]]:
     """
     grid: dict[str, list[str]] = {}
     for part in filter(None, split(re.sub(r"\s", " ", text), " ")):
+        part = part.strip()
         name, equals, values = part.partition("=")
         if not (name and equals and values):
             raise ValueError(f"--grid has {part!r}; it must look like seed=0..4")
