@@ -188,7 +188,7 @@ def _tost() -> ConfigDict:
     docs/results/tost_pilot.md.
     """
     tost: Any = ConfigDict()
-    tost.parts = ""  # of TOST_PARTS, with + between; see also the argument "tost"
+    tost.parts = ""  # of TOST_PARTS, with + between; or true, false, released
     tost.released = False  # True: nothing fades, as in the code of ToST
     tost.ghost_fraction = 0.2  # of phase 1, after which ghosts are gone
     tost.soft = "swish"  # ghost neurons; or "mish"

@@ -336,7 +336,7 @@ def test_a_get_config_of_another_kind(text, argument, message, tmp_path):
 )
 def test_a_configuration_that_lacks_fields(text, message, tmp_path):
     with pytest.raises((ValueError, BrokenFile), match=re.escape(message)):
-        check_config(source_of(tmp_path, HEAD + text).make())
+        check_config(source_of(tmp_path, HEAD + text).make(implied=["mask.name"]))
 
 
 def test_a_frozen_configuration_may_be_overridden(tmp_path):

@@ -27,6 +27,7 @@ Pairs = Sequence[tuple[str, str]]
 
 # Where what the user gave is checked: errors from there are one line.
 _CHECKS = (Path(__file__).parent, Path(inspect.getfile(settle)))
+_SETTLED = ("method.name", "sup.enabled", "masks", "tost.parts", "tost.released")
 _LIBRARIES = ("site-packages", "dist-packages", sys.base_prefix, "<frozen")
 
 
@@ -75,7 +76,8 @@ class Source(NamedTuple):
             if not has_field(config, field):
                 raise ValueError(f"the configuration has no field config.{field}")
             set_field(config, field, read_value(f"config.{field}", field, text))
-        settle(config, {*fields, *overridden, *(f for f, _ in given), *implied})
+        if all(has_field(config, field) for field in _SETTLED):  # else it is refused
+            settle(config, {*fields, *overridden, *(f for f, _ in given), *implied})
         config.lock()
         return config
 
