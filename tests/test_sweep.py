@@ -138,7 +138,8 @@ def fake(monkeypatch):
     def build(config, *, devices=None):
         if config.method.name == "gmp":
             raise ValueError("config.method: it prunes for too long")
-        return SimpleNamespace(inputs=SimpleNamespace(close=lambda: None))
+        inputs = SimpleNamespace(close=lambda: None)
+        return SimpleNamespace(inputs=inputs, check_files=lambda: None)
 
     monkeypatch.setattr(sweeping.run, "run", run)
     monkeypatch.setattr(sweeping.build, "build", build)

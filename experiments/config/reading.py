@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -28,7 +29,8 @@ Pairs = Sequence[tuple[str, str]]
 # Where what the user gave is checked: errors from there are one line.
 _CHECKS = (Path(__file__).parent, Path(inspect.getfile(settle)))
 _SETTLED = ("method.name", "sup.enabled", "masks", "tost.parts", "tost.released")
-_LIBRARIES = ("site-packages", "dist-packages", sys.base_prefix, "<frozen")
+_STANDARD = sysconfig.get_path("stdlib")
+_LIBRARIES = ("site-packages", "dist-packages", _STANDARD, "<frozen")
 
 
 class BrokenFile(Exception):
