@@ -181,7 +181,7 @@ def test_the_command_runs(tmp_path):
     assert found.returncode == 0
     assert "cifar-10-batches-bin" in found.stdout
     found = subprocess.run([*command, "imagenet", f"--data_dir={tmp_path}"], **options)
-    assert found.returncode == 1
+    assert found.returncode == 2
     assert found.stderr.strip().startswith(
         "error: the name of the data set must be one"
     )
