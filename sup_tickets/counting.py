@@ -11,13 +11,13 @@ Sup-tickets release truncates, which gives one weight fewer in about half of the
 
 from fractions import Fraction
 from math import floor
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from sup_tickets.checks import check_sparsity
-from sup_tickets.types import Number
+from sup_tickets.types import Counts, Number
 
 Rounding = Literal["floor", "nearest", "ceil"]
 
@@ -84,6 +84,63 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
     return _multiply_and_shift(count, part, add)
 
 
+def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
+    """Shares the total of ``dropped`` out between layers, exactly, within their room.
+
+    Every round gives each layer with room its share of what is left, rounded down; what
+    rounding leaves over goes one by one to the largest shares.
+
+    Args:
+      shares: pytree of non-negative scalars, one a layer; need not sum to 1. Where all
+        open layers have share 0 they share alike.
+      dropped: pytree of integers of the same structure, or their total.
+      room: likewise: at most this many for each layer; in total at least ``dropped``.
+
+    Returns:
+      Pytree of int32 scalars with the sum of ``dropped``.
+
+    References:
+      Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019, section 3.2,
+      https://arxiv.org/abs/1907.04840. The release rounds every layer up, caps at 99%
+      of the room and corrects the surplus in later updates; here the sum is exact.
+    """
+    leaves, structure = jax.tree.flatten(shares)
+    if not leaves:
+        return shares
+    share = jnp.stack([jnp.maximum(jnp.asarray(s, jnp.float32), 0) for s in leaves])
+    limit = jnp.stack([jnp.asarray(r, jnp.int32) for r in jax.tree.leaves(room)])
+    total = sum(jax.tree.leaves(dropped), start=jnp.int32(0))
+
+    def add_up(counts: jax.Array) -> jax.Array:
+        return jnp.sum(counts, dtype=jnp.int32)  # int64 if 64 bits are enabled
+
+    def give(given: jax.Array) -> jax.Array:
+        left, free = total - add_up(given), limit - given
+        open_share = jnp.where(free > 0, share, 0.0)
+        alike = (free > 0).astype(jnp.float32)
+        # A run that diverged may come with NaN or infinite shares.
+        whole = jnp.sum(open_share)
+        open_share = jnp.where((whole > 0) & (whole < jnp.inf), open_share, alike)
+        part = open_share / jnp.sum(open_share)
+        each = jnp.floor(part * left.astype(jnp.float32) * (1 + 2.0**-22))
+        each = jnp.minimum(each.astype(jnp.int32), free)
+        each = computed_once(each, never=left < 0)
+        # float32 may round the parts up past what is left; clip them in order.
+        before = jnp.cumsum(each, dtype=jnp.int32) - each
+        each = jnp.clip(left - before, 0, each)
+        over, free = left - add_up(each), free - each
+        order = jnp.argsort(-jnp.where(free > 0, open_share, -1.0), stable=True)
+        one = (jnp.arange(share.size, dtype=jnp.int32) < over) & (free[order] > 0)
+        return given + each + jnp.zeros_like(each).at[order].set(one.astype(jnp.int32))
+
+    given = jax.lax.while_loop(
+        lambda given: add_up(given) < jnp.minimum(total, add_up(limit)),
+        give,
+        jnp.zeros_like(limit),
+    )
+    return jax.tree.unflatten(structure, list(given))
+
+
 def _multiply_and_shift(count: jax.Array, part: jax.Array, add: int) -> jax.Array:
     """``(count * part + add) >> 30`` for uint32 scalars, through 16-bit limbs."""
     count_high, count_low = count >> 16, count & 0xFFFF
@@ -98,3 +155,25 @@ def _multiply_and_shift(count: jax.Array, part: jax.Array, add: int) -> jax.Arra
     )
     high = count_high * part_high + (middle >> 16) + carries
     return ((high << 2) | (with_add >> 30)).astype(jnp.int32)
+
+
+def computed_once(values: Any, *, never: jax.Array) -> Any:
+    """The same values, which all that reads them from here on finds in one buffer.
+
+    XLA may compute a value once more in each fusion that reads it, rounded differently
+    each time: then a mask would not have the count of its threshold, nor would as many
+    weights be grown as were dropped. It expands `lax.optimization_barrier` before it
+    fuses, so that one forbids nothing. But what a loop returns cannot be computed
+    elsewhere, and neither can what it starts from. This one makes no step, which only
+    we know; the values stay where they are and nothing is copied.
+
+    Args:
+      values: pytree of arrays.
+      never: bool scalar that is False, which the compiler must not be able to tell;
+        where it is True after all, the values become 0.
+    """
+    return jax.lax.while_loop(
+        lambda state: state[0],
+        lambda state: jax.tree.map(jnp.zeros_like, state),
+        (never, values),
+    )[1]

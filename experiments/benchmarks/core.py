@@ -214,7 +214,7 @@ def optimizer_cases(params: Any, gradients: Any) -> Iterator[dict[str, Case]]:
     methods = {
         "static": st.static(sparsity=SPARSITY),
         "set": st.sparse_evolutionary(sparsity=SPARSITY, update_every=10**6),
-        "rigl": st.rigl(sparsity=SPARSITY, update_every=10**6),
+        "rigl": st.rigl(sparsity=SPARSITY, update_every=10**6, drop_fraction=0.3),
     }
     optimizers = {"sgd": optax.sgd(0.1, momentum=0.9), "adam": optax.adam(1e-3)}
     for name, plain in optimizers.items():

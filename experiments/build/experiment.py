@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from experiments.config.fields import Config, check_config
 from experiments.build.checks import checked_network
 from experiments.build.inputs import Inputs, make_inputs
 from experiments.build.parts import (
@@ -17,15 +16,18 @@ from experiments.build.parts import (
     make_superposition,
     section,
 )
-from experiments.runs.progress import say
+from experiments.build.rules import check_options, unused_fields, without_unused
 from experiments.build.start import (
     Begin,
+    check_file,
     check_start,
     describe_start,
     forget_masks,
     make_start,
 )
 from experiments.build.tost import Young, with_tost
+from experiments.config.fields import Config, check_config
+from experiments.runs.progress import say
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
 from sup_tickets.models.ghosts import without_ghosts
@@ -55,6 +57,7 @@ class Run(NamedTuple):
     placement: Placement
     learning_rate: Schedule
     young: Young | None  # the network at first, if it has ghosts
+    check_files: Callable[[], None]  # those that the run starts with, see `check_file`
     init: Callable[[], RunState]
     like: Callable[[int], RunState]  # shapes of the state after so many steps
     job: Callable[[Listener, Keeper | None], Job]
@@ -79,6 +82,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
       FileNotFoundError: if the data set is not prepared, saying how to.
     """
     check_config(config)
+    check_options(config)
     check_start(config)
     with section("data"):
         place = placement(data_mesh(devices), batch_size=config.data.batch_size)
@@ -121,7 +125,16 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     evaluate = make_evaluate(model, inputs.normalise)
     job = _job(config, plan, method, steps, inputs, evaluate, ours, young, first)
 
+    def check_files() -> None:
+        check_file(
+            config,
+            shapes,
+            phase1_steps=plan.phase1_steps,
+            ghost_steps=0 if young is None else young.until,
+        )
+
     def init() -> RunState:
+        check_files()
         start = make_start(Begin(config, model, inputs, steps, init_key))
         if start is not None:
             say(describe_start(start))
@@ -133,10 +146,12 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         average = average_like(job(None, None), shapes, step)  # pyright: ignore
         return RunState(shapes, average)
 
-    ghost_lines = [] if young is None else [young.text]
+    more = [] if young is None else [young.text]
+    if unused := unused_fields(config):
+        more.append(f"of no use to this run: {', '.join(unused)}")
     return Run(
         plan=plan,
-        plan_text="\n".join([describe(plan, method, rate), *ghost_lines]),
+        plan_text="\n".join([describe(plan, method, rate), *more]),
         method=method,
         model=model,
         steps=steps,
@@ -144,6 +159,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         placement=place,
         learning_rate=rate,
         young=young,
+        check_files=check_files,
         init=init,
         like=like,
         job=job,
@@ -154,7 +170,11 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
 
 
 def comparisons(config: Config) -> dict[str, Config]:
-    """Baselines for the same total budget: the dense network, and the method alone."""
+    """Baselines for the same total budget: the dense network, and the method alone.
+
+    The dense network is trained plainly: from its own weights and without ToST, which
+    is a recipe for sparse networks. Batches, optimizer and learning rates are the same.
+    """
     if not config.compare:
         return {}
     alone: Config = ConfigDict(config.to_dict())
@@ -163,12 +183,13 @@ def comparisons(config: Config) -> dict[str, Config]:
     dense.method.name = "dense"
     dense.method.initial_sparsity = None
     dense.method.options = ConfigDict()
+    dense.tost.parts = ""
     forget_masks(dense)
     others: dict[str, Config] = {}
     if config.sup.enabled:
-        others[f"{config.method.name} without Sup-tickets"] = alone
+        others[f"{config.method.name} without Sup-tickets"] = without_unused(alone)
     if config.method.name != "dense":
-        others["dense"] = dense
+        others["dense"] = without_unused(dense)
     return others
 
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config.fields import Config
 from experiments.build.checks import check_examples
 from experiments.build.parts import section
+from experiments.config.fields import Config
 from sup_tickets.data import imagenet, resident
 from sup_tickets.data.augment import Augmentation, augment, normalise
 from sup_tickets.data.datasets import Dataset, load_dataset

@@ -5,9 +5,9 @@ from typing import Any
 import flax.struct
 import jax
 
-from sup_tickets.dynamic import MethodState
 from sup_tickets.superposition import SuperpositionState
 from sup_tickets.types import Params
+from sup_tickets.updates import MethodState
 
 
 class TrainState(flax.struct.PyTreeNode):

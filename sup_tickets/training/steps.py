@@ -17,13 +17,21 @@ import optax
 
 from sup_tickets.checks import check_whole
 from sup_tickets.data.resident import Placement
-from sup_tickets.dynamic import Change, Method, starting_from
-from sup_tickets.masks import apply_masks, count, intersection
+from sup_tickets.dynamic import Method
+from sup_tickets.masks import apply_masks, count, difference, intersection
 from sup_tickets.models.ghosts import with_ghosts
 from sup_tickets.training.losses import Loss, cross_entropy
 from sup_tickets.training.state import TrainState
 from sup_tickets.transforms import mask_slots
 from sup_tickets.types import Masks, Number, Params, Schedule
+from sup_tickets.updates import (
+    Change,
+    explore_topology,
+    init_topology,
+    observe_gradients,
+    starting_from,
+    update_topology,
+)
 
 Prepare = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
 """``(batch, key) -> (inputs, labels)``: gather and augment, inside the step."""
@@ -120,7 +128,7 @@ def make_steps(
     def init(key: jax.Array, start: Start | None = None) -> TrainState:
         own = begin(key)
         _, method_key, key = jax.random.split(key, 3)
-        state = method.init(method_key, own.params)
+        state = init_topology(method, method_key, own.params)
         if start is not None:
             own = Start(
                 with_ghosts(start.params, own.params),
@@ -143,7 +151,7 @@ def make_steps(
     def train(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
         # The parameters are masked already, so the gradient here is the dense one.
         dense, (value, batch_stats) = gradient(state, batch)
-        topology = method.observe(state.method, dense)
+        topology = observe_gradients(method, state.method, dense)
         masks = topology.masks
         updates, opt_state = tx.update(
             apply_masks(masks, dense), state.opt_state, state.params
@@ -173,19 +181,19 @@ def make_steps(
     def changed(
         state: TrainState, change: Change, loss: jax.Array
     ) -> tuple[TrainState, Turnover]:
-        # Slots of inactive weights are always 0, those of grown ones therefore too.
-        masks = change.state.masks
+        # Slots of inactive weights are 0, but what was pruned and grown at once is not.
+        kept = difference(change.state.masks, change.grown)
         turnover = _turnover(loss, state.method.masks, change)
         state = state.replace(
             params=change.params,
             method=change.state,
-            opt_state=mask_slots(tx, masks, state.opt_state),
+            opt_state=mask_slots(tx, kept, state.opt_state),
         )
         return state, turnover
 
     def topology(state: TrainState, batch: Any) -> tuple[TrainState, Turnover]:
         dense, (value, _) = gradient(state, batch)
-        change = method.update(state.method, state.params, dense, state.step)
+        change = update_topology(method, state.method, state.params, dense, state.step)
         consumed = jnp.int32(1 if method.consumes_step else 0)
         state, turnover = changed(state, change, value)
         return state.replace(step=state.step + consumed), turnover
@@ -194,7 +202,9 @@ def make_steps(
         state: TrainState, batch: Any, fraction: Number
     ) -> tuple[TrainState, Turnover]:
         dense, (value, _) = gradient(state, batch)
-        change = method.explore(state.method, state.params, dense, state.step, fraction)
+        change = explore_topology(
+            method, state.method, state.params, dense, state.step, fraction
+        )
         return changed(state, change, value)
 
     return _compiled(Steps(init, begin, train, block, topology, explore), placement)
