@@ -418,7 +418,7 @@ def test_every_short_name_is_a_field():
         ({"train.learning_rate": 0.0}, r"config.train: base_lr must be positive"),
         ({"train.epochs": 2}, r"config.sup: cycles=2 of cycle_epochs=1 take 2"),
         ({"sup.lr_min": 0.1}, r"config.sup: lr_min=0.1 and lr_max=0.\d+"),
-        ({"sup.decay": 0.5}, r"config.sup.decay=0.5 would .* sup.kind is 'cima'"),
+        ({"sup.decay": 0.5}, r"config.sup.decay=0.5 would .*sup.kind is 'cima'"),
         ({"sup.kind": "cima"}, r"config.sup: decay must be in \[0, 1\]"),
         (
             {"method.name": "gmp", "method.prune_end_fraction": 1.0},
