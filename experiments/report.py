@@ -6,15 +6,14 @@ gathers all runs at or under the given folders into DIR: `report.md`, `results.c
 pictures, and `index.html`, which holds all of it in one file.
 """
 
-import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from experiments.command import Parser, folder_path, start
 from experiments.config.fields import flat
 from experiments.reports.figures import (
     draw_curves,
@@ -383,17 +382,15 @@ def report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.report", description="Gathers runs into one report."
+    """The command."""
+    parser = Parser("experiments.report", __doc__)
+    parser.add_argument(
+        "runs", nargs="+", type=folder_path, metavar="RUN", help="folders, looked into"
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders, looked into")
-    parser.add_argument("--out", required=True, metavar="DIR", help="for the report")
-    options = parser.parse_args(argv)
-    try:
-        print(report(options.runs, options.out))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    parser.add_argument(
+        "--out", required=True, type=folder_path, metavar="DIR", help="for the report"
+    )
+    start(parser, lambda options: print(report(options.runs, options.out)), argv)
 
 
 if __name__ == "__main__":
