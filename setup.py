@@ -7,7 +7,9 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 version = re.search(
-    r'^__version__ = "(.+)"$', (here / "sup_tickets/__init__.py").read_text(), re.M
+    r'^__version__ = "(.+)"$',
+    (here / "sup_tickets/__init__.py").read_text("utf-8"),
+    re.M,
 )
 if version is None:
     raise RuntimeError("sup_tickets/__init__.py has no __version__")
@@ -43,7 +45,7 @@ setup(
     name="sup-tickets",
     version=version[1],
     description="Sparse neural-network training in JAX: exact, functional, fast.",
-    long_description=(here / "README.md").read_text(),
+    long_description=(here / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

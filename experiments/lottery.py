@@ -34,11 +34,14 @@ from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
 from experiments.command import Parser, check_devices, folder_path, numbers, start
 from experiments.config.fields import Config, check_config
-from experiments.reports.page import write_file
 from experiments.runs.folder import check_same_run
+from experiments.runs.layout import RESULTS
+from experiments.runs.made_by import maker
 from experiments.runs.progress import say
+from experiments.runs.stored import read_run
 from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count, exact
+from sup_tickets.files import atomic_write
 from sup_tickets.masks import apply_masks, full_masks, size
 from sup_tickets.topology import merged, prune_to_counts, without
 from sup_tickets.training.network_files import (
@@ -154,8 +157,10 @@ def levels(sparsity: float, prune_fraction: float) -> list[float]:
 def table(workdir: Path) -> str:
     """Sparsity and accuracy of every round and ticket."""
     lines = []
-    for folder in sorted(p for p in workdir.glob("*-*") if p.is_dir()):
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    found = [*workdir.glob("round-*"), *workdir.glob("ticket-*")]
+    # One for another target may have been stopped.
+    for folder in sorted(p for p in found if (p / RESULTS).is_file()):
+        results = read_run(folder).results
         row = results["rows"][-1]
         sparsity = 1 - row["active"] / row["total"] if row["total"] else 0.0
         accuracy = f"{100 * row['accuracy']:.2f}%"
@@ -262,16 +267,16 @@ def _claim(workdir: Path, options: Options) -> None:
     file = workdir / "lottery.json"
     ours = {name: getattr(options, name) for name in _IDENTITY}
     if not file.exists():
-        if any(workdir.glob("round-*")):
+        for path in sorted([*workdir.glob("round-*"), *workdir.glob("ticket-*")]):
             raise ValueError(
-                f"{workdir} holds rounds, and no lottery.json says of what lottery; "
-                "give another --workdir"
+                f"{workdir} holds {path.name}, and no lottery.json says of what "
+                "lottery; give another --workdir"
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        write_file(file, json.dumps(ours, indent=2) + "\n")
+        atomic_write(file, json.dumps(ours, indent=2) + "\n")
         return
     try:
-        there = dict(json.loads(file.read_text()))
+        there = dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     for name, value in ours.items():
@@ -322,6 +327,7 @@ def _write(
             "sparsity": sparsity,
             "seed": config.seed,
             "rewind_step": provenance_of(early)["step"],
+            "made_by": maker(),
         },
     )
 

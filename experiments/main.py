@@ -7,8 +7,14 @@ and exit codes.
 """
 
 import argparse
+import os
 import re
+import sys
 from collections.abc import Sequence
+
+if any(word.lstrip("-").startswith("distributed") for word in sys.argv[1:]):
+    # Read when JAX is imported: of a lost process we say ourselves, in one line.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 

@@ -1,5 +1,6 @@
 """One run, from a configuration to a report."""
 
+import itertools
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ import jax
 from experiments.build.experiment import Run, build, comparisons
 from experiments.config.fields import Config
 from experiments.report import table, write_report
-from experiments.runs.folder import RunFolder, is_finished, is_trained
+from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
 from experiments.runs.identity import named_fields
 from experiments.runs.layout import FINAL, PLAN, RESULTS, SUPERPOSED, file_name
 from experiments.runs.made_by import command, made_by, versions
@@ -23,7 +24,12 @@ from experiments.runs.stopping import RunKeeper, Signals, Stopped
 from experiments.runs.stored import read_run, with_others
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.loop import Outcome, TrainingStopped, train
-from sup_tickets.training.processes import check_agreement, is_first, on_first
+from sup_tickets.training.processes import (
+    check_agreement,
+    gather,
+    is_first,
+    on_first,
+)
 from sup_tickets.training.state import RunState, network_of
 
 
@@ -71,7 +77,8 @@ def _run(
 ) -> dict[str, Any] | None:
     """The results, or ``None`` if they were there already."""
     check_agreement(named_fields(config) | versions())
-    if on_first(lambda: is_finished(workdir, config)):
+    beside = list(itertools.chain(*gather(outputs(workdir))))
+    if on_first(lambda: is_finished(workdir, config, beside=beside)):
         say(f"{workdir}: this run is finished; see {workdir}/report/summary.md")
         return None
     trained = on_first(lambda: is_trained(workdir, config))
@@ -80,7 +87,7 @@ def _run(
     try:
         if ours is not None:
             on_first(partial(_check_files, ours, workdir))
-        folder = RunFolder(workdir, config)
+        folder = RunFolder(workdir, config, beside=beside)
         try:
             if ours is None:
                 say(f"{workdir}: trained already; what lacks is the report")

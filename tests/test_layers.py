@@ -45,7 +45,7 @@ def part_of(path: Path) -> str:
 
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module)
@@ -88,7 +88,7 @@ def test_every_module_has_a_layer():
 
 
 def test_public_names_are_present_and_documented():
-    tree = ast.parse((ROOT / "__init__.py").read_text())
+    tree = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
     names = [
         alias.name
         for node in ast.walk(tree)
@@ -106,3 +106,50 @@ def test_public_functions_have_keyword_only_hyper_parameters():
     for name in ("erk", "uniform", "rewire", "prune_to", "Method", "superposition"):
         parameters = inspect.signature(getattr(st, name)).parameters
         assert any(p.kind is p.KEYWORD_ONLY for p in parameters.values()), name
+
+
+# Text files are UTF-8 wherever they are read: the locale of a machine says nothing.
+TREES = [ROOT, ROOT.parent / "experiments", ROOT.parent / "configs"]
+SOURCES = [ROOT.parent / "setup.py", *(p for t in TREES for p in t.rglob("*.py"))]
+
+
+def without_encoding(call: ast.Call) -> bool:
+    """Whether a call opens a text file in whatever encoding the locale has."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", None))
+    given = {word.arg: word.value for word in call.keywords}
+    if "encoding" in given:
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    mode = given.get("mode")
+    if name == "open" and isinstance(call.func, ast.Name):
+        mode = call.args[1] if len(call.args) > 1 else mode
+        return not (isinstance(mode, ast.Constant) and "b" in mode.value)
+    return False
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT.parent)))
+def test_text_files_are_read_and_written_as_utf_8(path):
+    calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if is_call(n)]
+    assert not [call.lineno for call in calls if without_encoding(call)]
+
+
+def is_call(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call)
+
+
+def test_calls_without_an_encoding_are_found():
+    for text, wanted in {
+        "open(x)": True,
+        "open(x, 'w')": True,
+        "open(x, mode='a')": True,
+        "open(x, 'rb')": False,
+        "open(x, 'w', encoding='utf-8')": False,
+        "Image.open(x)": False,
+        "p.read_text()": True,
+        "p.read_text('utf-8')": False,
+        "p.write_text(x)": True,
+        "p.write_text(x, encoding='utf-8')": False,
+    }.items():
+        (call,) = (n for n in ast.walk(ast.parse(text)) if is_call(n))
+        assert without_encoding(call) == wanted, text

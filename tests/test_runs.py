@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as save_arrays
 
 from experiments import run as run_module
+from experiments.runs import folder as folder_module
 from experiments.runs import made_by as made_by_module
-from experiments.runs.folder import RunFolder, is_finished, is_trained
+from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
 from experiments.runs.identity import CONTENTS, difference, identity_of
 from experiments.runs.lines import Lines
 from experiments.runs.made_by import changed, commit_of, made_by, without_places
@@ -70,6 +71,45 @@ def test_the_folder_of_a_sweep_is_no_run(tmp_path):
 def test_empty_folders_are_in_nobodys_way(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     RunFolder(tmp_path, config_of()).close()
+
+
+def test_what_the_output_goes_to_is_in_nobodys_way(tmp_path, monkeypatch):
+    """``> RUN/log.txt`` opens the file before there is a run, ``tee`` likewise."""
+    with open(tmp_path / "log.txt", "w", encoding="utf-8") as log:
+        monkeypatch.setattr(folder_module, "_STREAMS", (log.fileno(),))
+        log.write("what was said before")
+        log.flush()
+        beside = outputs(tmp_path)
+        assert beside == ["log.txt"] and not outputs(tmp_path / "x")
+        assert not is_finished(tmp_path, config_of(), beside=beside)
+        (tmp_path / "b").mkdir()
+        os.link(tmp_path / "log.txt", tmp_path / "b/log.txt")  # not right in it
+        (tmp_path / "other.txt").touch()
+        assert outputs(tmp_path) == ["log.txt"]
+        with pytest.raises(ValueError, match=r"no run wrote .*b/log.txt"):
+            RunFolder(tmp_path, config_of(), beside=beside)
+        (tmp_path / "b/log.txt").unlink()
+        with pytest.raises(ValueError, match=r"no run wrote .*other.txt"):
+            RunFolder(tmp_path, config_of(), beside=beside)
+    reading, writing = os.pipe()
+    monkeypatch.setattr(folder_module, "_STREAMS", (writing,))
+    assert outputs(tmp_path) == ["other.txt"]  # the other is not empty
+    os.close(reading)
+    os.close(writing)
+    assert outputs(tmp_path) == []  # nothing to print to
+    RunFolder(tmp_path, config_of(), beside=["log.txt", "other.txt"]).close()
+    assert outputs(tmp_path) == [] and (tmp_path / "log.txt").read_text("utf-8")
+
+
+def test_results_of_which_nothing_says_the_run(tmp_path):
+    begun(tmp_path)
+    atomic_write(tmp_path / "report/summary.md", "ours")
+    assert is_finished(tmp_path, config_of())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"config.json is gone, and nothing says"):
+        is_finished(tmp_path, config_of(seed=3))
+    (tmp_path / "checkpoints/5").mkdir(parents=True)  # they are compared when read
+    assert not is_finished(tmp_path, config_of(seed=3))
 
 
 def test_a_file_is_no_folder(tmp_path):

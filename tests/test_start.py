@@ -12,10 +12,11 @@ from experiments.build.experiment import build, comparisons
 from experiments.build.start import MASKS
 from experiments.build.tost import tost_parts
 from experiments.evaluate import evaluate
-from experiments.lottery import Options, find_tickets, levels, lottery, main
+from experiments.lottery import Options, find_tickets, levels, lottery, main, table
 from experiments.run import run
 from experiments.runs import stopping
 from experiments.runs.stopping import Stopped
+from sup_tickets.files import atomic_write
 from sup_tickets.masks import count, layer_counts
 from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.orthogonal import residual
@@ -542,6 +543,7 @@ def test_a_lottery_is_exact_and_goes_on(epoch, tmp_path, capsys):
         assert int(count(ticket.masks)) == active
         origin = provenance_of(found[target])
         assert (origin["sparsity"], origin["rewind_step"]) == (target, 5 * epoch)
+        assert origin["made_by"]["jax"] == jax.__version__
         jax.tree.map(
             lambda w, d, m: np.testing.assert_array_equal(
                 w, d if m is None else np.where(m, d, 0)
@@ -567,6 +569,10 @@ def test_a_lottery_is_exact_and_goes_on(epoch, tmp_path, capsys):
     capsys.readouterr()
     lottery(config, tmp_path, options, devices=one())
     assert capsys.readouterr().out.count("this run is finished") == 5
+    for name in ("ticket-0.9", "my-notes"):  # one was stopped, one is the user's
+        (tmp_path / name).mkdir()
+    names = [line.partition(":")[0] for line in table(tmp_path).splitlines()]
+    assert names == ["round-00", "round-01", "round-02", "ticket-0.25", "ticket-0.6"]
 
 
 @pytest.mark.parametrize("variant", ["one-shot", "gradual"])
@@ -606,6 +612,11 @@ def test_a_folder_is_of_one_lottery(tmp_path):
     (tmp_path / "lottery.json").unlink()
     with pytest.raises(ValueError, match=r"no lottery.json says of what"):
         lottery(config, tmp_path, Options("one-shot"), devices=one())
+    mine = tmp_path / "other" / "ticket-0.5.safetensors"
+    atomic_write(mine, "mine")
+    with pytest.raises(ValueError, match=r"holds ticket-0.5.safetensors, and no"):
+        lottery(config, mine.parent, Options("one-shot"), devices=one())
+    assert mine.read_text() == "mine"
 
 
 def test_a_lottery_prunes_where_the_method_is_sparse(tmp_path):

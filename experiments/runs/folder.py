@@ -6,7 +6,8 @@ results.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from experiments.runs.layout import (
     read_config,
     read_object,
 )
-from experiments.runs.made_by import changed, made_by, without_places
+from experiments.runs.made_by import changed, made_by, maker
 from sup_tickets.files import atomic_write, leftovers, named, sync_file
 from sup_tickets.training.network_files import parse_sparse, save_sparse
 from sup_tickets.training.processes import (
@@ -47,6 +48,7 @@ from sup_tickets.training.processes import (
 from sup_tickets.training.state import Network
 
 _KEPT = (CONFIG, MADE_BY, RESULTS)  # whatever happens
+_STREAMS = (1, 2)  # that this process prints to
 
 
 class RunFolder:
@@ -56,13 +58,20 @@ class RunFolder:
     it is raised in all.
     """
 
-    def __init__(self, path: str | os.PathLike[str], config: Config):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: Config,
+        *,
+        beside: Collection[str] = (),
+    ):
         """Takes the folder for a configuration.
 
         Args:
           path: made if it is not there. Another run's folder is refused, and one with
             files that no run wrote.
           config: of the run.
+          beside: of `outputs`, at the start: names of files that are in nobody's way.
 
         Raises:
           ValueError: naming the first field that differs from the run's in the folder,
@@ -82,12 +91,14 @@ class RunFolder:
             "masks": config.masks or config.mask.name,
         }
         self._written: list[str] = []
-        self.identity, self.begun = on_first(lambda: self._take(config))
+        self.identity, self.begun = on_first(lambda: self._take(config, beside))
 
-    def _take(self, config: Config) -> tuple[dict[str, Any], bool]:
+    def _take(
+        self, config: Config, beside: Collection[str]
+    ) -> tuple[dict[str, Any], bool]:
         identity = identity_of(config)
         check_same_run(self.path, config)
-        check_ours(self.path)
+        check_ours(self.path, beside)
         begun = (self.path / WRITTEN).exists()
         if begun:
             self._written = _record(self.path)
@@ -214,9 +225,7 @@ class RunFolder:
     def save_network(self, name: str, network: Network, **origin: Any) -> None:
         """Writes ``NAME.safetensors``, a compressed sparse network."""
         whole = on_host(network)
-        maker = made_by()
-        maker["command"] = without_places(maker["command"])
-        where = self._provenance | {"network": name, "made_by": maker} | origin
+        where = self._provenance | {"network": name, "made_by": maker()} | origin
 
         def save() -> None:
             self.record(f"{name}{SUFFIX}")
@@ -288,16 +297,32 @@ class RunFolder:
 # --- Which run a folder holds ---------------------------------------------------------
 
 
-def is_finished(path: str | os.PathLike[str], config: Config) -> bool:
+def is_finished(
+    path: str | os.PathLike[str], config: Config, *, beside: Collection[str] = ()
+) -> bool:
     """Whether the folder holds the report of this very run.
+
+    Args:
+      path: of the folder.
+      config: of the run.
+      beside: as in `RunFolder`.
 
     Raises:
       ValueError: naming the first field that differs from the run's in the folder, or
-        a file that no run wrote.
+        a file that no run wrote; or if nothing says which run its results are of.
     """
-    check_same_run(Path(path), config)
-    check_ours(Path(path))
-    return (Path(path) / SUMMARY).exists()
+    place = Path(path)
+    check_same_run(place, config)
+    check_ours(place, beside)
+    known = (place / CONFIG).exists()
+    # The checkpoints say it too, where they are still there.
+    lost = not known and not any((place / CHECKPOINTS).glob("*"))
+    if lost and (place / RESULTS).exists():
+        raise ValueError(
+            f"{place}: {CONFIG} is gone, and nothing says which run the results are "
+            "of; give another --workdir"
+        )
+    return known and (place / SUMMARY).exists()
 
 
 def is_trained(path: str | os.PathLike[str], config: Config) -> bool:
@@ -325,7 +350,29 @@ def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> N
         raise ValueError(f"{path} holds another run: {found}; give another --workdir")
 
 
-def check_ours(path: Path) -> None:
+def outputs(path: Path) -> list[str]:
+    """The files right in a folder that what this process prints goes to.
+
+    A shell opens them before there is a run: by ``> DIR/log.txt``, or an empty one at
+    the other end of a pipe, as of ``| tee DIR/log.txt``.
+    """
+    try:
+        ours = [os.fstat(number) for number in _STREAMS]
+    except OSError:  # closed
+        return []
+    piped = any(stat.S_ISFIFO(one.st_mode) for one in ours)
+    return [
+        inside.name
+        for inside in (path.iterdir() if path.is_dir() else ())
+        if inside.is_file()
+        and (
+            any(os.path.samestat(inside.stat(), one) for one in ours)
+            or (piped and not inside.stat().st_size)
+        )
+    ]
+
+
+def check_ours(path: Path, beside: Collection[str] = ()) -> None:
     """Raises if the folder has files, and they are not a run's.
 
     Raises:
@@ -338,7 +385,7 @@ def check_ours(path: Path) -> None:
     ):
         return
     for inside in sorted(path.rglob("*")) if path.is_dir() else ():
-        if inside.is_dir() or inside == path / LOCK:
+        if inside.is_dir() or str(inside.relative_to(path)) in (LOCK, *beside):
             continue
         raise ValueError(
             f"{path} is not empty, and no run wrote what is in it "

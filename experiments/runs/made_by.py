@@ -27,6 +27,12 @@ def made_by() -> dict[str, Any]:
     }
 
 
+def maker() -> dict[str, Any]:
+    """`made_by` for a network file, which is the same wherever it is written."""
+    now = made_by()
+    return now | {"command": without_places(now["command"])}
+
+
 def versions() -> dict[str, Any]:
     """Of the language and of the libraries that compute."""
     return {"python": platform.python_version()} | dict(
@@ -81,8 +87,8 @@ def commit_of(root: Path) -> str | None:
     try:
         git = root / ".git"
         if git.is_file():  # a worktree: "gitdir: PATH"
-            git = root / git.read_text().split(":", 1)[1].strip()
-        head = (git / "HEAD").read_text().strip()
+            git = root / git.read_text(encoding="utf-8").split(":", 1)[1].strip()
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
             return head
         return _of_reference(git, head.removeprefix("ref: "))
@@ -92,13 +98,19 @@ def commit_of(root: Path) -> str | None:
 
 def _of_reference(git: Path, name: str) -> str | None:
     shared = git / "commondir"
-    places = [git, git / shared.read_text().strip()] if shared.is_file() else [git]
+    places = (
+        [git, git / shared.read_text(encoding="utf-8").strip()]
+        if shared.is_file()
+        else [git]
+    )
     for place in places:
         if (place / name).is_file():
-            return (place / name).read_text().strip()
+            return (place / name).read_text(encoding="utf-8").strip()
     for place in places:
         packed = place / "packed-refs"
-        for line in packed.read_text().splitlines() if packed.is_file() else ():
+        for line in (
+            packed.read_text(encoding="utf-8").splitlines() if packed.is_file() else ()
+        ):
             if line.endswith(f" {name}"):
                 return line.split()[0]
     return None

@@ -287,7 +287,7 @@ def _write_checksums(folder: Path) -> None:
 def _check_files(folder: Path) -> None:
     """Raises unless the files of a checkpoint are those that were written."""
     try:
-        wanted = json.loads((folder / _CHECKSUMS).read_text())
+        wanted = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{_CHECKSUMS} is missing or broken") from error
     found = _checksums(folder)
