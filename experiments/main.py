@@ -20,6 +20,7 @@ import jax
 
 from experiments.command import Parser, check_devices, folder_path, start
 from experiments.run import run
+from experiments.runs.lost import filter_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,6 +51,8 @@ def _main(options: argparse.Namespace) -> None:
     config = options.config.make()
     _join(options)
     check_devices()
+    if options.distributed:
+        filter_errors(options.workdir)
     run(config, options.workdir)
 
 

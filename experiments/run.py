@@ -17,6 +17,7 @@ from experiments.report import table, write_report
 from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
 from experiments.runs.identity import named_fields
 from experiments.runs.layout import FINAL, PLAN, RESULTS, SUPERPOSED, file_name
+from experiments.runs.lost import lost_text
 from experiments.runs.made_by import command, made_by, versions
 from experiments.runs.progress import Progress, say
 from experiments.runs.results import analysis_of, cost_of
@@ -241,12 +242,6 @@ def _is_lost(error: Exception) -> bool:
 def _leave(workdir: Path, error: Exception) -> NoReturn:
     """Ends one of several processes that has lost another, in one line."""
     what = str(error).partition("\n")[0][:200]
-    print(
-        f"error: {workdir}: process {jax.process_index()} of {jax.process_count()} has "
-        f"lost another one ({what}); stop those that are left and start all of them "
-        f"again to go on from the last checkpoint: {command()}",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(lost_text(workdir, what), file=sys.stderr, flush=True)
     # The usual way out waits for the one that is lost, and is aborted in 30 lines.
     os._exit(1)

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -452,6 +454,39 @@ def test_a_lost_partner_is_told_in_one_line_and_the_process_leaves(monkeypatch, 
     assert caught.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: w: process 0 of 2 has lost another one (Gloo: conn")
+    assert "start all of them again" in line
+
+
+ABORTED = """
+import os
+from pathlib import Path
+from experiments.runs import lost
+lost.filter_errors(Path("w"))
+os.write(2, b"before\\n")
+{}
+os.write(2, b"*** Check failure stack trace: ***\\n")
+os.abort()
+"""
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        r'os.write(2, b"F1126 Terminating process because the JAX distributed service '
+        r'detected fatal errors. This most\nlikely\n")',
+        'print(lost.lost_text(Path("w"), "x"), file=__import__("sys").stderr)',
+    ],
+)
+def test_a_process_that_is_aborted_says_that_it_lost_another(say):
+    done = subprocess.run(
+        [sys.executable, "-c", ABORTED.format(say)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGABRT
+    before, line = done.stderr.splitlines()
+    assert before == "before" and line.startswith("error: w: process 0 of 1 has lost")
     assert "start all of them again" in line
 
 

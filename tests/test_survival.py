@@ -170,6 +170,12 @@ def test_a_process_whose_partner_died_says_so(victim, tmp_path):
     assert "has lost another one" in outputs[1 - victim]
     assert "start all of them again" in outputs[1 - victim]
     assert "Traceback" not in outputs[1 - victim]
+    said = outputs[1 - victim].splitlines()
+    errors = [
+        line for line in said if " phase 1, " not in line and "[Gloo]" not in line
+    ]
+    assert [line for line in errors if "error" in line.lower()] == errors[-1:]
+    assert errors[-1].startswith("error: ")
 
 
 def distributed():
