@@ -27,7 +27,7 @@ from absl import logging
 
 from experiments.config.fields import FIELDS
 from experiments.config.reading import BrokenFile, read_source
-from experiments.config.values import expanded, read_bool
+from experiments.config.values import check_letters, expanded, read_bool
 from experiments.runs.stopping import Stopped
 from sup_tickets.checks import did_you_mean
 
@@ -252,7 +252,10 @@ def start(
     logging.set_verbosity(logging.WARNING)
     _show_what_can_be_shown()
     try:
-        body(parser.read(sys.argv[1:] if argv is None else argv))
+        words = sys.argv[1:] if argv is None else argv
+        for text in (*words, os.getcwd()):
+            check_letters(text)
+        body(parser.read(words))
         sys.stdout.flush()
     except Stopped as stop:
         _end(str(stop), stop.exit_code)

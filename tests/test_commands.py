@@ -1,5 +1,6 @@
 """Every command: its flags, and how it ends where something is wrong."""
 
+import argparse
 import importlib
 import os
 import signal
@@ -331,6 +332,23 @@ def test_the_home_folder(tmp_path, monkeypatch):
     )
     main_of("main")([f"--config={ROOT / 'configs/digits.py'}", "--workdir=~/runs/x"])
     assert seen == [tmp_path / "runs/x"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_letters_that_the_locale_lacks_are_told_at_once(name, capsys):
+    """As ``LC_ALL=POSIX`` has them: libraries below cannot open such paths."""
+    with pytest.raises(SystemExit) as caught:
+        main_of(name)(["--out=/tmp/l\udcc3\udca4uf"])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: '--out=/tmp/läuf' has letters that are not of the")
+    assert "LC_ALL=C.UTF-8" in line
+
+
+def test_a_home_that_the_locale_lacks(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/j\udcfcrg")
+    with pytest.raises(argparse.ArgumentTypeError, match="letters that are not of"):
+        command.folder_path("~/x")
 
 
 # --- Endings --------------------------------------------------------------------------

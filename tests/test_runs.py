@@ -496,6 +496,7 @@ def test_a_process_that_is_aborted_says_that_it_lost_another(say):
 def test_processes_that_differ_are_told_apart():
     first = {"config.seed": 0, "jax": "1"}
     assert difference_of([first, dict(first)]) is None
+    assert difference_of([{"x": float("nan")}, {"x": float("nan")}]) is None
     found = str(difference_of([first, first, first | {"config.seed": 1}]))
     assert found.startswith("the processes do not agree: config.seed is 0 in process 0")
     assert "1 in process 2" in found

@@ -16,6 +16,7 @@ import ast
 import itertools
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -206,13 +207,30 @@ def expanded(path: str) -> str:
     """A path with ``~`` or ``~user`` in front expanded.
 
     Raises:
-      ValueError: if there is no such user.
+      ValueError: if there is no such user, or as `check_letters`.
     """
     full = os.path.expanduser(path)
+    check_letters(full)
     if full.startswith("~"):
         user = full.split("/")[0]
         raise ValueError(f"{path!r}: there is no user {user[1:]!r}; or write ./{path}")
     return full
+
+
+def check_letters(text: str) -> None:
+    """Raises if a text of the command line has bytes that are not of the locale.
+
+    Raises:
+      ValueError: one line.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{os.fsencode(text).decode(errors='replace')!r} has letters that are not "
+            f"of the locale's encoding, {sys.getfilesystemencoding()}; set "
+            "LC_ALL=C.UTF-8 or PYTHONUTF8=1, or give it another name"
+        ) from None
 
 
 def _list(name: str, kind: str, text: str) -> tuple[Any, ...]:

@@ -100,7 +100,7 @@ def difference_of(given: list[Mapping[str, Any]]) -> str | None:
     for number, other in enumerate(given):
         for name in (*first, *other):
             ours, theirs = first.get(name), other.get(name)
-            if ours != theirs:
+            if repr(ours) != repr(theirs):  # NaN agrees with NaN
                 return (
                     f"the processes do not agree: {name} is {ours!r} in process 0 and "
                     f"{theirs!r} in process {number}; start all with the same command "
