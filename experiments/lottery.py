@@ -34,7 +34,7 @@ from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
 from experiments.command import Parser, check_devices, folder_path, numbers, start
 from experiments.config.fields import Config, check_config
-from experiments.runs.folder import check_same_run
+from experiments.runs.folder import check_no_run, check_same_run
 from experiments.runs.layout import RESULTS
 from experiments.runs.made_by import maker
 from experiments.runs.progress import say
@@ -112,6 +112,7 @@ def find_tickets(
       The files of the tickets by their sparsities, ascending.
     """
     targets = _checked(config, options)
+    check_no_run(workdir)
     one_round = options.variant != "iterative"
     ladder = [] if one_round else levels(max(targets), options.prune_fraction)
     found: dict[float, Path] = {}

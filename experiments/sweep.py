@@ -238,6 +238,7 @@ def sweep(
       Stopped: after a signal, once the run at work is saved.
     """
     found = members(config, parse_grid(grid), out)
+    run_folder.check_no_run(out)
     failed = run_members(found, dry_run=dry_run, devices=devices)
     if not dry_run and len(failed) < len(found):
         folders = [member.path for member in found if member.path.is_dir()]

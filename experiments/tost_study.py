@@ -39,6 +39,7 @@ from experiments.reports.page import (
     Text,
     to_markdown,
 )
+from experiments.runs.folder import check_no_run
 from experiments.runs.stored import StoredRun, read_run
 from experiments.sweep import Member, parse_grid, run_members
 from sup_tickets.checks import check_one_of
@@ -104,6 +105,7 @@ def run_study(
       ValueError: if anything is wrong that can be known before the runs of a seed.
       Stopped: after a signal, once the run at work is saved.
     """
+    check_no_run(out)
     for seed in study.seeds:
         _members(study, out, seed, tickets={})  # what is wrong is wrong at once
     failed: dict[str, str] = {}

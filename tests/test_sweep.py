@@ -6,6 +6,7 @@ import pytest
 
 from experiments import sweep as sweeping
 from experiments.config.reading import read_source
+from experiments.lottery import Options, find_tickets
 from experiments.runs.stopping import Stopped
 from experiments.sweep import (
     check_names,
@@ -15,6 +16,7 @@ from experiments.sweep import (
     parse_grid,
     sweep,
 )
+from experiments.tost_study import run_study, study_of
 from tests.fabricated import write_run
 
 ROOT = Path(__file__).parent.parent
@@ -187,6 +189,21 @@ def test_everything_is_checked_before_the_first_run(tmp_path, fake):
         main(words)
     assert fake == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_run_is_none_for_a_sweep(tmp_path, fake):
+    """Its report would be written over."""
+    config = f"{DIGITS}:model=mlp"
+    write_run(tmp_path / "run", read_source(config).make().to_dict(), full=False)
+    with pytest.raises(ValueError, match=r"run is the folder of a single run"):
+        sweep(config, "seed=0", tmp_path / "run")
+    lists = {"seeds": "0", "sparsities": "0.5", "masks": "snip", "tost": "false"}
+    study = study_of(config, lists, Options())
+    with pytest.raises(ValueError, match=r"run is the folder of a single run"):
+        run_study(study, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"run is the folder of a single run"):
+        find_tickets(read_source(f"{config},sup=false").make(), tmp_path / "run")
+    assert not fake
 
 
 def test_a_dry_run_only_prints(tmp_path, fake, capsys):

@@ -350,6 +350,19 @@ def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> N
         raise ValueError(f"{path} holds another run: {found}; give another --workdir")
 
 
+def check_no_run(path: Path) -> None:
+    """Raises if a folder for many runs is that of a single one.
+
+    Raises:
+      ValueError: naming the folder.
+    """
+    if (path / CONFIG).exists() or (path / WRITTEN).exists():
+        raise ValueError(
+            f"{path} is the folder of a single run, whose report would be lost; give "
+            "another one"
+        )
+
+
 def outputs(path: Path) -> list[str]:
     """The files right in a folder that what this process prints goes to.
 
