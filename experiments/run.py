@@ -99,7 +99,7 @@ def _train(
         if not notes:
             progress.began(network_of(start.train), step)
         keeper = RunKeeper(config, checkpoints, progress, signals, step=step)
-        outcome = train(ours.job(progress, keeper), start)
+        outcome = train(ours.experiment, start, progress, keeper)
         return _results(config, ours, folder, progress, outcome)
     except TrainingStopped as stop:
         raise Stopped(
@@ -124,7 +124,7 @@ def _start(
     ours: Run, folder: RunFolder, checkpoints: Checkpoints
 ) -> tuple[RunState, dict[str, Any]]:
     """The newest good checkpoint, or the beginning."""
-    restored = checkpoints.restore(ours.like, ours.placement.everywhere)
+    restored = checkpoints.restore(ours.like, ours.shardings.replicated)
     if restored is None:
         if folder.begun:
             say(f"{folder.path}: this run was begun and left no checkpoint")

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.config.fields import Config
 from experiments.build.inputs import Inputs
 from experiments.build.tost import tost_parts
+from experiments.config.fields import Config
 from sup_tickets.checks import check_one_of
 from sup_tickets.foresight import (
     classification_loss,
@@ -34,8 +34,8 @@ from sup_tickets.orthogonal import exact_orthogonal
 from sup_tickets.rescaling import rescaled_init
 from sup_tickets.saliency import magnitude, taylor
 from sup_tickets.training.network_files import load_sparse, provenance_of
-from sup_tickets.training.state import Network
-from sup_tickets.training.steps import Start, Steps
+from sup_tickets.training.state import Network, Start
+from sup_tickets.training.steps import Steps
 from sup_tickets.types import Masks, Params, Scores
 
 MASKS = ("random", "magnitude", "taylor", "snip", "grasp", "synflow")
@@ -181,11 +181,11 @@ def _score(begin: Begin, start: Start) -> Callable[[Params, Masks], Scores]:
         return lambda params, masks: magnitude(params)
     if mask.name == "synflow":
         shape = begin.inputs.example.shape
-        apply = _evaluated(model, start.batch_stats)
+        apply = _evaluated(model, start.model_state)
         return lambda params, masks: synflow(apply, params, shape)
     batches = _examples(begin)
     warm = mask.temperature if mask.name == "grasp" else 1.0
-    loss = classification_loss(_trained(model, start.batch_stats), temperature=warm)
+    loss = classification_loss(_trained(model, start.model_state), temperature=warm)
     match mask.name:
         case "snip":
             return jax.jit(lambda p, m: snip(loss, p, batches, masks=m))
@@ -282,7 +282,7 @@ def _depthwise(begin: Begin) -> list[str]:
 
 def _rescaled(begin: Begin, start: Start, masks: Masks) -> Start:
     tost = begin.config.tost
-    loss = classification_loss(_trained(begin.model, start.batch_stats))
+    loss = classification_loss(_trained(begin.model, start.model_state))
     prepare = jax.jit(begin.inputs.prepare)
     key = jax.random.fold_in(begin.key, 3)
 
@@ -338,4 +338,4 @@ def _check_file(config: Config) -> None:
 def _from_file(config: Config, masks: Masks) -> Start:
     network: Network = load_sparse(config.masks)
     step = provenance_of(config.masks).get("rewind_step", 0)
-    return Start(network.params, network.batch_stats, masks, step)
+    return Start(network.params, network.model_state, masks, step)

@@ -12,7 +12,7 @@ from configs.common import TOST_PARTS
 from experiments.config.fields import Config
 from sup_tickets.ghosts import fading, sharpening, softened
 from sup_tickets.models.ghosts import GhostSkips
-from sup_tickets.training.steps import Form
+from sup_tickets.training.libraries.linen import Form
 from sup_tickets.types import Number
 
 _GHOSTS = {"soft", "skips"}
