@@ -8,7 +8,7 @@ import pytest
 
 from sup_tickets.masks import layer_table
 from sup_tickets.models import ConvNet, make_model
-from sup_tickets.training import steps as steps_module
+from sup_tickets.training.gradients import unrolled
 from sup_tickets.training.loop import _Advance
 from sup_tickets.training.losses import cross_entropy, smoothed_cross_entropy
 from sup_tickets.training.optimizers import make_optimizer
@@ -103,8 +103,8 @@ def test_a_block_needs_to_know_its_batches():
 
 def test_loops_of_convolutions_are_unrolled_on_a_cpu():
     convolution, matrix = {"k": jnp.zeros((3, 3, 1, 1))}, {"k": jnp.zeros((3, 3))}
-    assert steps_module._unroll(7, convolution) == 7
-    assert steps_module._unroll(7, matrix) == 1
+    assert unrolled(7, convolution) == 7
+    assert unrolled(7, matrix) == 1
     batches = batches_of()
     steps = with_options(
         model=ConvNet(features=(4, 4)), block_steps=2, block_at=batches.at

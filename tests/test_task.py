@@ -4,8 +4,10 @@ Four libraries, a network written by hand, a recurrent one that carries its stat
 batch to batch, and a task of two functions.
 """
 
+import ast
 import dataclasses
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import chex
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
+from sup_tickets import training
 from sup_tickets.data.resident import Weighted
 from sup_tickets.masks import layer_table
 from sup_tickets.methods import make_method
@@ -594,6 +597,23 @@ def test_stages_must_end_in_order_with_the_plan(ends):
 
 
 # --- Names ----------------------------------------------------------------------------
+
+
+def test_training_knows_no_model_library_and_no_data():
+    """But for the modules of the libraries, each of which needs its own alone."""
+    folder = Path(training.__file__).parent
+    known = {"flax.linen", "flax.nnx", "haiku", "equinox", "sup_tickets.models"}
+    for path in folder.glob("*.py"):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                found |= {str(node.module), *names}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        assert not found & known, path.name
+        allowed = "mesh.py" if any("sup_tickets.data" in n for n in found) else ""
+        assert not allowed or path.name == allowed
 
 
 def test_trees_by_name_and_back():

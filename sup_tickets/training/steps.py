@@ -20,8 +20,9 @@ from jax.sharding import Sharding
 from sup_tickets.checks import check_whole
 from sup_tickets.dynamic import Change, Method, starting_from
 from sup_tickets.masks import apply_masks, count, intersection
+from sup_tickets.training.gradients import dense_gradient, unrolled
 from sup_tickets.training.state import Start, TrainState, completed
-from sup_tickets.training.task import Carried, Report, Task
+from sup_tickets.training.task import Report, Task
 from sup_tickets.transforms import mask_slots
 from sup_tickets.types import Masks, Number, Params, Schedule
 
@@ -134,7 +135,7 @@ def _first_carry(task: Task, batch: Any, key: jax.Array) -> Any:
 def train_step(spec: Spec, state: TrainState, batch: Any) -> tuple[TrainState, Report]:
     """One weight step; the report is that of the weights before it."""
     # The parameters are masked already, so the gradient here is the dense one.
-    dense, told = _gradient(spec, state, batch)
+    dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
     topology = spec.method.observe(state.method, dense)
     masks = topology.masks
     updates, opt_state = spec.tx.update(
@@ -162,8 +163,16 @@ def train_block(
         return train_step(spec, state, spec.block_at(batches, i))
 
     count = spec.block_steps
-    unroll = _unroll(count, state.params)
+    unroll = unrolled(count, state.params)
     return jax.lax.scan(one, state, jnp.arange(count), unroll=unroll)
+
+
+def _descend(params: Params, updates: Params, rate: Any) -> Params:
+    return jax.tree.map(
+        lambda p, u: p - (jnp.asarray(rate, jnp.float32) * u).astype(p.dtype),
+        params,
+        updates,
+    )
 
 
 # --- Changes of the topology ----------------------------------------------------------
@@ -173,7 +182,7 @@ def topology_step(
     spec: Spec, state: TrainState, batch: Any
 ) -> tuple[TrainState, Turnover]:
     """The method's update; it takes the dense gradient, and leaves statistics alone."""
-    dense, told = _gradient(spec, state, batch)
+    dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
     method = spec.method
     change = method.update(state.method, state.params, dense, state.step)
     state, turnover = _changed(spec, state, change, told.report)
@@ -187,7 +196,7 @@ def explore_step(
     spec: Spec, state: TrainState, batch: Any, fraction: Number
 ) -> tuple[TrainState, Turnover]:
     """The exploration that begins a cycle; as `topology_step`, and consumes nothing."""
-    dense, told = _gradient(spec, state, batch)
+    dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
     change = spec.method.explore(
         state.method, state.params, dense, state.step, fraction
     )
@@ -215,113 +224,6 @@ def _turnover(report: Report, before: Masks, change: Change) -> Turnover:
         active=count(masks),
         kept=count(intersection(before, masks)),
         ever_active=jnp.int32(-1) if ever is None else count(ever),
-    )
-
-
-# --- Gradients ------------------------------------------------------------------------
-
-
-class _Told(NamedTuple):
-    report: Report
-    model_state: Any
-    carry: Any
-
-
-def _gradient(spec: Spec, state: TrainState, batch: Any) -> tuple[Params, _Told]:
-    """The dense gradient, and what the loss gave besides."""
-    task = spec.task
-    key = jax.random.fold_in(state.key, state.step)
-    batch = task.prepare(batch, key)
-    loss_key = jax.random.fold_in(key, 1)
-    one = jax.value_and_grad(functools.partial(_checked_loss, task), has_aux=True)
-    if spec.accumulate > 1:
-        return _accumulated(spec, one, state, batch, loss_key)
-    given = state.model_state
-    if task.carry is not None:
-        fresh = task.carry.start(batch)
-        restarts = jnp.asarray(task.carry.restarts(state.step))
-        carry = jax.tree.map(
-            lambda new, old: jnp.where(restarts, new, old), fresh, state.carry
-        )
-        given = Carried(given, carry)
-    (value, (report, new)), dense = one(
-        state.params, given, batch, loss_key, state.step
-    )
-    own, carry = (new, None) if task.carry is None else new
-    return dense, _Told({"loss": value} | report, own, carry)
-
-
-def _checked_loss(task: Task, *arguments: Any) -> Any:
-    """The loss of a task, with a clear error where it is not one; when traced."""
-    value, (report, model_state) = task.loss(*arguments)
-    for name, scalar in {"the loss": value, **report}.items():
-        if jnp.shape(scalar) != ():
-            raise ValueError(
-                f"loss of a task must give scalars, but {name} has shape "
-                f"{jnp.shape(scalar)}"
-            )
-    wanted = jax.tree.structure(arguments[1])
-    if jax.tree.structure(model_state) != wanted:
-        raise ValueError(
-            "loss of a task must give the model state that it takes, but for "
-            f"{wanted} it gave {jax.tree.structure(model_state)}"
-        )
-    return value, (dict(report), model_state)
-
-
-def _accumulated(
-    spec: Spec, one: Any, state: TrainState, batch: Any, key: jax.Array
-) -> tuple[Params, _Told]:
-    """The mean gradient of the parts of a batch, one after the other."""
-
-    def add(carry: Any, part: Any) -> Any:
-        total, model_state = carry
-        i, examples = part
-        part_key = jax.random.fold_in(key, i)
-        (value, (report, model_state)), new = one(
-            state.params, model_state, examples, part_key, state.step
-        )
-        total = jax.tree.map(jnp.add, total, new)
-        return (total, model_state), {"loss": value} | report
-
-    parts = spec.accumulate
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    (total, model_state), reports = jax.lax.scan(
-        add,
-        (zeros, state.model_state),
-        (jnp.arange(parts), jax.tree.map(lambda leaf: _cut(leaf, parts), batch)),
-        unroll=_unroll(parts, state.params),
-    )
-    mean = jax.tree.map(lambda leaf: leaf / parts, total)
-    report = {name: values.mean() for name, values in reports.items()}
-    return mean, _Told(report, model_state, None)
-
-
-def _cut(array: jax.Array, parts: int) -> jax.Array:
-    """[B, ...] to [parts, B / parts, ...], every device's examples staying on it."""
-    if array.shape[0] % parts:
-        raise ValueError(
-            f"accumulate={parts} does not divide the batch of {array.shape[0]}"
-        )
-    # Part i has the examples i, i + parts, ...: a slice of what each device holds.
-    return jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0)
-
-
-def _unroll(steps: int, params: Params) -> int:
-    """How far to unroll a loop over steps.
-
-    On a CPU a convolution within a loop is 38 times slower than outside; matrix
-    products are not, and neither are convolutions on accelerators.
-    """
-    convolves = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
-    return steps if convolves and jax.default_backend() == "cpu" else 1
-
-
-def _descend(params: Params, updates: Params, rate: Any) -> Params:
-    return jax.tree.map(
-        lambda p, u: p - (jnp.asarray(rate, jnp.float32) * u).astype(p.dtype),
-        params,
-        updates,
     )
 
 
