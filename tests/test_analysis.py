@@ -69,7 +69,7 @@ def test_an_analysis_holds_what_the_parts_find():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["tickets"] == list(tickets)
     pairs = compare(PREDICT, list(tickets.values()), batches())
-    assert found["ensemble"] == pairs.ensemble._asdict()
+    assert found["ensemble"] == pairs.ensemble
     np.testing.assert_array_equal(found["kl"], pairs.kl)
     np.testing.assert_array_equal(found["disagreement"], pairs.disagreement)
     assert [found["overlap"][i][i] for i in range(3)] == [1, 1, 1]
