@@ -165,7 +165,8 @@ def two_functions():
         return {"kernel": jax.random.normal(key, (6, 2))}, {}
 
     def loss(params, model_state, batch, key, step):
-        error = batch.images @ params["kernel"] - batch.labels[:, None]
+        wanted = batch.labels[:, None].astype(jnp.float32)
+        error = batch.images @ params["kernel"] - wanted
         mean = jnp.square(error).mean()
         return mean, ({"error": jnp.abs(error).max()}, model_state)
 

@@ -127,7 +127,8 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     with section("train"):
         _check_parts(config)
-    make_loss(config), make_optimizer(config)  # which may be impossible
+    for make in (make_loss, make_optimizer):  # errors before the data are read
+        make(config)
     inputs = make_inputs(config, key=data_key, shardings=shardings)
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
     model, young = with_tost(

@@ -46,7 +46,8 @@ def haiku_network(
         del step
         params = _joined(params)
         if not stateful:
-            return transformed.apply(params, key, inputs, train), model_state
+            logits: Any = transformed.apply(params, key, inputs, train)
+            return logits, model_state
         state = _joined(model_state)
         logits, state = transformed.apply(params, state, key, inputs, train)
         return logits, _plain(state) if train else model_state

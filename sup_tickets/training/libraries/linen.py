@@ -56,7 +56,8 @@ def linen_network(module: nn.Module | Form, example: Any) -> PureNetwork:
         state = {_STATS: model_state} if alone else model_state
         variables = {"params": params, **state}
         if not train:
-            return form(step).apply(variables, inputs, train=False), model_state
+            logits: Any = form(step).apply(variables, inputs, train=False)
+            return logits, model_state
         logits, changed = form(step).apply(
             variables,
             inputs,
