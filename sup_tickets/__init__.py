@@ -14,14 +14,7 @@ from sup_tickets.distributions import (
     uniform,
     uniform_plus,
 )
-from sup_tickets.dynamic import (
-    Change,
-    Method,
-    MethodState,
-    dynamic,
-    exploration_rate,
-    scheduled,
-)
+from sup_tickets.dynamic import Method, scheduled, topology_due
 from sup_tickets.foresight import (
     classification_loss,
     dead_layers,
@@ -56,11 +49,13 @@ from sup_tickets.masks import (
 )
 from sup_tickets.methods import (
     METHODS,
+    acdc,
     dense,
     gradual_magnitude,
     granet,
     granet_dense,
     make_method,
+    mest,
     rigl,
     rigl_itop,
     set_itop,
@@ -72,11 +67,13 @@ from sup_tickets.orthogonal import exact_orthogonal, expected_density, residual
 from sup_tickets.rescaling import Rescaled, rescaled_init
 from sup_tickets.saliency import (
     Signals,
-    by_chance,
     by_gradient,
     by_magnitude,
+    by_magnitude_and_gradient,
     by_momentum,
+    by_random,
     by_taylor,
+    declare,
     gradient,
     magnitude,
     momentum,
@@ -91,6 +88,7 @@ from sup_tickets.schedules import (
     cubic_sparsity,
     inverse_power_fraction,
     linear_fraction,
+    stairs,
     step_lr,
     update_due,
 )
@@ -117,6 +115,15 @@ from sup_tickets.transforms import (
     sparse_training,
 )
 from sup_tickets.trees import default_rule, leaf_keys, sparse_leaves
+from sup_tickets.updates import (
+    Change,
+    MethodState,
+    exploration_rate,
+    explore_topology,
+    init_topology,
+    observe_gradients,
+    update_topology,
+)
 
 __version__ = "0.1.0"
 
@@ -130,13 +137,15 @@ __all__ = [
     "Signals",
     "Superposition",
     "TicketPlan",
+    "acdc",
     "active_count",
     "allocate",
     "apply_masks",
-    "by_chance",
     "by_gradient",
     "by_magnitude",
+    "by_magnitude_and_gradient",
     "by_momentum",
+    "by_random",
     "by_taylor",
     "cheap_ticket_schedule",
     "check_masks",
@@ -148,18 +157,19 @@ __all__ = [
     "count",
     "cubic_sparsity",
     "dead_layers",
+    "declare",
     "default_rule",
     "dense",
     "density",
     "difference",
     "drop",
-    "dynamic",
     "erdos_renyi",
     "erk",
     "erk_plus",
     "exact_orthogonal",
     "expected_density",
     "exploration_rate",
+    "explore_topology",
     "fading",
     "full_masks",
     "gradient",
@@ -169,6 +179,7 @@ __all__ = [
     "grasp",
     "grow",
     "hamming",
+    "init_topology",
     "intersection",
     "inverse_power_fraction",
     "keep_sparse",
@@ -181,9 +192,11 @@ __all__ = [
     "make_method",
     "mask_slots",
     "masks_of",
+    "mest",
     "method_state_of",
     "mish",
     "momentum",
+    "observe_gradients",
     "overlap",
     "pack",
     "prune_in_rounds",
@@ -213,6 +226,7 @@ __all__ = [
     "sparse_momentum",
     "sparse_training",
     "sparsity",
+    "stairs",
     "static",
     "step_lr",
     "superposition",
@@ -220,10 +234,12 @@ __all__ = [
     "synflow",
     "taylor",
     "ticket_budget",
+    "topology_due",
     "total_gradient",
     "uniform",
     "uniform_plus",
     "union",
     "unpack",
     "update_due",
+    "update_topology",
 ]

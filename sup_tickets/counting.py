@@ -11,13 +11,13 @@ Sup-tickets release truncates, which gives one weight fewer in about half of the
 
 from fractions import Fraction
 from math import floor
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from sup_tickets.checks import check_sparsity
-from sup_tickets.types import Number
+from sup_tickets.types import Counts, Number
 
 Rounding = Literal["floor", "nearest", "ceil"]
 
@@ -82,6 +82,62 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
         part = jnp.minimum(part + slack, jnp.uint32(_ONE))
         add = _ONE // 2 if rounding == "nearest" else 0
     return _multiply_and_shift(count, part, add)
+
+
+def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
+    """Shares the total of ``dropped`` out between layers, exactly, within their room.
+
+    Every round gives each layer with room its share of what is left, rounded down; what
+    rounding leaves over goes one by one to the largest shares.
+
+    Args:
+      shares: pytree of non-negative scalars, one a layer; need not sum to 1. Where all
+        open layers have share 0 they share alike.
+      dropped: pytree of integers of the same structure, or their total.
+      room: likewise: at most this many for each layer; in total at least ``dropped``.
+
+    Returns:
+      Pytree of int32 scalars with the sum of ``dropped``.
+
+    References:
+      Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019, section 3.2,
+      https://arxiv.org/abs/1907.04840. The release rounds every layer up, caps at 99%
+      of the room and corrects the surplus in later updates; here the sum is exact.
+    """
+    leaves, structure = jax.tree.flatten(shares)
+    if not leaves:
+        return shares
+    share = jnp.stack([jnp.maximum(jnp.asarray(s, jnp.float32), 0) for s in leaves])
+    limit = jnp.stack([jnp.asarray(r, jnp.int32) for r in jax.tree.leaves(room)])
+    total = sum(jax.tree.leaves(dropped), start=jnp.int32(0))
+
+    def add_up(counts: jax.Array) -> jax.Array:
+        return jnp.sum(counts, dtype=jnp.int32)  # int64 if 64 bits are enabled
+
+    def give(given: jax.Array) -> jax.Array:
+        left, free = total - add_up(given), limit - given
+        open_share = jnp.where(free > 0, share, 0.0)
+        alike = (free > 0).astype(jnp.float32)
+        # A run that diverged may come with NaN or infinite shares.
+        whole = jnp.sum(open_share)
+        open_share = jnp.where((whole > 0) & (whole < jnp.inf), open_share, alike)
+        part = open_share / jnp.sum(open_share)
+        each = jnp.floor(part * left.astype(jnp.float32) * (1 + 2.0**-22))
+        each = jnp.minimum(each.astype(jnp.int32), free)
+        # float32 may round the parts up past what is left; clip them in order.
+        before = jnp.cumsum(each, dtype=jnp.int32) - each
+        each = jnp.clip(left - before, 0, each)
+        over, free = left - add_up(each), free - each
+        order = jnp.argsort(-jnp.where(free > 0, open_share, -1.0), stable=True)
+        one = (jnp.arange(share.size, dtype=jnp.int32) < over) & (free[order] > 0)
+        return given + each + jnp.zeros_like(each).at[order].set(one.astype(jnp.int32))
+
+    given = jax.lax.while_loop(
+        lambda given: add_up(given) < jnp.minimum(total, add_up(limit)),
+        give,
+        jnp.zeros_like(limit),
+    )
+    return jax.tree.unflatten(structure, list(given))
 
 
 def _multiply_and_shift(count: jax.Array, part: jax.Array, add: int) -> jax.Array:

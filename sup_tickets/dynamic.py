@@ -1,102 +1,51 @@
 """A method of sparse training as a value: which weights, which scores, when.
 
-Every method is one builder, `dynamic`, with other scores and schedules: a distribution
-says how many weights each layer has, a drop and a grow score which of them change, a
-window of steps how far the network is pruned on the way, and a predicate when. There
-is no class to subclass; a new method is a call of ``dynamic``.
-
-A topology update after t completed steps looks at the gradient of the next step. RigL's
-*replaces* that weight step (``consumes_step``); the others come before it.
+A `Method` is data. A distribution says how many weights each layer has, a drop and a
+grow score which of them change, a few numbers of steps when, and how far the network is
+pruned on the way. `updates` has the pure functions that take it; what else one may want
+to know of a method are properties that follow from its fields. A new method is a value.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
-from sup_tickets.distributions import allocate
-from sup_tickets.masks import (
-    apply_masks,
-    check_masks,
-    density,
-    difference,
-    intersection,
-    layer_counts,
-    random_masks,
-    union,
+from sup_tickets.checks import (
+    check_fraction,
+    check_one_of,
+    check_sparsity,
+    check_whole,
+    did_you_mean,
 )
-from sup_tickets.pruning import cubic_pruner, merged, without
-from sup_tickets.saliency import ScoreFunction, Signals, by_gradient, by_magnitude
-from sup_tickets.schedules import update_due
+from sup_tickets.counting import Rounding
+from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
+from sup_tickets.schedules import (
+    cosine_fraction,
+    linear_fraction,
+    stairs,
+    update_due,
+)
 from sup_tickets.tickets import TicketPlan
-from sup_tickets.topology import rewire
-from sup_tickets.trees import RuleLike, default_rule, map_named, named_leaves
-from sup_tickets.types import Masks, Number, Params, Schedule
+from sup_tickets.topology import Scope
+from sup_tickets.trees import RuleLike, default_rule
+from sup_tickets.types import Number, Schedule
+
+Stairs = tuple[tuple[int, float], ...]
+"""``(step, value)`` pairs: each value holds from its step on."""
+
+_DECAYS = ("constant", "cosine", "linear")
 
 
-class MethodState(NamedTuple):
-    """What a method carries from step to step."""
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method of dynamic sparse training: its options, and nothing else.
 
-    masks: Masks  # active weights
-    key: jax.Array  # never changes; an update at step t draws from fold_in(key, t)
-    ever_active: Masks | None = None  # union of all masks so far (ITOP), if tracked
-    momentum: Params | None = None  # running average of the dense gradients (SNFS)
-
-
-class Change(NamedTuple):
-    """The result of a topology update."""
-
-    params: Params  # exactly 0 where inactive or newly grown, else as they were
-    state: MethodState
-    grown: Masks  # active now, not before: their optimizer slots must be 0
-
-
-class Method(NamedTuple):
-    """A method of sparse training: a name, numbers and pure functions."""
-
-    name: str
-    sparsity: float  # of all sparse leaves, at the end of the method's schedule
-    init: Callable[[jax.Array, Params], MethodState]  # (key, params)
-    update: Callable[..., Change]  # (state, params, gradients, step)
-    explore: Callable[..., Change]  # (state, params, gradients, step, fraction)
-    observe: Callable[[MethodState, Params], MethodState]  # (state, dense gradients)
-    due: Callable[[Number], Any]  # completed steps -> does the topology change now?
-    update_every: int  # steps; 0 if never
-    consumes_step: bool  # the update replaces the next weight step (RigL)
-    observes: bool  # whether `observe` does anything
-    settled_step: int = 0  # of the update that meets the sparsity; 0 if from the start
-
-
-def dynamic(
-    name: str,
-    *,
-    sparsity: float,
-    distribution: str | Callable[..., Any] = "erk",
-    distribution_options: dict[str, Any] | None = None,
-    where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
-    update_every: int = 100,
-    begin_step: int | None = None,
-    end_step: int | None = None,
-    drop_fraction: Number | Schedule = 0.3,
-    drop_score: ScoreFunction = by_magnitude,
-    grow_score: ScoreFunction = by_gradient,
-    rounding: str = "floor",
-    regrow_dropped: bool = True,
-    redistribute: bool = False,
-    track_exploration: bool = False,
-    prefer_unexplored: bool = False,
-    momentum_decay: float | None = None,
-    initial_sparsity: float | None = None,
-    prune_begin_step: int = 0,
-    prune_end_step: int | None = None,
-    prune_scope: str = "global",
-    rewires: bool = True,
-    consumes_step: bool = False,
-) -> Method:
-    """A method of dynamic sparse training from its parts.
+    Methods compare by value, hash, and can be static arguments of ``jax.jit`` as far as
+    what they are given can; `replace` makes another one. Where an update both prunes
+    and rewires it prunes first. All steps are completed weight steps.
 
     Args:
       name: what to call it in reports.
@@ -104,19 +53,30 @@ def dynamic(
       distribution: how the active weights are shared out between layers at the start,
         see `allocate`.
       distribution_options: further arguments of the distribution.
-      where: which leaves are sparse, see `sparse_leaves`.
+      where: which leaves are sparse, see `sparse_leaves`; ``None`` for none at all.
       dense: expressions of sparse leaves that stay fully dense; they count in the
         sparsity and are never pruned by the method.
-      update_every: steps between topology updates; 0 for never.
+      update_every: steps between topology updates; 0 for none but those of
+        ``sparsity_stairs``.
       begin_step: first step that may have an update; ``update_every`` by default.
       end_step: last step that may have an update; by default there is no end.
-      drop_fraction: of each layer's active weights, in [0, 1], or a schedule of it.
+      drop_fraction: of each layer's active weights, in [0, 1]; stairs of it; or a
+        schedule.
+      drop_decay: how a number ``drop_fraction`` falls: "constant", "cosine" or
+        "linear", from step 0 to ``drop_end_step``.
+      drop_end_step: where it ends; ``end_step`` by default.
+      drop_final: what it ends with, in [0, 1].
       drop_score, grow_score: score functions of `saliency.Signals`.
       rounding: of the number dropped, "floor" (RigL, SET) or "ceil" (ITOP, GraNet).
       regrow_dropped: whether weights just dropped may be grown again, as in the
-        reference implementations.
+        reference implementations; they keep their value and their slots.
+      keep_pruned: whether a weight that is pruned and grown again in one update keeps
+        them too; else it starts anew, as in GraNet's release.
       redistribute: whether layers grow in proportion to the mean magnitude of the
         gradient average over their active weights (SNFS); needs ``momentum_decay``.
+      spare_dense: whether a layer above 80% density, whose share of the growth is above
+        that of the average layer, drops no larger fraction than its sparsity, as in
+        SNFS's release; needs ``redistribute``.
       track_exploration: whether to keep the union of all masks (ITOP).
       prefer_unexplored: whether never-active places grow first; implies tracking.
       momentum_decay: of a running average of the dense gradients, observed at every
@@ -125,8 +85,11 @@ def dynamic(
         ``sparsity`` along the cubic schedule; by default it starts at ``sparsity``.
       prune_begin_step, prune_end_step: the window of the cubic schedule; at the last
         update in it the target count is met exactly.
+      sparsity_stairs: the sparsity by stairs instead, the first from step 0, the last
+        at ``sparsity``. Each stair has an update: a rise prunes to the exact count, a
+        fall must be to 0, where all weights return.
       prune_scope: "global" or "layer": what is compared when pruning, see
-        `cubic_pruner`.
+        `prune_to_total`.
       rewires: whether updates drop and grow at all; if not they only prune.
       consumes_step: whether an update replaces the weight step, as RigL's does, or
         comes before it.
@@ -134,173 +97,240 @@ def dynamic(
     Raises:
       ValueError: naming an argument outside its range.
     """
-    check_sparsity(sparsity)
-    if update_every < 0:
-        raise ValueError(f"update_every must be 0 (never) or more, got {update_every}")
-    if not callable(drop_fraction):
-        check_fraction(drop_fraction, "drop_fraction")
-    if redistribute and momentum_decay is None:
-        raise ValueError("redistribute=True needs momentum_decay, got None")
-    if momentum_decay is not None:
-        check_fraction(momentum_decay, "momentum_decay")
-    check_one_of("rounding", rounding, ("floor", "nearest", "ceil"))
-    tracks = track_exploration or prefer_unexplored
-    fraction_at = drop_fraction if callable(drop_fraction) else lambda _: drop_fraction
-    if update_every:
-        due = update_due(every=update_every, begin=begin_step, end=end_step)
-    else:
-        due = _never_due
-    prune, settled = None, 0
-    if initial_sparsity is not None:
-        first = update_every if begin_step is None else begin_step
-        ends = [end for end in (prune_end_step, end_step) if end is not None]
-        settled = _last_update(update_every, first, prune_begin_step, ends)
-        prune = cubic_pruner(
-            initial_sparsity,
-            sparsity,
-            begin_step=prune_begin_step,
-            last_step=settled,
-            scope=prune_scope,
-            dense=dense,
-        )
 
-    def init(key: jax.Array, params: Params) -> MethodState:
-        if prune is not None:  # the end must be possible too
-            allocate(
-                params,
-                sparsity=sparsity,
-                distribution="uniform",
-                where=where,
-                dense=dense,
-            )
-        counts = allocate(
-            params,
-            sparsity=sparsity if initial_sparsity is None else initial_sparsity,
-            distribution=distribution,
-            where=where,
-            dense=dense,
-            **(distribution_options or {}),
-        )
-        draw, keep = jax.random.split(key)
-        masks = random_masks(draw, params, counts)
-        average = None
-        if momentum_decay is not None:
-            average = jax.tree.map(
-                lambda w, m: None if m is None else jnp.zeros_like(w), params, masks
-            )
-        return MethodState(masks, keep, masks if tracks else None, average)
-
-    def observe(state: MethodState, gradients: Params) -> MethodState:
-        if momentum_decay is None:
-            return state
-        decay = momentum_decay
-        average = jax.tree.map(
-            lambda m, g: _running_average(m, g, decay),
-            state.momentum,
-            _at_leaves_of(state.momentum, gradients),
-        )
-        return state._replace(momentum=average)
-
-    def change(
-        state: MethodState,
-        params: Params,
-        gradients: Params | None,
-        step: Number,
-        fraction: Number,
-        rounding: Any,
-    ) -> Change:
-        drop_key, grow_key = jax.random.split(jax.random.fold_in(state.key, step))
-        signals = Signals(params, state.masks, gradients, state.momentum, drop_key)
-        free = without(state.masks, dense)
-        changed = rewire(
-            params,
-            free,
-            drop_scores=drop_score(signals),
-            grow_scores=grow_score(signals._replace(key=grow_key)),
-            fraction=fraction,
-            rounding=rounding,
-            regrow_dropped=regrow_dropped,
-            prefer=_never(state.ever_active) if prefer_unexplored else None,
-            shares=_shares(free, state.momentum) if redistribute else None,
-        )
-        masks = merged(params, state.masks, changed.masks)
-        grown = difference(masks, state.masks)
-        return Change(changed.params, _with_masks(state, masks), grown)
-
-    def update(
-        state: MethodState, params: Params, gradients: Params | None, step: Number
-    ) -> Change:
-        check_masks(params, state.masks)
-        pruned, now = params, state
-        if prune is not None:
-            pruned, masks = prune(params, state.masks, step)
-            now = state._replace(masks=masks)
-        if rewires:
-            fraction = fraction_at(step)
-            now = change(now, pruned, gradients, step, fraction, rounding).state
-        # What is active before and after keeps its value, however it got there.
-        grown = difference(now.masks, state.masks)
-        kept = intersection(state.masks, now.masks)
-        return Change(apply_masks(kept, params), now, grown)
-
-    def explore(
-        state: MethodState,
-        params: Params,
-        gradients: Params | None,
-        step: Number,
-        fraction: Number,
-    ) -> Change:
-        check_fraction(fraction)
-        # Rounded up as in the Sup-tickets release, for every method alike.
-        return change(state, params, gradients, step, fraction, "ceil")
-
-    return Method(
-        name=name,
-        sparsity=sparsity,
-        init=init,
-        update=update,
-        explore=explore,
-        observe=observe,
-        due=due,
-        update_every=update_every,
-        consumes_step=consumes_step,
-        observes=momentum_decay is not None,
-        settled_step=settled,
+    name: str
+    _: dataclasses.KW_ONLY
+    sparsity: float
+    distribution: str | Callable[..., Any] = "erk"
+    distribution_options: Mapping[str, Any] | None = dataclasses.field(
+        default=None,
+        hash=False,  # equal methods hash alike all the same
     )
+    where: RuleLike | None = default_rule
+    dense: Sequence[str] | str = ()
+    update_every: int = 100
+    begin_step: int | None = None
+    end_step: int | None = None
+    drop_fraction: float | Stairs | Schedule = 0.3
+    drop_decay: str = "constant"
+    drop_end_step: int | None = None
+    drop_final: float = 0.0
+    drop_score: ScoreFunction = by_magnitude
+    grow_score: ScoreFunction = by_gradient
+    rounding: Rounding = "floor"
+    regrow_dropped: bool = True
+    keep_pruned: bool = False
+    redistribute: bool = False
+    spare_dense: bool = False
+    track_exploration: bool = False
+    prefer_unexplored: bool = False
+    momentum_decay: float | None = None
+    initial_sparsity: float | None = None
+    prune_begin_step: int = 0
+    prune_end_step: int | None = None
+    sparsity_stairs: Stairs = ()
+    prune_scope: Scope = "global"
+    rewires: bool = True
+    consumes_step: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _frozen(value))
+        check_sparsity(self.sparsity)
+        if self.where is None and self.sparsity:
+            raise ValueError(
+                f"where=None leaves all weights dense; sparsity={self.sparsity} "
+                "must be 0"
+            )
+        if self.update_every < 0:
+            raise ValueError(
+                f"update_every must be 0 (never) or more, got {self.update_every}"
+            )
+        for name in ("begin_step", "end_step"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 0)
+        check_one_of("rounding", self.rounding, ("floor", "nearest", "ceil"))
+        check_one_of("prune_scope", self.prune_scope, ("global", "layer"))
+        self._check_drop()
+        self._check_signals()
+        if self.sparsity_stairs:
+            self._check_stairs()
+        elif self.initial_sparsity is not None:
+            check_sparsity(self.initial_sparsity, "initial_sparsity")
+            if self.initial_sparsity > self.sparsity:
+                raise ValueError(
+                    f"initial_sparsity must be at most sparsity={self.sparsity}, got "
+                    f"{self.initial_sparsity}"
+                )
+            _ = self.settled_step  # raises if the window has no update
+
+    def replace(self, **fields: Any) -> "Method":
+        """The method with other fields.
+
+        Raises:
+          ValueError: for a field that no method has, suggesting the nearest, and as
+            `Method` does.
+        """
+        check_fields(self.name, fields)
+        return dataclasses.replace(self, **fields)
+
+    # --- What follows from the fields ---
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the topology never changes by itself."""
+        return self.where is None or not (self.update_every or self.sparsity_stairs)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether updates prune on the way to the sparsity."""
+        return self.initial_sparsity is not None or len(self.sparsity_stairs) > 1
+
+    @property
+    def start_sparsity(self) -> float:
+        """The sparsity that `init_topology` draws."""
+        if self.sparsity_stairs:
+            return self.sparsity_stairs[0][1]
+        return self.sparsity if self.initial_sparsity is None else self.initial_sparsity
+
+    @property
+    def starts_denser(self) -> bool:
+        """Whether it starts with more weights than masks of the final sparsity."""
+        return self.where is None or self.start_sparsity < self.sparsity
+
+    @property
+    def observes(self) -> bool:
+        """Whether it looks at the dense gradient of every step."""
+        return self.momentum_decay is not None
+
+    @property
+    def tracks(self) -> bool:
+        """Whether it keeps the union of all masks."""
+        return self.track_exploration or self.prefer_unexplored
+
+    @property
+    def explore_needs_gradients(self) -> bool:
+        """Whether an exploration looks at the dense gradient."""
+        seen = looks_at(self.drop_score) | looks_at(self.grow_score)
+        return self.where is not None and bool(seen & {"gradients", "momentum"})
+
+    @property
+    def update_needs_gradients(self) -> bool:
+        """Whether an update looks at the dense gradient, that of momentum included."""
+        return not self.fixed and self.rewires and self.explore_needs_gradients
+
+    @property
+    def settled_step(self) -> int:
+        """The step of the update that meets the sparsity; 0 if it does at the start."""
+        if self.sparsity_stairs:
+            return self.sparsity_stairs[-1][0]
+        if self.initial_sparsity is None:
+            return 0
+        first = self.update_every if self.begin_step is None else self.begin_step
+        ends = (self.prune_end_step, self.end_step)
+        ends = [end for end in ends if end is not None]
+        return _last_update(self.update_every, first, self.prune_begin_step, ends)
+
+    def drop_fraction_at(self, step: Number) -> Number:
+        """The fraction that an update after ``step`` steps drops."""
+        if callable(self.drop_fraction):
+            return self.drop_fraction(step)
+        if isinstance(self.drop_fraction, tuple):
+            return stairs(self.drop_fraction)(step)
+        if self.drop_decay == "constant":
+            return self.drop_fraction
+        decay = cosine_fraction if self.drop_decay == "cosine" else linear_fraction
+        end = self.end_step if self.drop_end_step is None else self.drop_end_step
+        assert end is not None
+        return decay(self.drop_fraction, end_step=end, final=self.drop_final)(step)
+
+    # --- Checks ---
+
+    def _check_drop(self) -> None:
+        check_one_of("drop_decay", self.drop_decay, _DECAYS)
+        check_fraction(self.drop_final, "drop_final")
+        if callable(self.drop_fraction) or isinstance(self.drop_fraction, tuple):
+            if self.drop_decay != "constant":
+                raise ValueError(
+                    f"drop_decay={self.drop_decay!r} needs a number as drop_fraction, "
+                    f"got {self.drop_fraction}"
+                )
+            if isinstance(self.drop_fraction, tuple):
+                _check_pairs("drop_fraction", self.drop_fraction, check_fraction)
+            return
+        check_fraction(self.drop_fraction, "drop_fraction")
+        if self.drop_decay != "constant":
+            if self.drop_end_step is None and self.end_step is None:
+                raise ValueError(
+                    f"drop_decay={self.drop_decay!r} needs drop_end_step or end_step"
+                )
+            self.drop_fraction_at(0)  # raises if the span is empty
+
+    def _check_signals(self) -> None:
+        if self.redistribute and self.momentum_decay is None:
+            raise ValueError("redistribute=True needs momentum_decay, got None")
+        if self.spare_dense and not self.redistribute:
+            raise ValueError("spare_dense=True needs redistribute=True, got False")
+        if self.momentum_decay is not None:
+            check_fraction(self.momentum_decay, "momentum_decay")
+        for name in ("drop_score", "grow_score"):
+            seen = looks_at(getattr(self, name), otherwise=frozenset())
+            if "momentum" in seen and self.momentum_decay is None:
+                raise ValueError(
+                    f"{name} looks at a running average of gradients; it needs "
+                    "momentum_decay, got None"
+                )
+
+    def _check_stairs(self) -> None:
+        pairs = self.sparsity_stairs
+        _check_pairs("sparsity_stairs", pairs, check_sparsity)
+        for name in ("initial_sparsity", "prune_end_step"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} and sparsity_stairs are two ways to "
+                    "say the same; give one"
+                )
+        if pairs[-1][1] != self.sparsity:
+            raise ValueError(
+                f"sparsity_stairs must end at sparsity={self.sparsity}, got {pairs[-1]}"
+            )
+        for (_, before), (step, after) in pairwise(pairs):
+            if 0 < after < before:
+                raise ValueError(
+                    "sparsity_stairs may fall to 0 alone, where all weights return; "
+                    f"got {before} to {after} at step {step}"
+                )
 
 
-def starting_from(state: MethodState, params: Params, masks: Masks) -> MethodState:
-    """The state at the start, of a method that starts with given masks.
+def topology_due(method: Method, step: Number) -> Any:
+    """Whether the topology changes after ``step`` steps by the method's own schedule.
 
     Args:
-      state: of the method's ``init``.
-      params: pytree of arrays.
-      masks: nested like ``params``, of which leaves and whole branches without masks
-        may be missing.
+      method: the method.
+      step: number of completed steps: a Python integer, or an integer array of any
+        shape, traced or not.
 
-    Raises:
-      ValueError: if a mask is of a leaf that ``params`` lacks, or has another shape.
+    Returns:
+      A bool, or a bool array of that shape.
     """
-    given = {name: mask for name, mask in named_leaves(masks)}
-    whole = map_named(lambda name, _: given.pop(name, None), params)
-    if given:
-        raise ValueError(f"masks has a leaf {min(given)!r} that params lacks")
-    check_masks(params, whole)
-    average = state.momentum
-    if average is not None:
-        average = jax.tree.map(
-            lambda w, m: None if m is None else jnp.zeros_like(w), params, whole
-        )
-    ever = None if state.ever_active is None else whole
-    return state._replace(masks=whole, ever_active=ever, momentum=average)
+    due: Any = jnp.zeros(jnp.shape(step), bool) if _is_array(step) else False
+    if method.where is None:
+        return due
+    if method.update_every:
+        due |= update_due(
+            every=method.update_every, begin=method.begin_step, end=method.end_step
+        )(step)
+    for stair, _ in method.sparsity_stairs[1:]:
+        due |= step == stair
+    return due
 
 
 def scheduled(method: Method, step: Number, tickets: TicketPlan | None = None) -> Any:
-    """Whether the method's own schedule changes the topology after ``step`` steps.
+    """`topology_due`, with cheap tickets.
 
-    Cheap tickets train with frozen masks, so from their first step on it never does;
-    nor shortly before (a quarter of the interval), because an exploration would drop
-    first of all the weights that have only just been grown.
+    Cheap tickets train with frozen masks, so from their first step on it never is; nor
+    shortly before (a quarter of the interval), because an exploration would drop first
+    of all the weights that have only just been grown.
 
     Args:
       method: the method.
@@ -310,7 +340,7 @@ def scheduled(method: Method, step: Number, tickets: TicketPlan | None = None) -
     Raises:
       ValueError: if the method is still pruning when the tickets begin.
     """
-    due = method.due(step)
+    due = topology_due(method, step)
     if tickets is None or not tickets.cycles:
         return due
     if method.settled_step >= tickets.phase1_steps:
@@ -323,41 +353,33 @@ def scheduled(method: Method, step: Number, tickets: TicketPlan | None = None) -
     return due & (step <= last)
 
 
-def exploration_rate(state: MethodState) -> jax.Array:
-    """R_s of ITOP: share of the sparse places that were ever active, float32.
+def check_fields(
+    name: str, fields: Mapping[str, Any], also: Sequence[str] = ()
+) -> None:
+    """Raises unless all names are those of fields of `Method`, or in ``also``.
 
     Raises:
-      ValueError: if the method does not track it.
+      ValueError: naming the method and the field, and the nearest one.
     """
-    if state.ever_active is None:
-        raise ValueError(
-            "this method keeps no union; make it with track_exploration=True"
-        )
-    return density(state.ever_active)
+    known = [field.name for field in dataclasses.fields(Method)] + list(also)
+    for field in fields:
+        if field not in known:
+            hint = did_you_mean(field, known)
+            raise ValueError(f"method {name!r} has no option {field!r}{hint}")
 
 
 # --- Parts ----------------------------------------------------------------------------
 
 
-def _with_masks(state: MethodState, masks: Masks) -> MethodState:
-    ever = state.ever_active
-    ever = None if ever is None else union(ever, masks)
-    return state._replace(masks=masks, ever_active=ever)
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, and a dictionary of its own."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(part) for part in value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
-def _never(ever_active: Masks | None) -> Masks:
-    return jax.tree.map(jnp.logical_not, ever_active)
-
-
-def _shares(masks: Masks, momentum: Params | None) -> Any:
-    """Mean magnitude of the averaged gradient over each layer's active weights."""
-
-    def share(mask: jax.Array, average: jax.Array, n: jax.Array) -> jax.Array:
-        total = jnp.sum(jnp.abs(apply_masks(mask, average)).astype(jnp.float32))
-        return total / jnp.maximum(n, 1).astype(jnp.float32)
-
-    average = _at_leaves_of(masks, momentum)
-    return jax.tree.map(share, masks, average, layer_counts(masks))
+def _is_array(step: Any) -> bool:
+    return hasattr(step, "dtype")
 
 
 def _last_update(every: int, first: int, begin: int, ends: Sequence[int]) -> int:
@@ -375,16 +397,15 @@ def _last_update(every: int, first: int, begin: int, ends: Sequence[int]) -> int
     return last
 
 
-def _running_average(average: jax.Array, new: jax.Array, decay: float) -> jax.Array:
-    return (decay * average + (1 - decay) * new.astype(average.dtype)).astype(
-        average.dtype
-    )
-
-
-def _at_leaves_of(tree: Any, other: Any) -> Any:
-    """``other`` with ``None`` where ``tree`` has it."""
-    return jax.tree.map(lambda o, t: None if t is None else o, other, tree)
-
-
-def _never_due(step: Number) -> Any:
-    return jnp.zeros(jnp.shape(step), bool) if isinstance(step, jax.Array) else False
+def _check_pairs(name: str, pairs: Stairs, check: Callable[[Any, str], None]) -> None:
+    """Raises unless these are stairs from step 0 on, with values that pass a check."""
+    shaped = all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs)
+    steps = [pair[0] for pair in pairs] if shaped else []
+    if not steps or steps[0] != 0 or steps != sorted(set(steps)):
+        raise ValueError(
+            f"{name} must be (step, value) pairs, the first at step 0 and each later "
+            f"than the one before, got {pairs}"
+        )
+    for step, value in pairs:
+        check_whole(f"a step of {name}", step, 0)
+        check(value, f"a value of {name}")

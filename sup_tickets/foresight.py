@@ -31,9 +31,8 @@ from sup_tickets.masks import (
     random_masks,
     size,
 )
-from sup_tickets.pruning import merged, without
 from sup_tickets.saliency import taylor
-from sup_tickets.topology import prune_to_counts
+from sup_tickets.topology import merged, prune_to_counts, without
 from sup_tickets.trees import (
     RuleLike,
     check_same_leaves,

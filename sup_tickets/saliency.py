@@ -8,8 +8,9 @@ criterion, one that looks at data for example, is a function bound by
 ``functools.partial``, not a class.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,30 @@ class Signals(NamedTuple):
 
 
 ScoreFunction = Callable[[Signals], Scores]
+"""``signals -> scores``; what it looks at may be said by `declare`."""
+
+
+def declare(*signals: str) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Decorates a score function with the names of the signals that it looks at."""
+
+    def decorate(score: Any) -> Any:
+        score.signals = frozenset(signals)
+        return score
+
+    return decorate
+
+
+def looks_at(
+    score: ScoreFunction, *, otherwise: frozenset[str] = frozenset(Signals._fields)
+) -> frozenset[str]:
+    """The names of the signals that a score function, or a partial of it, looks at.
+
+    Args:
+      score: the function.
+      otherwise: what is returned for a function that does not say: by default all.
+    """
+    function = score.func if isinstance(score, functools.partial) else score
+    return getattr(function, "signals", otherwise)
 
 
 def magnitude(params: Params) -> Scores:
@@ -76,29 +101,64 @@ def random_scores(key: jax.Array, params: Params) -> Scores:
     return uniform_draws(key, params)
 
 
+@declare("params")
 def by_magnitude(signals: Signals) -> Scores:
     """Score function: the magnitude of the weights."""
     return magnitude(signals.params)
 
 
+@declare("gradients")
 def by_gradient(signals: Signals) -> Scores:
     """Score function: the magnitude of the dense gradient (RigL's growth)."""
     return gradient(_given(signals.gradients, "gradients"))
 
 
+@declare("momentum")
 def by_momentum(signals: Signals) -> Scores:
     """Score function: the magnitude of the averaged dense gradient (SNFS's growth)."""
     return momentum(_given(signals.momentum, "momentum"))
 
 
+@declare("params", "gradients")
 def by_taylor(signals: Signals) -> Scores:
     """Score function: ``|w dL/dw|``."""
     return taylor(signals.params, _given(signals.gradients, "gradients"))
 
 
-def by_chance(signals: Signals) -> Scores:
+@declare("key")
+def by_random(signals: Signals) -> Scores:
     """Score function: uniform draws (SET's growth)."""
     return random_scores(_given(signals.key, "key"), signals.params)
+
+
+@functools.cache
+def by_magnitude_and_gradient(gradient_weight: float) -> ScoreFunction:
+    """The score function ``|w| + gradient_weight |dL/dw|`` (MEST's drop).
+
+    Args:
+      gradient_weight: not negative; with 0 it is `by_magnitude`.
+
+    Raises:
+      ValueError: if it is negative.
+
+    References:
+      Yuan et al., MEST: Accurate and Fast Memory-Economic Sparse Training Framework on
+      the Edge, 2021, https://arxiv.org/abs/2110.14032
+    """
+    if not gradient_weight >= 0:
+        raise ValueError(f"gradient_weight must not be negative, got {gradient_weight}")
+    if not gradient_weight:
+        return by_magnitude
+
+    @declare("params", "gradients")
+    def score(signals: Signals) -> Scores:
+        return jax.tree.map(
+            lambda w, g: jnp.abs(w) + gradient_weight * jnp.abs(g).astype(w.dtype),
+            signals.params,
+            _given(signals.gradients, "gradients"),
+        )
+
+    return score
 
 
 def _given(part: Params | None, name: str) -> Params:

@@ -205,6 +205,22 @@ def constant(value: float) -> Schedule:
     return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
 
 
+def stairs(pairs: Sequence[tuple[int, float]]) -> Schedule:
+    """The value of the last ``(step, value)`` pair whose step has come.
+
+    Args:
+      pairs: in the order of their steps; the first value holds before its step too.
+
+    Example:
+      >>> fraction = stairs([(0, 0.2), (100, 0.1), (150, 0.0)])
+      >>> [round(float(fraction(step)), 6) for step in (0, 99, 100, 150)]
+      [0.2, 0.2, 0.1, 0.0]
+    """
+    steps, values = zip(*pairs, strict=True)
+    joined = _joined([optax.constant_schedule(v) for v in values], steps[1:])
+    return lambda step: _float(joined(_integer(step)))
+
+
 def cosine_fraction(
     initial: float, *, end_step: int, begin_step: int = 0, final: float = 0.0
 ) -> Schedule:

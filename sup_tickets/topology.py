@@ -6,16 +6,18 @@ grows at random, RigL by the dense gradient, SNFS by its running average with th
 shared out between layers, ITOP at places that were never active.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
-from sup_tickets.counting import Rounding, active_count, portion
+from sup_tickets.counting import Rounding, active_count, portion, share_out
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
+    count,
     difference,
     intersection,
     layer_counts,
@@ -31,7 +33,12 @@ from sup_tickets.selection import (
     select_globally,
     top_k,
 )
-from sup_tickets.trees import check_same_leaves
+from sup_tickets.trees import (
+    check_same_leaves,
+    map_named,
+    matching_names,
+    named_leaves,
+)
 from sup_tickets.types import Counts, Masks, Number, Params, Scores
 
 Scope = Literal["global", "layer"]
@@ -95,7 +102,7 @@ def rewire(
     *,
     drop_scores: Scores,
     grow_scores: Scores,
-    fraction: Number,
+    fraction: Any,
     rounding: Rounding = "floor",
     regrow_dropped: bool = True,
     prefer: Masks | None = None,
@@ -112,7 +119,8 @@ def rewire(
       masks: the active weights.
       drop_scores: pytree of floating point arrays; the lowest active ones are dropped.
       grow_scores: likewise; the highest candidates are grown.
-      fraction: of the active weights of each layer, in [0, 1]; may be traced.
+      fraction: of the active weights of each layer, in [0, 1]; a scalar, which may be
+        traced, or a pytree of one for each layer, ``None`` at dense leaves.
       rounding: of the number dropped, see `drop`.
       regrow_dropped: whether the weights just dropped are candidates for growth, as in
         the references. If not, a layer with fewer inactive weights than it would drop
@@ -134,12 +142,14 @@ def rewire(
       Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020, Algorithm 1,
       https://arxiv.org/abs/1911.11134
     """
-    check_fraction(fraction)
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(fraction)):
+        check_fraction(fraction)
+        fraction = jax.tree.map(lambda _: fraction, masks)
     check_masks(params, masks)
     check_same_leaves("drop_scores", drop_scores, "params", params)
     check_same_leaves("grow_scores", grow_scores, "params", params)
     active = layer_counts(masks)
-    dropped = jax.tree.map(lambda n: portion(n, fraction, rounding), active)
+    dropped = jax.tree.map(lambda n, f: portion(n, f, rounding), active, fraction)
     if not regrow_dropped:
         dropped = jax.tree.map(
             lambda d, n, m: jnp.minimum(d, m.size - n), dropped, active, masks
@@ -232,60 +242,51 @@ def prune_to_counts(
     return apply_masks(kept, params), kept
 
 
-def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
-    """Shares the total of ``dropped`` out between layers, exactly, within their room.
-
-    Every round gives each layer with room its share of what is left, rounded down; what
-    rounding leaves over goes one by one to the largest shares.
+def prune_to_total(
+    params: Params,
+    masks: Masks,
+    total: Number,
+    *,
+    scope: Scope = "global",
+    held: Sequence[str] | str = (),
+) -> Masks:
+    """Masks of the largest active weights, ``total`` in all, of leaves held or not.
 
     Args:
-      shares: pytree of non-negative scalars, one a layer; need not sum to 1. Where all
-        open layers have share 0 they share alike.
-      dropped: pytree of integers of the same structure, or their total.
-      room: likewise: at most this many for each layer; in total at least ``dropped``.
-
-    Returns:
-      Pytree of int32 scalars with the sum of ``dropped``.
-
-    References:
-      Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019, section 3.2,
-      https://arxiv.org/abs/1907.04840. The release rounds every layer up, caps at 99%
-      of the room and corrects the surplus in later updates; here the sum is exact.
+      params: pytree of arrays.
+      masks: the active weights; where no more than ``total`` are active all stay.
+      total: number of weights that stay, those of the held leaves included.
+      scope: "global" compares the weights of all leaves; "layer" gives every leaf the
+        same density as far as it has the weights, and the same exact total.
+      held: expressions of leaves that are not pruned; the others pay for them.
     """
-    leaves, structure = jax.tree.flatten(shares)
-    if not leaves:
-        return shares
-    share = jnp.stack([jnp.maximum(jnp.asarray(s, jnp.float32), 0) for s in leaves])
-    limit = jnp.stack([jnp.asarray(r, jnp.int32) for r in jax.tree.leaves(room)])
-    total = sum(jax.tree.leaves(dropped), start=jnp.int32(0))
+    free = without(masks, held)
+    wanted = jnp.maximum(total - (size(masks) - size(free)), 0)
 
-    def add_up(counts: jax.Array) -> jax.Array:
-        return jnp.sum(counts, dtype=jnp.int32)  # int64 if 64 bits are enabled
+    def keep_largest(free: Masks) -> Masks:
+        counts = wanted
+        if scope == "layer":
+            sizes = jax.tree.map(lambda mask: float(mask.size), free)
+            counts = share_out(sizes, wanted, layer_counts(free))
+        return prune_to_counts(params, free, counts)[1]
 
-    def give(given: jax.Array) -> jax.Array:
-        left, free = total - add_up(given), limit - given
-        open_share = jnp.where(free > 0, share, 0.0)
-        alike = (free > 0).astype(jnp.float32)
-        # A run that diverged may come with NaN or infinite shares.
-        whole = jnp.sum(open_share)
-        open_share = jnp.where((whole > 0) & (whole < jnp.inf), open_share, alike)
-        part = open_share / jnp.sum(open_share)
-        each = jnp.floor(part * left.astype(jnp.float32) * (1 + 2.0**-22))
-        each = jnp.minimum(each.astype(jnp.int32), free)
-        # float32 may round the parts up past what is left; clip them in order.
-        before = jnp.cumsum(each, dtype=jnp.int32) - each
-        each = jnp.clip(left - before, 0, each)
-        over, free = left - add_up(each), free - each
-        order = jnp.argsort(-jnp.where(free > 0, open_share, -1.0), stable=True)
-        one = (jnp.arange(share.size, dtype=jnp.int32) < over) & (free[order] > 0)
-        return given + each + jnp.zeros_like(each).at[order].set(one.astype(jnp.int32))
+    kept = jax.lax.cond(count(free) > wanted, keep_largest, lambda m: m, free)
+    return merged(params, masks, kept)
 
-    given = jax.lax.while_loop(
-        lambda given: add_up(given) < jnp.minimum(total, add_up(limit)),
-        give,
-        jnp.zeros_like(limit),
+
+def without(masks: Masks, expressions: Sequence[str] | str) -> Masks:
+    """``masks`` with ``None`` at the leaves that the expressions match."""
+    if not expressions:
+        return masks
+    held = matching_names(expressions, [name for name, _ in named_leaves(masks)])
+    return map_named(lambda name, mask: None if name in held else mask, masks)
+
+
+def merged(params: Params, masks: Masks, changed: Masks) -> Masks:
+    """``changed``, and ``masks`` where it is ``None``."""
+    return jax.tree.map(
+        lambda _, mask, new: mask if new is None else new, params, masks, changed
     )
-    return jax.tree.unflatten(structure, list(given))
 
 
 def _target(total: int, sparsity: Number) -> Number:

@@ -21,10 +21,18 @@ import jax.numpy as jnp
 import optax
 
 from sup_tickets.checks import check_fraction
-from sup_tickets.dynamic import Method, MethodState, scheduled
-from sup_tickets.masks import apply_masks, choose
+from sup_tickets.dynamic import Method, scheduled
+from sup_tickets.masks import apply_masks, choose, difference
+from sup_tickets.methods import METHODS, make_method
 from sup_tickets.tickets import TicketPlan
 from sup_tickets.types import Masks, Number, Params
+from sup_tickets.updates import (
+    MethodState,
+    explore_topology,
+    init_topology,
+    observe_gradients,
+    update_topology,
+)
 
 
 class SparseTrainingState(NamedTuple):
@@ -37,11 +45,12 @@ class SparseTrainingState(NamedTuple):
 
 def sparse_training(
     tx: optax.GradientTransformation,
-    method: Method,
+    method: Method | str,
     *,
     key: jax.Array | int = 0,
     tickets: TicketPlan | None = None,
     explore_fraction: Number = 0.5,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Trains sparsely with any Optax optimizer and any method.
 
@@ -65,20 +74,22 @@ def sparse_training(
     Args:
       tx: any Optax optimizer whose slots `optax.tree.map_params` can find (L-BFGS is
         not among them).
-      method: a method of sparse training.
-      key: a random key, consumed, or a seed.
+      method: a method of sparse training, or the name of a preset, `METHODS`.
+      key: a random key, typed or raw, consumed; or a seed.
       tickets: the plan of the cheap-ticket phase, if there is one.
       explore_fraction: of each layer's active weights, in [0, 1].
+      **options: of the preset, if ``method`` is a name.
 
     Raises:
-      ValueError: if the fraction is outside [0, 1]; by ``update`` without parameters.
+      ValueError: for what is neither a method nor the name of one with its options; if
+        the fraction is outside [0, 1]; by ``update`` without parameters.
     """
+    method = _method(method, options)
     check_fraction(explore_fraction, "explore_fraction")
     tx = optax.with_extra_args_support(tx)
 
     def init(params: Params) -> Any:
-        seed = key if isinstance(key, jax.Array) else jax.random.key(key)
-        state = method.init(seed, params)
+        state = init_topology(method, key, params)
         inner = tx.init(apply_masks(state.masks, params))
         return SparseTrainingState(
             jnp.int32(0), state, mask_slots(tx, state.masks, inner)
@@ -94,32 +105,39 @@ def sparse_training(
             raise ValueError("sparse_training needs update(gradients, state, params)")
         step, gradients = state.step, updates
         topology = state.method
+        kept = topology.masks  # active before and now, with their values and slots
         replaced = jnp.zeros((), bool)
-        if method.update_every:
+        if not method.fixed:
             due = scheduled(method, step, tickets)
-            topology = _change_if(due, method.update, topology, params, gradients, step)
+            change = partial(update_topology, method)
+            topology, kept = _change_if(due, change, topology, params, gradients, step)
             replaced = due & method.consumes_step
         if tickets is not None and tickets.cycles:
-            explore = partial(method.explore, fraction=explore_fraction)
+            explore = partial(explore_topology, method, fraction=explore_fraction)
             due = tickets.explore_due(step)
-            topology = _change_if(due, explore, topology, params, gradients, step)
-        topology = method.observe(topology, gradients)
+            topology, kept = _change_if(due, explore, topology, params, gradients, step)
+        topology = observe_gradients(method, topology, gradients)
         masks = topology.masks
         # Masked going in, where it costs nothing: what is 0 for the optimizer stays 0.
         updates, inner = tx.update(
             apply_masks(masks, gradients),
-            mask_slots(tx, masks, state.inner),
-            apply_masks(masks, params),
+            mask_slots(tx, kept, state.inner),
+            apply_masks(kept, params),
             **extra,
         )
-        if method.update_every and method.consumes_step:
-            kept = mask_slots(tx, masks, state.inner)
-            inner = _restore_slots(tx, replaced, inner, kept)
+        if method.consumes_step and not method.fixed:
+            inner = _restore_slots(
+                tx, replaced, inner, mask_slots(tx, kept, state.inner)
+            )
             updates = jax.tree.map(
                 lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
             )
-        # Whatever finite value stood at an inactive weight, it is 0 after the update.
-        updates = choose(masks, updates, jax.tree.map(jnp.negative, params))
+        # Whatever finite value stood at an inactive weight, it is 0 after the update;
+        # one that begins anew has come to its first update.
+        anew = jax.tree.map(
+            lambda u, p: u - p.astype(u.dtype), apply_masks(masks, updates), params
+        )
+        updates = choose(kept, updates, anew)
         return updates, SparseTrainingState(step + 1, topology, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -218,17 +236,40 @@ def _change_if(
     params: Params,
     gradients: Params,
     step: jax.Array,
-) -> MethodState:
-    """The topology after a change that is due; the ``cond`` returns masks alone."""
+) -> tuple[MethodState, Masks]:
+    """The topology after a change that is due, and which weights go on as they were.
 
-    def changed() -> tuple[Masks, Masks]:
-        state = change(topology, params, gradients, step).state
-        return state.masks, state.ever_active
+    The ``cond`` returns masks alone.
+    """
 
-    masks, ever_active = jax.lax.cond(
-        due, changed, lambda: (topology.masks, topology.ever_active)
+    def changed() -> tuple[Masks, Masks, Masks]:
+        _, state, grown = change(topology, params, gradients, step)
+        return state.masks, difference(state.masks, grown), state.ever_active
+
+    masks, kept, ever_active = jax.lax.cond(
+        due, changed, lambda: (topology.masks, topology.masks, topology.ever_active)
     )
-    return topology._replace(masks=masks, ever_active=ever_active)
+    return topology._replace(masks=masks, ever_active=ever_active), kept
+
+
+def _method(method: Any, options: dict[str, Any]) -> Method:
+    """The method that was named or given."""
+    if isinstance(method, str):
+        return make_method(method, **options)
+    for name, preset in METHODS.items():
+        if method is preset:
+            raise ValueError(
+                f"method must be a Method or a name, got the function {name!r}; call "
+                f"it, or give {name!r} and its options"
+            )
+    if not isinstance(method, Method):
+        raise ValueError(f"method must be a Method or a name, got {method!r}")
+    if options:
+        raise ValueError(
+            f"options are for a method given by its name, got {sorted(options)} "
+            f"with {method.name!r}; use Method.replace"
+        )
+    return method
 
 
 def _is_placeholder(leaf: Any) -> bool:

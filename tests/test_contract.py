@@ -3,6 +3,8 @@
 The drop-in is what binds them all, so the contract is tested through it.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,18 +17,22 @@ SPARSITY = 0.75
 TICKETS = st.TicketPlan(phase1_steps=8, cycle_steps=3, cycles=2)
 EVERY = 2
 
+DYNAMIC = {"sparsity": SPARSITY, "update_every": EVERY, "end_step": 8}
+PRUNED = {"sparsity": SPARSITY, "update_every": EVERY, "prune_end_step": 6}
 OPTIONS = {
     "dense": {},
     "static": {"sparsity": SPARSITY},
-    "gmp": {"sparsity": SPARSITY, "update_every": EVERY, "prune_end_step": 6},
-    "granet": {"sparsity": SPARSITY, "update_every": EVERY, "prune_end_step": 6},
-    "granet-dense": {"sparsity": SPARSITY, "update_every": EVERY, "prune_end_step": 6},
+    "gmp": PRUNED,
+    "granet": {**PRUNED, "end_step": 8},
+    "granet-dense": {**PRUNED, "end_step": 8},
+    "acdc": {"sparsity": SPARSITY, "total_steps": 20},
+    "mest": {"sparsity": SPARSITY, "total_steps": 32, "update_every": EVERY},
 }
-METHODS = {
-    name: OPTIONS.get(name, {"sparsity": SPARSITY, "update_every": EVERY})
-    for name in st.METHODS
-}
+METHODS = {name: OPTIONS.get(name, DYNAMIC) for name in st.METHODS}
 PRUNING = {"gmp", "granet", "granet-dense"}
+# The phases of AC/DC take 20 steps at least.
+PLANS = {"acdc": st.TicketPlan(phase1_steps=20, cycle_steps=3, cycles=2)}
+ACDC_TURNS = {*range(2, 16), 17}  # sparse from the first on, dense from the second, ...
 
 
 def by_kind(params):
@@ -133,15 +139,16 @@ def expected_count(method, params, total):
 @pytest.mark.parametrize(("method", "optimizer"), PAIRS)
 def test_contract(method, optimizer, params):
     made = st.make_method(method, **METHODS[method])
+    plan = PLANS.get(method, TICKETS)
     tx = st.sparse_training(
-        OPTIMIZERS[optimizer], made, tickets=TICKETS, explore_fraction=0.3
+        OPTIMIZERS[optimizer], made, tickets=plan, explore_fraction=0.3
     )
     state = tx.init(params)
     live = st.keep_sparse(params, state)
     traces = []
     step = jax.jit(make_step(tx, traces))
     structure, counts, changes = jax.tree.structure(state), [], []
-    for i in range(TICKETS.total_steps):
+    for i in range(plan.total_steps):
         before = st.masks_of(state)
         layers = st.layer_counts(before)
         live, state = step(live, state, *batch(i))
@@ -151,7 +158,7 @@ def test_contract(method, optimizer, params):
         counts.append(int(st.count(masks)))
         if int(st.hamming(before, masks)):
             changes.append(i)
-        if method not in PRUNING | {"snfs"} or i >= TICKETS.phase1_steps:
+        if method not in PRUNING | {"snfs", "acdc"} or i >= plan.phase1_steps:
             redistributes = method == "snfs" and i in (8, 11)
             if not redistributes:
                 assert jax.tree.map(int, st.layer_counts(masks)) == jax.tree.map(
@@ -165,7 +172,11 @@ def test_contract(method, optimizer, params):
     total = st.size(st.masks_of(state))
     final = expected_count(method, params, total)
     assert counts[-1] == final
-    if method not in PRUNING:
+    if method == "acdc":
+        full = {i for i in range(17) if counts[i] == total}
+        assert full == {0, 1, *range(3, 17, 2), 16}
+        assert set(counts) == {total, final} and set(counts[17:]) == {final}
+    elif method not in PRUNING:
         assert set(counts) == {final}
     else:
         assert counts == sorted(counts, reverse=True) and counts[0] > final
@@ -176,8 +187,10 @@ def test_contract(method, optimizer, params):
         else set()
     )
     explored = {8, 11} if method != "dense" else set()
+    if method == "acdc":
+        scheduled, explored = ACDC_TURNS, {20, 23}
     assert set(changes) <= scheduled | explored
-    if method in ("set", "set-itop"):
+    if method in ("set", "set-itop", "acdc"):
         assert set(changes) == scheduled | explored
 
 
@@ -185,11 +198,14 @@ def test_contract(method, optimizer, params):
 def test_jit_equals_eager(method, params):
     made = st.make_method(method, **METHODS[method])
     key = jax.random.key(3)
-    state = made.init(key, params)
+    state = st.init_topology(made, key, params)
     gradients = jax.grad(loss)(st.apply_masks(state.masks, params), *batch(0))
     live = st.apply_masks(state.masks, params)
-    observed = made.observe(state, gradients)
-    for change in (made.update, lambda *a: made.explore(*a, 0.4)):
+    observed = st.observe_gradients(made, state, gradients)
+    for change in (
+        partial(st.update_topology, made),
+        lambda *a: st.explore_topology(made, *a, 0.4),
+    ):
         eager = change(observed, live, gradients, jnp.int32(4))
         jitted = jax.jit(change)(observed, live, gradients, jnp.int32(4))
         jax.tree.map(np.testing.assert_array_equal, _plain(eager), _plain(jitted))
@@ -197,12 +213,12 @@ def test_jit_equals_eager(method, params):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_change_keeps_what_stays_and_zeroes_what_grew(method, params):
-    made = st.make_method(method, **METHODS[method])
-    state = made.init(jax.random.key(3), params)
+    made = st.make_method(method, **METHODS[method]).replace(keep_pruned=True)
+    state = st.init_topology(made, jax.random.key(3), params)
     live = st.apply_masks(state.masks, params)
     gradients = jax.grad(loss)(live, *batch(0))
-    state = made.observe(state, gradients)
-    change = made.update(state, live, gradients, 4)
+    state = st.observe_gradients(made, state, gradients)
+    change = st.update_topology(made, state, live, gradients, 4)
     for weight, new, old, mask, grown in zip(
         *map(
             lambda t: jax.tree.leaves(t, is_leaf=lambda m: m is None),
@@ -222,20 +238,21 @@ def test_same_key_same_run_and_other_key_other_masks(method, params):
     made = st.make_method(method, **METHODS[method])
 
     def masks(seed):
-        state = made.init(jax.random.key(seed), params)
+        state = st.init_topology(made, jax.random.key(seed), params)
         live = st.apply_masks(state.masks, params)
         gradients = jax.grad(loss)(live, *batch(0))
-        state = made.observe(state, gradients)
-        return made.update(state, live, gradients, 4).state.masks
+        state = st.observe_gradients(made, state, gradients)
+        return st.update_topology(made, state, live, gradients, 4).state.masks
 
     assert int(st.hamming(masks(0), masks(0))) == 0
     assert int(st.hamming(masks(0), masks(1))) > 0
 
 
 def test_members_of_a_vmapped_ensemble_have_their_own_masks(params):
-    made = st.rigl(sparsity=SPARSITY)
+    made = st.rigl(sparsity=SPARSITY, total_steps=1000)
     keys = jax.random.split(jax.random.key(0), 3)
-    masks = jax.vmap(lambda key: made.init(key, params).masks)(keys)["layer"]["kernel"]
+    masks = jax.vmap(lambda key: st.init_topology(made, key, params).masks)(keys)
+    masks = masks["layer"]["kernel"]
     assert len({np.asarray(m).tobytes() for m in masks}) == 3
     assert len({int(m.sum()) for m in masks}) == 1
 
@@ -275,7 +292,11 @@ PRUNERS = {"update_every": 10, "sparsity": 0.9}
         (st.gradual_magnitude, {"begin_step": 5, "prune_end_step": 20}, None),
         (st.gradual_magnitude, {"prune_end_step": 20}, st.TicketPlan(21, 3, 1)),
         (st.granet, {"prune_end_step": 20, "end_step": 15}, None),
-        (st.granet, {"prune_end_step": 20, "prune_scope": "layer"}, None),
+        (
+            st.granet,
+            {"prune_end_step": 20, "prune_scope": "layer", "drop_fraction": 0.5},
+            None,
+        ),
     ],
 )
 def test_pruning_ends_at_the_exact_count_whatever_the_window(
@@ -299,9 +320,11 @@ def test_pruning_by_layer_treats_them_alike(params):
 @pytest.mark.parametrize(
     "method",
     [
-        st.sparse_momentum(sparsity=0.5, update_every=2, dense="head"),
-        st.rigl(sparsity=0.5, update_every=2, dense="head"),
-        st.granet(sparsity=0.5, update_every=2, prune_end_step=6, dense="head"),
+        st.sparse_momentum(sparsity=0.5, update_every=2, end_step=9, dense="head"),
+        st.rigl(sparsity=0.5, update_every=2, end_step=9, dense="head"),
+        st.granet(
+            sparsity=0.5, update_every=2, prune_end_step=6, end_step=9, dense="head"
+        ),
         st.gradual_magnitude(
             sparsity=0.5,
             update_every=2,
@@ -331,7 +354,7 @@ def test_a_final_sparsity_that_cannot_be_met_is_refused(params):
     for options in ({"sparsity": 0.9999}, {"sparsity": 0.8, "dense": "head"}):
         method = st.gradual_magnitude(update_every=5, prune_end_step=20, **options)
         with pytest.raises(ValueError, match="active"):
-            method.init(jax.random.key(0), params)
+            st.init_topology(method, jax.random.key(0), params)
 
 
 def test_a_replaced_step_accumulates_nothing():
@@ -349,25 +372,27 @@ def test_a_replaced_step_accumulates_nothing():
 
 
 def test_never_active_places_grow_first(params):
-    method = st.set_itop(sparsity=0.75, update_every=1, prefer_unexplored=True)
+    method = st.set_itop(
+        sparsity=0.75, update_every=1, drop_fraction=0.5, prefer_unexplored=True
+    )
     _, state = trained(method, params, 8)
-    plain = st.set_itop(sparsity=0.75, update_every=1)
+    plain = st.set_itop(sparsity=0.75, update_every=1, drop_fraction=0.5)
     _, other = trained(plain, params, 8)
     assert float(st.exploration_rate(state)) > float(st.exploration_rate(other))
 
 
 def test_drop_and_grow_draw_independently(params):
-    method = st.dynamic(
+    method = st.Method(
         "chance",
         sparsity=0.5,
-        drop_score=st.by_chance,
-        grow_score=st.by_chance,
+        drop_score=st.by_random,
+        grow_score=st.by_random,
         drop_fraction=0.5,
         where="layer/kernel",
     )
-    state = method.init(jax.random.key(0), params)
+    state = st.init_topology(method, jax.random.key(0), params)
     live = st.apply_masks(state.masks, params)
-    change = method.update(state, live, None, 100)
+    change = st.update_topology(method, state, live, None, 100)
     kept = int(st.count(st.intersection(state.masks, change.state.masks)))
     assert 30 < kept < 55  # 30 are not dropped, of the other 30 a third comes back
 
@@ -378,10 +403,11 @@ def test_options_of_the_distribution_reach_it(params):
         distribution="erk_plus",
         distribution_options={"classifier": "head"},
     )
-    masks = method.init(jax.random.key(0), params).masks
+    masks = st.init_topology(method, jax.random.key(0), params).masks
     assert bool(masks["head"]["kernel"].all())
+    method = st.static(sparsity=0.5, distribution="erk_plus")
     with pytest.raises(ValueError, match=r"'erk_plus'.*'classifier'"):
-        st.static(sparsity=0.5, distribution="erk_plus").init(jax.random.key(0), params)
+        st.init_topology(method, jax.random.key(0), params)
 
 
 def test_bad_arguments_are_named():

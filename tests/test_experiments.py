@@ -15,6 +15,7 @@ from configs import common
 from configs.digits import get_config
 from experiments import run as run_module
 from experiments.build.experiment import build, comparisons
+from experiments.build.parts import make_parts
 from experiments.config.fields import FIELDS, check_config, flat
 from experiments.config.reading import parse
 from experiments.run import run
@@ -480,3 +481,20 @@ def test_comparisons_have_the_same_budget():
     assert list(comparisons(config_of(compare=True, **{"sup.enabled": False}))) == [
         "dense"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "updates"),
+    [
+        # Phase 1 has 20 steps: AC/DC's turns, and MEST's every 5 with its two stairs.
+        ("acdc", {}, (*range(2, 16), 17)),
+        ("mest", {"extra_density": 0.05}, (5, 10, 11, 15)),
+    ],
+)
+def test_methods_with_stairs_are_configured(name, options, updates):
+    config = config_of(**{"method.name": name})
+    with config.ignore_type():
+        config.method.options = ConfigDict(options)
+    plan, method, _ = make_parts(config, epoch_steps=5)
+    assert plan.updates == updates and method.name == name
+    assert method.track_exploration and method.distribution == "erk"

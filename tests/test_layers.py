@@ -19,10 +19,11 @@ LAYERS = [
     {"masks"},
     {"saliency"},
     {"topology", "superposition"},
-    {"pruning", "orthogonal", "rescaling"},
+    {"orthogonal", "rescaling"},
     {"foresight"},
     {"dynamic"},
-    {"methods", "transforms"},
+    {"methods", "updates"},
+    {"transforms"},
     {"training"},
 ]
 # These know nothing of masks, and nothing below them knows of them.
@@ -101,6 +102,6 @@ def test_public_names_are_present_and_documented():
 
 
 def test_public_functions_have_keyword_only_hyper_parameters():
-    for name in ("erk", "uniform", "rewire", "prune_to", "dynamic", "superposition"):
+    for name in ("erk", "uniform", "rewire", "prune_to", "Method", "superposition"):
         parameters = inspect.signature(getattr(st, name)).parameters
         assert any(p.kind is p.KEYWORD_ONLY for p in parameters.values()), name

@@ -46,7 +46,7 @@ def test_score_functions_look_at_their_part(key):
         saliency.by_gradient: saliency.gradient(G),
         saliency.by_momentum: saliency.momentum(M),
         saliency.by_taylor: saliency.taylor(W, G),
-        saliency.by_chance: saliency.random_scores(key, W),
+        saliency.by_random: saliency.random_scores(key, W),
     }
     for function, scores in wanted.items():
         helpers.assert_same(function(everything), scores)
@@ -59,7 +59,7 @@ def test_score_functions_look_at_their_part(key):
         (saliency.by_gradient, "gradients"),
         (saliency.by_taylor, "gradients"),
         (saliency.by_momentum, "momentum"),
-        (saliency.by_chance, "key"),
+        (saliency.by_random, "key"),
     ],
 )
 def test_a_missing_part_is_named(function, part):

@@ -2,16 +2,18 @@
 
     python -m experiments.benchmarks.core [--repeats 7] [--fast]
 
-Everything is timed in one process, the variants interleaved, as medians of the
+Everything is timed in one process, what is compared interleaved, as medians of the
 process's own time (user + system, which other people's load disturbs least) and of wall
 time. A *pass* is a donated, jitted ``x + c`` over the tree: one read and one write of
 every weight. The last line is the worst ratio of a figure to its target.
 """
 
 import argparse
+import itertools
 import platform
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -29,8 +31,17 @@ class Case(NamedTuple):
     """One thing to time: called again and again on what it returned itself."""
 
     call: Callable[..., Any]  # jitted; (*state) -> state
-    state: Any
+    start: Callable[[], Any]  # makes the first state, when its turn comes
     carries: bool = False  # whether the result is the next call's (donated) input
+    repeats: int | None = None  # timed calls, where so many as of the others take long
+
+
+class Figures(NamedTuple):
+    """What was measured of one case."""
+
+    own: float  # ms of the processor, all threads; the median
+    wall: float  # ms, the median
+    temporary: int  # bytes beyond arguments and results, as compiled
 
 
 class Row(NamedTuple):
@@ -72,30 +83,50 @@ def copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
-def measure(cases: dict[str, Case], repeats: int) -> dict[str, tuple[float, float]]:
-    """Median processor and wall time of each case in ms, all interleaved."""
-    states = {name: case.state for name, case in cases.items()}
+def say(text: str) -> None:
+    """Progress, apart from the table."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def measure(cases: dict[str, Case], repeats: int) -> dict[str, Figures]:
+    """Medians of the cases of one group, interleaved; their states live here alone."""
+    programs, states = {}, {}
+    for name, case in cases.items():
+        begun, states[name] = time.perf_counter(), case.start()
+        programs[name] = case.call.lower(*states[name]).compile()  # pyright: ignore
+        say(f"{name}: compiled in {time.perf_counter() - begun:.1f} s")
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + 1):  # the first is not counted
         for name, case in cases.items():
+            if repeat > (repeats if case.repeats is None else case.repeats):
+                continue
             wall, own = time.perf_counter(), time.process_time()
-            result = jax.block_until_ready(case.call(*states[name]))
+            result = jax.block_until_ready(programs[name](*states[name]))
             spent = (time.process_time() - own, time.perf_counter() - wall)
             if case.carries:
                 states[name] = result
-            if repeat:  # the first call compiles
+            if repeat:
                 times[name].append((1e3 * spent[0], 1e3 * spent[1]))
             del result
-    return {
-        name: (
-            float(np.median([t[0] for t in ts])),
-            float(np.median([t[1] for t in ts])),
-        )
-        for name, ts in times.items()
-    }
+    found = {}
+    for name, each in times.items():
+        own, wall = (float(np.median(clock)) for clock in zip(*each, strict=True))
+        found[name] = Figures(own, wall, temporary_bytes(programs[name]))
+    return found
+
+
+def temporary_bytes(program: Any) -> int:
+    """Bytes beyond arguments and results of a compiled program."""
+    return program.memory_analysis().temp_size_in_bytes
 
 
 # --- What is measured -----------------------------------------------------------------
+
+
+def one_pass(tree: Any) -> Case:
+    """One read and one write of every weight."""
+    add = jax.jit(lambda t: (jax.tree.map(lambda x: x + 1e-9, t),), donate_argnums=0)
+    return Case(add, lambda: (copy(tree),), carries=True)
 
 
 def selection_cases(tree: Any, counts: Any, fast: bool) -> dict[str, Case]:
@@ -112,27 +143,23 @@ def selection_cases(tree: Any, counts: Any, fast: bool) -> dict[str, Case]:
         mask = jnp.zeros(leaf.size, bool).at[chosen].set(True)
         return mask.reshape(leaf.shape)
 
+    def per_leaf(function: Callable[[jax.Array], jax.Array]) -> Case:
+        call = jax.jit(lambda t: jax.tree.map(function, t))
+        return Case(call, lambda: (tree,), repeats=1)
+
     cases = {
-        "pass": Case(
-            jax.jit(lambda t: (jax.tree.map(lambda x: x + 1e-9, t),), donate_argnums=0),
-            (copy(tree),),
-            carries=True,
-        ),
+        "pass": one_pass(tree),
         "select per leaf": Case(
-            jax.jit(lambda t, c: st.select(st.magnitude(t), c)), (tree, counts)
+            jax.jit(lambda t, c: st.select(st.magnitude(t), c)), lambda: (tree, counts)
         ),
         "select globally": Case(
             jax.jit(lambda t, k: st.select_globally(st.magnitude(t), k)),
-            (tree, total // SHARE),
+            lambda: (tree, total // SHARE),
         ),
     }
     if not fast:
-        cases["argsort per leaf"] = Case(
-            jax.jit(lambda t: jax.tree.map(by_argsort, t)), (tree,)
-        )
-        cases["top_k per leaf"] = Case(
-            jax.jit(lambda t: jax.tree.map(by_top_k, t)), (tree,)
-        )
+        cases["argsort per leaf"] = per_leaf(by_argsort)
+        cases["top_k per leaf"] = per_leaf(by_top_k)
     return cases
 
 
@@ -151,41 +178,50 @@ def rewire_step(params: Any, masks: Any, slots: Any, gradients: Any) -> Any:
 
 def rewire_cases(params: Any, masks: Any, gradients: Any) -> dict[str, Case]:
     """A rewire with all growth scores different, and with 95% of them zero."""
-    tied = jax.tree.map(lambda g: jnp.where(jnp.abs(g) > 1.96, g, 0), gradients)
     call = jax.jit(rewire_step, donate_argnums=(0, 2))
+
+    def start() -> Any:
+        return copy(params), copy(masks), copy(params), gradients
+
+    def tied() -> Any:
+        few = jax.tree.map(lambda g: jnp.where(jnp.abs(g) > 1.96, g, 0), gradients)
+        return *start()[:3], few
+
     return {
-        name: Case(call, (copy(params), copy(masks), copy(params), g), carries=True)
-        for name, g in [("rewire", gradients), ("rewire, ties", tied)]
+        "rewire pass": one_pass(params),
+        "rewire": Case(call, start, carries=True),
+        "rewire, ties": Case(call, tied, carries=True),
     }
 
 
-def optimizer_cases(params: Any, gradients: Any) -> dict[str, Case]:
-    """Steps of plain Optax beside the same under `sparse_training`."""
+def optimizer_cases(params: Any, gradients: Any) -> Iterator[dict[str, Case]]:
+    """Steps of plain Optax beside the same under `sparse_training`, two at a time."""
 
-    def step_of(tx: Any) -> Any:
+    def case(tx: Any, method: Any) -> Case:
         def step(params: Any, state: Any, gradients: Any) -> Any:
             updates, state = tx.update(gradients, state, params)
             return optax.apply_updates(params, updates), state, gradients
 
-        return jax.jit(step, donate_argnums=(0, 1))
+        def start() -> Any:
+            state = jax.jit(tx.init)(params)
+            begun = params if method is None else st.keep_sparse(params, state)
+            return copy(begun), state, gradients
+
+        return Case(jax.jit(step, donate_argnums=(0, 1)), start, carries=True)
 
     methods = {
-        "": None,
-        " static": st.static(sparsity=SPARSITY),
-        " set": st.sparse_evolutionary(sparsity=SPARSITY, update_every=10**6),
-        " rigl": st.rigl(sparsity=SPARSITY, update_every=10**6),
+        "static": st.static(sparsity=SPARSITY),
+        "set": st.sparse_evolutionary(sparsity=SPARSITY, update_every=10**6),
+        "rigl": st.rigl(sparsity=SPARSITY, update_every=10**6, drop_fraction=0.3),
     }
     optimizers = {"sgd": optax.sgd(0.1, momentum=0.9), "adam": optax.adam(1e-3)}
-    cases = {}
     for name, plain in optimizers.items():
-        for suffix, method in methods.items():
-            tx = plain if method is None else st.sparse_training(plain, method)
-            state = jax.jit(tx.init)(params)
-            start = copy(params if method is None else st.keep_sparse(params, state))
-            cases[name + suffix] = Case(
-                step_of(tx), (start, state, gradients), carries=True
-            )
-    return cases
+        for of, method in methods.items():
+            sparse = st.sparse_training(plain, method)
+            yield {
+                f"{name} beside {of}": case(plain, None),
+                f"{name} {of}": case(sparse, method),
+            }
 
 
 def superposition_cases(params: Any, masks: Any) -> dict[str, Case]:
@@ -194,57 +230,50 @@ def superposition_cases(params: Any, masks: Any) -> dict[str, Case]:
     def average(mean: Any, ticket: Any) -> Any:
         return optax.incremental_update(ticket, mean, 0.1), ticket
 
-    cases = {
-        "incremental_update": Case(
-            jax.jit(average, donate_argnums=0), (copy(params), params), carries=True
-        )
-    }
-    for name, prune_each in [("superpose", False), ("superpose and prune", True)]:
+    def case(prune_each: bool) -> Case:
         sup = st.superposition("cia", sparsity=SPARSITY, prune_each=prune_each)
 
-        def add(state: Any, params: Any, masks: Any, update: Any = sup.update) -> Any:
-            return update(state, params, masks), params, masks
+        def add(state: Any, params: Any, masks: Any) -> Any:
+            return sup.update(state, params, masks), params, masks
 
-        state = sup.init(params, masks)
-        cases[name] = Case(
-            jax.jit(add, donate_argnums=0), (state, params, masks), carries=True
+        return Case(
+            jax.jit(add, donate_argnums=0),
+            lambda: (jax.jit(sup.init)(params, masks), params, masks),
+            carries=True,
         )
-    return cases
+
+    return {
+        "superpose pass": one_pass(params),
+        "incremental_update": Case(
+            jax.jit(average, donate_argnums=0),
+            lambda: (copy(params), params),
+            carries=True,
+        ),
+        "superpose": case(False),
+        "superpose and prune": case(True),
+    }
 
 
 # --- The table ------------------------------------------------------------------------
 
 
-def memory_rows(params: Any, masks: Any, gradients: Any) -> list[Row]:
+def memory_rows(params: Any, masks: Any, found: dict[str, Figures]) -> list[Row]:
     """Bytes beyond inputs and outputs, from the compiled programs."""
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     tree = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    compiled = (
-        jax.jit(rewire_step, donate_argnums=(0, 2))
-        .lower(params, masks, params, gradients)
-        .compile()
-    )
     prune = jax.jit(lambda p, m, k: st.prune_to_counts(p, m, k))
-    pruning = prune.lower(params, masks, 10).compile()
+    pruning = temporary_bytes(prune.lower(params, masks, 10).compile())
     packed = sum(leaf.nbytes for leaf in jax.tree.leaves(st.pack(masks)))
     padding = sum(-leaf.size % 8 / 8 for leaf in jax.tree.leaves(masks))
 
-    def temporary(program: Any) -> int:
-        return program.memory_analysis().temp_size_in_bytes
+    def row(what: str, temporary: int, unit: int) -> Row:
+        return Row(what, temporary / unit, 1.0, f"{temporary / 1e6:.1f} MB")
 
     return [
-        Row(
-            "memory of a rewire / the largest leaf",
-            temporary(compiled) / largest,
-            1.0,
-            f"{temporary(compiled) / 1e6:.1f} MB",
+        row(
+            "memory of a rewire / the largest leaf", found["rewire"].temporary, largest
         ),
-        Row(
-            "memory of a global prune / the tree",
-            temporary(pruning) / tree,
-            1.0,
-            f"{temporary(pruning) / 1e6:.1f} MB",
-        ),
+        row("memory of a global prune / the tree", pruning, tree),
         Row(
             "packed masks / (parameters / 32 + padding)",
             packed / (tree / 32 + padding),
@@ -254,44 +283,44 @@ def memory_rows(params: Any, masks: Any, gradients: Any) -> list[Row]:
     ]
 
 
-def speed_rows(times: dict[str, tuple[float, float]]) -> list[Row]:
+def speed_rows(found: dict[str, Figures]) -> list[Row]:
     """Ratios of medians of the processor's time."""
-    own = {name: t[0] for name, t in times.items()}
 
     def row(what: str, name: str, unit: str, target: float) -> Row:
-        note = f"{own[name]:.1f} / {own[unit]:.1f} ms"
-        return Row(what, own[name] / own[unit], target, note)
+        own, of = found[name].own, found[unit].own
+        return Row(what, own / of, target, f"{own:.1f} / {of:.1f} ms")
 
     rows = [
         row("select per leaf, passes", "select per leaf", "pass", 40),
         row("select globally, passes", "select globally", "pass", 40),
     ]
     for name, least in [("argsort per leaf", 30), ("top_k per leaf", 5)]:
-        if name in own:
+        if name in found:
             what = f"select per leaf / {name} (1/{least} asked)"
             rows.append(row(what, "select per leaf", name, 1 / least))
     return [
         *rows,
-        row("rewire, passes", "rewire", "pass", 100),
+        row("rewire, passes", "rewire", "rewire pass", 100),
         row("rewire with 95% ties / rewire", "rewire, ties", "rewire", 1.5),
-        row("masked SGD momentum / plain", "sgd static", "sgd", 1.15),
-        row("masked Adam / plain", "adam static", "adam", 1.15),
-        row("SGD in a SET step / plain", "sgd set", "sgd", 1.15),
-        row("Adam in a SET step / plain", "adam set", "adam", 1.15),
+        row("masked SGD momentum / plain", "sgd static", "sgd beside static", 1.15),
+        row("masked Adam / plain", "adam static", "adam beside static", 1.15),
+        row("SGD in a SET step / plain", "sgd set", "sgd beside set", 1.15),
+        row("Adam in a SET step / plain", "adam set", "adam beside set", 1.15),
         row("superpose / incremental_update", "superpose", "incremental_update", 1.5),
     ]
 
 
-def untargeted_rows(times: dict[str, tuple[float, float]]) -> list[str]:
+def untargeted_rows(found: dict[str, Figures]) -> list[str]:
     """What has no target but should be known."""
+    replaces = "(replaces weight steps)"
     pairs = [
-        ("SGD in a RigL step (replaces weight steps) / plain", "sgd rigl", "sgd"),
-        ("Adam in a RigL step / plain", "adam rigl", "adam"),
-        ("superpose and prune, passes", "superpose and prune", "pass"),
+        (f"SGD in a RigL step {replaces} / plain", "sgd rigl", "sgd beside rigl"),
+        (f"Adam in a RigL step {replaces} / plain", "adam rigl", "adam beside rigl"),
+        ("superpose and prune, passes", "superpose and prune", "superpose pass"),
     ]
     return [
-        f"| {what} | {times[a][0] / times[b][0]:.2f} | | "
-        f"{times[a][0]:.1f} / {times[b][0]:.1f} ms |"
+        f"| {what} | {found[a].own / found[b].own:.2f} | | "
+        f"{found[a].own:.1f} / {found[b].own:.1f} ms |"
         for what, a, b in pairs
     ]
 
@@ -310,21 +339,23 @@ def main() -> None:
     print(f"machine: {platform.machine()}, {jax.devices()[0].device_kind}")
     print(f"python {platform.python_version()}, jax {jax.__version__}, ", end="")
     print(f"optax {optax.__version__}, {options.repeats} repeats")
-    groups = [
-        selection_cases(params, counts, options.fast)
-        | rewire_cases(sparse, masks, gradients),
+    groups = itertools.chain(
+        [
+            selection_cases(params, counts, options.fast),
+            rewire_cases(sparse, masks, gradients),
+            superposition_cases(sparse, masks),
+        ],
         optimizer_cases(params, gradients),
-        superposition_cases(sparse, masks),
-    ]
-    times: dict[str, tuple[float, float]] = {}
+    )
+    found: dict[str, Figures] = {}
     for group in groups:
-        times |= measure(group, options.repeats)
-    rows = speed_rows(times) + memory_rows(sparse, masks, gradients)
+        found |= measure(group, options.repeats)
+    rows = speed_rows(found) + memory_rows(sparse, masks, found)
 
     print("\n| what | figure | at most | from |\n| --- | --- | --- | --- |")
     for row in rows:
         print(f"| {row.what} | {row.figure:.3g} | {row.target:.3g} | {row.note} |")
-    print("\n".join(untargeted_rows(times)))
+    print("\n".join(untargeted_rows(found)))
     worst = max(rows, key=lambda row: row.figure / row.target)
     print(f"\nworst: {worst.figure / worst.target:.2f} of its target: {worst.what}")
 

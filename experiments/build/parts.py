@@ -12,14 +12,11 @@ import optax
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
 from sup_tickets.dynamic import Method
-from sup_tickets.methods import make_method
+from sup_tickets.methods import BEYOND, example, make_method
 from sup_tickets.models import make_model
 from sup_tickets.schedules import (
     cheap_ticket_schedule,
-    constant,
-    cosine_fraction,
     cosine_lr,
-    linear_fraction,
     step_lr,
 )
 from sup_tickets.superposition import Superposition, superposition
@@ -29,9 +26,6 @@ from sup_tickets.training.losses import Loss, smoothed_cross_entropy
 from sup_tickets.training.plan import Plan, make_plan, ticket_plan
 from sup_tickets.trees import map_named
 from sup_tickets.types import Schedule
-
-_PRUNE = ("granet", "granet-dense", "gmp")
-_FIXED = ("dense", "static")
 
 
 @contextlib.contextmanager
@@ -66,7 +60,7 @@ def make_parts(config: Config, *, epoch_steps: int) -> tuple[Plan, Method, Sched
         plan = make_plan(
             method, tickets, epoch_steps=epoch_steps, milestones=milestones
         )
-    if config.method.name in _PRUNE:
+    if method.prune_end_step is not None:
         _check_pruned(config.method, plan)
     return plan, method, rate
 
@@ -197,35 +191,58 @@ def _learning_rate(
 
 
 def _method(config: Config, tickets: TicketPlan) -> Method:
-    """The method, with fractions of phase 1 turned into steps."""
-    options: dict[str, Any] = {}
-    if config.name != "dense":
-        options |= {"sparsity": config.sparsity, "distribution": config.distribution}
-        # The share of weights ever active (ITOP's R_s) is reported.
-        options |= {"dense": tuple(config.dense), "track_exploration": True}
-    if config.name not in _FIXED:
-        options |= {"update_every": config.update_every_steps}
-        options |= _update_options(config, tickets)
+    """The preset, with the numbers of the configuration, fractions turned into steps.
+
+    Where a preset has stairs of its own they stay.
+    """
+    preset, total = example(config.name), tickets.phase1_steps
+    given: dict[str, Any] = {}
+    if preset.where is not None:
+        given |= {"sparsity": config.sparsity}
+    if not preset.fixed:
+        given |= {"total_steps": total}
     if config.initial_sparsity is not None:
-        options |= {"initial_sparsity": config.initial_sparsity}
+        given |= {"initial_sparsity": config.initial_sparsity}
+    if preset.prune_end_step is not None:
+        given |= {"prune_end_step": _prune_end(config, tickets)}
+    if preset.update_every:
+        end = max(round(config.update_end_fraction * total), 1)
+        given |= {"update_every": config.update_every_steps}
+        given |= {"end_step": _last_step(preset, end, given.get("prune_end_step"))}
+        own = _drop_fields(config, end) if _drops(preset) else {}
+    else:
+        own = {}
+    if preset.where is not None:
+        # The share of weights ever active (ITOP's R_s) is reported.
+        own |= {"distribution": config.distribution, "track_exploration": True}
+        own |= {"dense": tuple(config.dense)}
     for name in config.options:
-        if name in options:
+        if name in given or name in own:
             raise ValueError(
                 f"options.{name} is set by the other fields of this section"
             )
-    return make_method(config.name, **options, **config.options.to_dict())
+    options = config.options.to_dict()
+    beyond = {name: options.pop(name) for name in BEYOND if name in options}
+    return make_method(config.name, **given, **beyond).replace(**own, **options)
 
 
-def _update_options(config: Config, tickets: TicketPlan) -> dict[str, Any]:
-    end = max(round(config.update_end_fraction * tickets.phase1_steps), 1)
-    pruned = _prune_end(config, tickets)
-    if config.name == "gmp":
-        return {"prune_end_step": pruned}
-    prunes = config.name in _PRUNE
+def _drops(preset: Method) -> bool:
+    """Whether the drop fraction of a preset is a number, which a field replaces."""
+    return preset.rewires and not isinstance(preset.drop_fraction, tuple)
+
+
+def _last_step(preset: Method, end: int, pruned: int | None) -> int:
+    if pruned is None:
+        return end
+    return max(end, pruned) if preset.rewires else pruned
+
+
+def _drop_fields(config: Config, end_step: int) -> dict[str, Any]:
     return {
-        "drop_fraction": _drop_schedule(config, end),
-        "end_step": max(end, pruned) if prunes else end,
-        **({"prune_end_step": pruned} if prunes else {}),
+        "drop_fraction": config.drop_fraction,
+        "drop_decay": config.drop_schedule,
+        "drop_end_step": end_step,
+        "drop_final": 0.0,
     }
 
 
@@ -243,12 +260,3 @@ def _check_pruned(config: Config, plan: Plan) -> None:
             f"the last pruning at step {end}, where there is no topology update; the "
             f"last is at {plan.updates[-1] if plan.updates else None}"
         )
-
-
-def _drop_schedule(config: Config, end_step: int) -> Schedule:
-    match config.drop_schedule:
-        case "cosine":
-            return cosine_fraction(config.drop_fraction, end_step=end_step)
-        case "linear":
-            return linear_fraction(config.drop_fraction, end_step=end_step)
-    return constant(config.drop_fraction)

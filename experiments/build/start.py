@@ -30,6 +30,7 @@ from sup_tickets.foresight import (
     total_gradient,
 )
 from sup_tickets.masks import full_masks, layer_counts, layer_table
+from sup_tickets.methods import example
 from sup_tickets.orthogonal import exact_orthogonal
 from sup_tickets.rescaling import rescaled_init
 from sup_tickets.saliency import magnitude, taylor
@@ -42,7 +43,6 @@ MASKS = ("random", "magnitude", "taylor", "snip", "grasp", "synflow")
 """Where masks come from; "random" ones are those of the method itself."""
 
 _CHUNK = 256  # examples that scores look at together
-_DENSER = ("dense", "granet", "granet-dense", "gmp")  # methods, while they begin
 
 
 class Begin(NamedTuple):
@@ -83,7 +83,7 @@ def check_takes_masks(config: Config) -> None:
     Raises:
       ValueError: one line, naming the method.
     """
-    if config.method.name in _DENSER:
+    if example(config.method.name).starts_denser:
         raise ValueError(
             f"method {config.method.name!r} does not start with the final sparsity; "
             "config.mask and config.masks are of no use to it"

@@ -25,12 +25,6 @@ from sup_tickets.training.libraries.linen import kernel_uses
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
 
-# Their changes of the topology need no gradient of inactive weights.
-_BLIND = {
-    "update": ("set", "set-itop", "gmp"),
-    "explore": ("set", "set-itop", "dense"),
-}
-
 
 def analysis_of(
     config: Config, ours: Run, folder: RunFolder, final: Network
@@ -105,7 +99,11 @@ def _history(
         name
         for name, _ in named_leaves(ours.like(ours.plan.total_steps).train.method.masks)
     ]
-    name, replaces = config.method.name, ours.method.consumes_step
+    method = ours.method
+    looks_at_all = {
+        "update": method.update_needs_gradients,
+        "explore": method.explore_needs_gradients,
+    }
     changes = [e for e in events if e["event"] in ("start", "update", "explore")]
     ends = [*(e["step"] for e in changes), ours.plan.total_steps]
     stretches = []
@@ -113,10 +111,10 @@ def _history(
         zip(changes, pairwise(ends), strict=True)
     ):
         counts = active | dict(zip(names, event["layers"], strict=True))
-        replaced = int(event["event"] == "update" and replaces)
+        replaced = int(event["event"] == "update" and method.consumes_step)
         # The gradient of the next change is taken with the weights that are active now.
         after = changes[i + 1]["event"] if i + 1 < len(changes) else None
-        looks = int(after is not None and name not in _BLIND[after])
+        looks = int(after is not None and looks_at_all[after])
         stretches.append(Stretch(flops_of(uses, counts), end - begin - replaced, looks))
     return stretches
 

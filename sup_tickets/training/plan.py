@@ -122,9 +122,11 @@ def _updates(plan: Plan, method: Method) -> str:
     if not plan.updates:
         return "no topology updates"
     how = "in place of" if method.consumes_step else "before"
+    even = method.update_every and not method.sparsity_stairs
+    every = f"every {method.update_every} steps " if even else ""
     return (
-        f"{len(plan.updates)} topology updates {how} a weight step, every "
-        f"{method.update_every} steps from {plan.updates[0]} to {plan.updates[-1]}"
+        f"{len(plan.updates)} topology updates {how} a weight step, {every}"
+        f"from {plan.updates[0]} to {plan.updates[-1]}"
     )
 
 

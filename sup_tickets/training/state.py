@@ -6,9 +6,9 @@ import chex
 import flax.struct
 import jax
 
-from sup_tickets.dynamic import MethodState
 from sup_tickets.superposition import SuperpositionState
 from sup_tickets.types import Masks, Number, Params
+from sup_tickets.updates import MethodState
 
 
 class TrainState(flax.struct.PyTreeNode):

@@ -18,13 +18,21 @@ import optax
 from jax.sharding import Sharding
 
 from sup_tickets.checks import check_whole
-from sup_tickets.dynamic import Change, Method, starting_from
-from sup_tickets.masks import apply_masks, count, intersection
+from sup_tickets.dynamic import Method
+from sup_tickets.masks import apply_masks, count, difference, intersection
 from sup_tickets.training.gradients import dense_gradient, unrolled
 from sup_tickets.training.state import Start, TrainState, completed
 from sup_tickets.training.task import Report, Task
 from sup_tickets.transforms import mask_slots
 from sup_tickets.types import Masks, Number, Params, Schedule
+from sup_tickets.updates import (
+    Change,
+    explore_topology,
+    init_topology,
+    observe_gradients,
+    starting_from,
+    update_topology,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +106,7 @@ def init_state(
     """
     drawn = begin(spec, key)
     _, method_key, key = jax.random.split(key, 3)
-    state = spec.method.init(method_key, drawn.params)
+    state = init_topology(spec.method, method_key, drawn.params)
     own = drawn
     if start is not None:
         own = Start(
@@ -136,7 +144,7 @@ def train_step(spec: Spec, state: TrainState, batch: Any) -> tuple[TrainState, R
     """One weight step; the report is that of the weights before it."""
     # The parameters are masked already, so the gradient here is the dense one.
     dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
-    topology = spec.method.observe(state.method, dense)
+    topology = observe_gradients(spec.method, state.method, dense)
     masks = topology.masks
     updates, opt_state = spec.tx.update(
         apply_masks(masks, dense), state.opt_state, state.params
@@ -184,7 +192,7 @@ def topology_step(
     """The method's update; it takes the dense gradient, and leaves statistics alone."""
     dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
     method = spec.method
-    change = method.update(state.method, state.params, dense, state.step)
+    change = update_topology(method, state.method, state.params, dense, state.step)
     state, turnover = _changed(spec, state, change, told.report)
     if not method.consumes_step:
         return state, turnover
@@ -197,8 +205,8 @@ def explore_step(
 ) -> tuple[TrainState, Turnover]:
     """The exploration that begins a cycle; as `topology_step`, and consumes nothing."""
     dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
-    change = spec.method.explore(
-        state.method, state.params, dense, state.step, fraction
+    change = explore_topology(
+        spec.method, state.method, state.params, dense, state.step, fraction
     )
     return _changed(spec, state, change, told.report)
 
@@ -206,13 +214,13 @@ def explore_step(
 def _changed(
     spec: Spec, state: TrainState, change: Change, report: Report
 ) -> tuple[TrainState, Turnover]:
-    # Slots of inactive weights are as at the start, those of grown ones therefore too.
-    masks = change.state.masks
+    # Slots of inactive weights are as new, but of what was pruned and grown at once not.
+    kept = difference(change.state.masks, change.grown)
     turnover = _turnover(report, state.method.masks, change)
     state = state.replace(
         params=change.params,
         method=change.state,
-        opt_state=mask_slots(spec.tx, masks, state.opt_state),
+        opt_state=mask_slots(spec.tx, kept, state.opt_state),
     )
     return state, turnover
 
