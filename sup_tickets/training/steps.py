@@ -214,7 +214,8 @@ def explore_step(
 def _changed(
     spec: Spec, state: TrainState, change: Change, report: Report
 ) -> tuple[TrainState, Turnover]:
-    # Slots of inactive weights are as new, but of what was pruned and grown at once not.
+    # Slots of inactive weights are as new; those of what was pruned and regrown at once
+    # are not yet.
     kept = difference(change.state.masks, change.grown)
     turnover = _turnover(report, state.method.masks, change)
     state = state.replace(
