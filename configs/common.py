@@ -33,7 +33,7 @@ def default() -> ConfigDict:
     config: Any = ConfigDict()
     config.seed = 0  # of weights, masks, batches and augmentation; not of the split
     config.evaluate = "test"  # or "validation", to choose anything by looking
-    config.compare = False  # also train the dense network, and the method alone
+    config.compare = False  # also train the dense network (no ToST), the method alone
 
     config.data = _data()
     config.model = ConfigDict()
@@ -221,7 +221,7 @@ def _train() -> ConfigDict:
     train.optimizer = "sgd"  # or "adamw"
     train.learning_rate = 0.1  # at first [paper]
     train.schedule = "step"  # of phase 1; "step", "cosine" or "constant"
-    train.drop_epochs = ()  # rate / 10; by default 1/2 and 3/4 of phase 1 [paper]
+    train.drop_epochs = ()  # rate / 10, from 1; by default 1/2, 3/4 of phase 1 [paper]
     train.warmup_epochs = 0  # stairs of one epoch [paper: 0; ImageNet: 5]
     train.momentum = 0.9  # of SGD [paper]
     train.nesterov = False  # of SGD [release]

@@ -31,9 +31,12 @@ from ml_collections import ConfigDict
 
 from experiments import run
 from experiments.build.experiment import build
+from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
 from experiments.config import reading as command_line
 from experiments.config.fields import Config, check_config
+from experiments.reports.page import write_file
+from experiments.runs.folder import check_same_run
 from experiments.runs.progress import say
 from experiments.runs.stopping import Stopped
 from sup_tickets.checks import check_one_of, check_sparsity
@@ -46,6 +49,7 @@ from sup_tickets.training.network_files import (
     save_sparse,
 )
 from sup_tickets.training.state import Network
+from sup_tickets.trees import default_rule
 
 VARIANTS = ("iterative", "one-shot", "gradual")
 """Prune a share a round; all at once; or while the first network is trained (GMP)."""
@@ -83,6 +87,9 @@ def lottery(
       ValueError: one line, if something is wrong with the arguments.
       Stopped: after a signal, once everything is saved.
     """
+    for target in options.targets or (config.method.sparsity,):
+        last = _ticket(config, target, _ticket_file(workdir, target))
+        check_same_run(workdir / f"ticket-{target:g}", last)
     found = find_tickets(config, workdir, options, devices=devices)
     for target, file in found.items():
         say(f"ticket of sparsity {target:g}: {file}")
@@ -109,15 +116,17 @@ def find_tickets(
     found: dict[float, Path] = {}
     for target in targets:
         _check_ticket(_ticket(config, target), options, devices)
+    _claim(workdir, options)
     for number, sparsity in enumerate([0.0, *ladder]):
         folder = workdir / f"round-{number:02}"
         masks = workdir / f"round-{number:02}.safetensors" if number else None
         say(f"round {number}: sparsity {sparsity:.4g}")
-        run.run(_round(config, options, sparsity, masks), folder, devices=devices)
+        ours = _round(config, options, sparsity, masks, final=max(targets))
+        run.run(ours, folder, devices=devices)
         following = [*ladder, 1.0][number]
         for target in targets:
             if sparsity < target <= following:
-                found[target] = workdir / f"ticket-{target:g}.safetensors"
+                found[target] = _ticket_file(workdir, target)
                 _write(found[target], config, workdir, folder, target, options, number)
         if number < len(ladder):
             path = workdir / f"round-{number + 1:02}.safetensors"
@@ -204,20 +213,31 @@ def _check_ticket(config: Config, options: Options, devices: Any) -> None:
         )
 
 
-def _round(config: Config, options: Options, sparsity: float, masks: Any) -> Config:
+def _round(
+    config: Config, options: Options, sparsity: float, masks: Any, final: float
+) -> Config:
+    """A round that trains masks; without any, the first, which gradual prunes."""
     ours: Config = ConfigDict(config.to_dict())
     ours.compare = ours.sup.enabled = False
     ours.tost.parts = ""
     ours.method.initial_sparsity = None
-    ours.method.options = ConfigDict()
+    ours.method.options = _where(config)
     if masks is not None:
-        ours.method.name = "static"
+        ours.method.name, ours.method.sparsity = "static", sparsity
         ours.masks, ours.mask.weights = str(masks), "file"
-        ours.method.sparsity = sparsity
-        return ours
-    ours.method.name = "gmp" if options.variant == "gradual" else "dense"
+        return without_unused(ours)
+    if options.variant == "gradual":
+        ours.method.name, ours.method.sparsity = "gmp", final
+    else:
+        ours.method.name, ours.method.options = "dense", ConfigDict()
     ours.checkpoint.keep_epochs = (options.rewind_epoch,)
-    return ours
+    return without_unused(ours)
+
+
+def _where(config: Config) -> ConfigDict:
+    """Of the method's own options the one that says which leaves are sparse."""
+    options = config.method.options
+    return ConfigDict({name: options[name] for name in options if name == "where"})
 
 
 def _ticket(config: Config, sparsity: float, masks: Path | None = None) -> Config:
@@ -225,7 +245,46 @@ def _ticket(config: Config, sparsity: float, masks: Path | None = None) -> Confi
     ours.method.sparsity = sparsity
     if masks is not None:
         ours.masks, ours.mask.weights = str(masks), "file"
+        ours = without_unused(ours)  # the file says how many weights a layer has
     return ours
+
+
+def _ticket_file(workdir: Path, target: float) -> Path:
+    return workdir / f"ticket-{target:g}.safetensors"
+
+
+def _claim(workdir: Path, options: Options) -> None:
+    """Says in ``lottery.json`` how the rounds in a folder are pruned.
+
+    Targets are not of it: every ticket has a folder of its own, after whatever rounds.
+
+    Raises:
+      ValueError: if there are rounds of another lottery, naming what differs.
+    """
+    file = workdir / "lottery.json"
+    ours = {name: getattr(options, name) for name in _IDENTITY}
+    if not file.exists():
+        if any(workdir.glob("round-*")):
+            raise ValueError(
+                f"{workdir} holds rounds, and no lottery.json says of what lottery; "
+                "give another --workdir"
+            )
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_file(file, json.dumps(ours, indent=2) + "\n")
+        return
+    try:
+        there = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    for name, value in ours.items():
+        if there.get(name) != value:
+            raise ValueError(
+                f"{workdir} holds another lottery: {name} is {there.get(name)!r} "
+                f"there and {value!r} here; give another --workdir"
+            )
+
+
+_IDENTITY = ("variant", "prune_fraction", "rewind_epoch")
 
 
 def _write(
@@ -242,7 +301,9 @@ def _write(
     early = workdir / "round-00" / "networks"
     early = early / f"epoch-{options.rewind_epoch}.safetensors"
     start = load_sparse(early)
-    masks = merged(network.params, full_masks(network.params), network.masks)
+    where = config.method.options.get("where", default_rule)
+    masks = full_masks(network.params, where=where)
+    masks = merged(network.params, masks, network.masks)
     if options.variant != "gradual":
         free = without(masks, tuple(config.method.dense))
         held = size(masks) - size(free)

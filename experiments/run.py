@@ -59,13 +59,17 @@ def _run(
         say(f"{workdir}: this run is finished; see {workdir}/report/summary.md")
         return None
     ours = build(config, devices=devices)
+    if not any((workdir / "checkpoints").glob("*")):
+        ours.check_files()  # before anything is written; later they are not needed
     folder = RunFolder(workdir, config)
     try:
         say(ours.plan_text)
         results = _train(config, ours, folder, signals, name)
         others = []
         for other, its_config in comparisons(config).items():
-            say(f"{other}, for comparison")
+            plainly = config.tost.parts and not its_config.tost.parts
+            how = ", trained without ToST" if plainly else ""
+            say(f"{other}, for comparison{how}")
             place = workdir / file_name(other)
             _run(its_config, place, devices, signals, other)
             others.append(read_run(place))

@@ -166,7 +166,10 @@ def check_members(found: Sequence[Member], devices: Sequence[Any] | None) -> lis
         try:
             finished.append(run_folder.is_finished(member.path, member.config))
             if not finished[-1]:
-                build.build(member.config, devices=devices).inputs.close()
+                built = build.build(member.config, devices=devices)
+                built.inputs.close()
+                if not any((member.path / "checkpoints").glob("*")):
+                    built.check_files()
         except ValueError as error:
             raise ValueError(f"{member.name}: {error}") from error
     return finished

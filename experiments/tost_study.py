@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.build.rules import without_unused
 from experiments.build.start import MASKS
 from experiments.config import reading as command_line
 from experiments.config.fields import check_config
@@ -122,6 +123,8 @@ def _members(
                 config.masks = str(tickets[float(sparsity)])
                 config.mask.weights = "file"
             check_config(config)
+            # What one way has no use for, another has.
+            config = without_unused(config)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         found.append(Member(name, config, out / name))

@@ -124,6 +124,7 @@ def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
         part = open_share / jnp.sum(open_share)
         each = jnp.floor(part * left.astype(jnp.float32) * (1 + 2.0**-22))
         each = jnp.minimum(each.astype(jnp.int32), free)
+        each = computed_once(each, never=left < 0)
         # float32 may round the parts up past what is left; clip them in order.
         before = jnp.cumsum(each, dtype=jnp.int32) - each
         each = jnp.clip(left - before, 0, each)
@@ -154,3 +155,25 @@ def _multiply_and_shift(count: jax.Array, part: jax.Array, add: int) -> jax.Arra
     )
     high = count_high * part_high + (middle >> 16) + carries
     return ((high << 2) | (with_add >> 30)).astype(jnp.int32)
+
+
+def computed_once(values: Any, *, never: jax.Array) -> Any:
+    """The same values, which all that reads them from here on finds in one buffer.
+
+    XLA may compute a value once more in each fusion that reads it, rounded differently
+    each time: then a mask would not have the count of its threshold, nor would as many
+    weights be grown as were dropped. It expands `lax.optimization_barrier` before it
+    fuses, so that one forbids nothing. But what a loop returns cannot be computed
+    elsewhere, and neither can what it starts from. This one makes no step, which only
+    we know; the values stay where they are and nothing is copied.
+
+    Args:
+      values: pytree of arrays.
+      never: bool scalar that is False, which the compiler must not be able to tell;
+        where it is True after all, the values become 0.
+    """
+    return jax.lax.while_loop(
+        lambda state: state[0],
+        lambda state: jax.tree.map(jnp.zeros_like, state),
+        (never, values),
+    )[1]

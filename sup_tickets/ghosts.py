@@ -115,7 +115,11 @@ def _gated(gate: Activation, x: jax.Array, sharpness: Number) -> jax.Array:
     wide = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
     # Far out the gate is 0 or 1 and flat. Without the bound, b x may be infinite,
     # and its derivative NaN.
-    argument = jnp.clip(jnp.asarray(sharpness, wide.dtype) * wide, -_FLAT, _FLAT)
+    # No `jnp.clip`: its derivative asks which side equals the result, and XLA may have
+    # computed the two apart.
+    argument = jnp.asarray(sharpness, wide.dtype) * wide
+    bound = jnp.sign(argument) * _FLAT
+    argument = jnp.where(jnp.abs(argument) > _FLAT, bound, argument)
     return (wide * gate(argument)).astype(x.dtype)
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sup_tickets.counting import MAX_COUNT
+from sup_tickets.counting import MAX_COUNT, computed_once
 from sup_tickets.trees import (
     RuleLike,
     check_same_leaves,
@@ -137,6 +137,9 @@ def select_n_m(
                 f"m={m} does not divide axis {axis} of leaf {name!r}, of size {size}"
             )
         keys = jnp.moveaxis(_keys(name, score, None), axis, -1)
+        # No score has the largest integer as its key.
+        never = jnp.any(keys == _integer_info(keys.dtype.itemsize).max)
+        keys = computed_once(keys, never=never)
         groups = keys.reshape((*keys.shape[:-1], size // m, m))
         chosen = _ranks_in_groups(groups) < n
         return jnp.moveaxis(chosen.reshape(keys.shape), -1, axis)
@@ -245,6 +248,9 @@ def top_k(
     return mask, jnp.minimum(cut, 0)
 
 
+# --- One value ------------------------------------------------------------------------
+
+
 # --- Ordered integer keys -------------------------------------------------------------
 
 
@@ -301,6 +307,7 @@ def _largest(leaves: list[jax.Array], k: Number) -> tuple[list[jax.Array], jax.A
         return [jnp.zeros(leaf.shape, bool) for leaf in leaves], jnp.int32(0)
     k = jnp.clip(jnp.asarray(k, jnp.int32), 0, total)
     threshold, at_least, above = _threshold(leaves, k)
+    leaves, k = computed_once((leaves, k), never=at_least < 0)
     cut = _index_cut(leaves, threshold, k - above, at_least > k)
     lowest = threshold.dtype.type(_integer_info(threshold.dtype.itemsize).min)
 

@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
-from sup_tickets.counting import Rounding, active_count, portion, share_out
+from sup_tickets.counting import (
+    Rounding,
+    active_count,
+    computed_once,
+    portion,
+    share_out,
+)
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
@@ -154,6 +160,8 @@ def rewire(
         dropped = jax.tree.map(
             lambda d, n, m: jnp.minimum(d, m.size - n), dropped, active, masks
         )
+    if first := jax.tree.leaves(dropped)[:1]:  # as many are grown as are dropped
+        dropped = computed_once(dropped, never=first[0] < 0)
     kept = jax.tree.map(jnp.subtract, active, dropped)
     if shares is None:
         added = dropped

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sup_tickets.models import MODELS, make_model, model_options
 from sup_tickets.models.ghosts import GhostSkips, without_ghosts
-from sup_tickets.models.layers import Layers, bias_init, gelu, halve
+from sup_tickets.models.layers import BatchNorm, Layers, bias_init, gelu, halve
 from sup_tickets.training.state import completed
 from sup_tickets.trees import sparse_leaves
 
@@ -320,7 +321,8 @@ def test_fields_and_scores(name):
     assert (model.dtype, model.classes) == (jnp.float32, 3)
     options = model_options(name)
     assert {"activation", "bridge"} <= set(options)
-    assert ("bn_momentum" in options) == (name not in NO_BATCH_NORM)
+    for option in ("bn_momentum", "bn_unbiased"):
+        assert (option in options) == (name not in NO_BATCH_NORM)
     for dtype in (jnp.float32, jnp.bfloat16):
         init = partial(small(name, dtype=dtype).init_with_output, train=False)
         images = jax.ShapeDtypeStruct(SMALL[name][1], jnp.float32)
@@ -503,22 +505,74 @@ def test_one_step_and_bfloat16(name, variables_of):
     assert {leaf.dtype for leaf in jax.tree.leaves(types)} == {jnp.dtype("float32")}
 
 
-def test_running_statistics_as_in_pytorch():
-    x = np.asarray([[[[1.0], [2.0]]], [[[4.0], [9.0]]]], np.float32)  # mean 4
+@pytest.mark.parametrize(("unbiased", "variance"), [(True, 38 / 3), (False, 38 / 4)])
+def test_running_statistics_as_in_pytorch(unbiased, variance):
+    # Of 4 values, with the mean 4 and deviations -3, -2, 0 and 5.
+    x = jnp.asarray([[[[1.0], [2.0]]], [[[4.0], [9.0]]]])
 
     class Norm(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return Layers(train=True).norm(x, "bn")
+            return Layers(train=True, bn_unbiased=unbiased).norm(x, "bn")
 
     variables = Norm().init(jax.random.key(0), x)
+    assert paths(variables["batch_stats"]) == {"bn/mean": 0, "bn/var": 1}
     y, changed = Norm().apply(variables, x, mutable=["batch_stats"])
     statistics = changed["batch_stats"]["bn"]
     # running = 0.9 * running + 0.1 * batch: PyTorch's momentum is 0.1.
     np.testing.assert_allclose(statistics["mean"], 0.9 * 0 + 0.1 * 4, rtol=1e-6)
-    # Flax's variance is that of the batch, 38 / 4; PyTorch's running one 38 / 3.
-    np.testing.assert_allclose(statistics["var"], 0.9 * 1 + 0.1 * 9.5, rtol=1e-6)
+    np.testing.assert_allclose(statistics["var"], 0.9 * 1 + 0.1 * variance, rtol=1e-6)
+    # The batch itself is normalised by the variance of n in either case.
     np.testing.assert_allclose(y, (x - 4) / np.sqrt(9.5 + 1e-5), rtol=1e-5)
+
+
+def test_batch_norm_is_flax_s_but_for_its_running_variance():
+    x = jax.random.normal(jax.random.key(0), (6, 3, 5)) * 3 + 1
+    flax = nn.BatchNorm(use_running_average=False, momentum=0.7)
+    variables = flax.init(jax.random.key(0), x)
+    params = {"scale": jnp.arange(5.0), "bias": jnp.arange(5.0) - 2}
+    variables = {**variables, "params": params}
+    y, new = flax.apply(variables, x, mutable=["batch_stats"])
+    for unbiased in (False, True):
+        own = BatchNorm(train=True, momentum=0.7, unbiased=unbiased)
+        z, changed = own.apply(variables, x, mutable=["batch_stats"])
+        np.testing.assert_allclose(z, y, rtol=1e-5, atol=1e-5)
+        old, new_var = 0.7, new["batch_stats"]["var"] - 0.7
+        scale = 18 / 17 if unbiased else 1.0
+        np.testing.assert_allclose(
+            changed["batch_stats"]["var"], old + scale * new_var, rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            changed["batch_stats"]["mean"], new["batch_stats"]["mean"], rtol=1e-5
+        )
+        still = BatchNorm(train=False).apply({**variables, **changed}, x)
+        as_flax = nn.BatchNorm(use_running_average=True).apply(
+            {**variables, **changed}, x
+        )
+        np.testing.assert_allclose(still, as_flax, rtol=1e-5, atol=1e-5)
+
+
+def test_the_statistics_of_one_pixel_and_of_no_number():
+    norm = BatchNorm(train=True, momentum=0.0)
+    for x, variance in (([[3.0, 4.0]], 0.0), ([[1.0, jnp.nan], [3.0, 2.0]], 2.0)):
+        x = jnp.asarray(x)
+        _, changed = norm.init_with_output(jax.random.key(0), x)
+        y, changed = norm.apply(changed, x, mutable=["batch_stats"])
+        # With momentum 0 they are those of the batch, as re-estimation wants.
+        assert changed["batch_stats"]["var"][0] == variance
+        assert jnp.isfinite(y[:, 0]).all()
+    assert jnp.isnan(changed["batch_stats"]["var"][1])
+
+
+def test_running_variances_are_those_of_the_whole_batch_on_a_mesh():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    x = jnp.asarray([[1.0], [2.0], [4.0], [9.0]])
+    norm = BatchNorm(train=True, momentum=0.0)
+    variables = norm.init(jax.random.key(0), x)
+    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    apply = jax.jit(partial(norm.apply, mutable=["batch_stats"]))
+    _, changed = apply(variables, spread)
+    np.testing.assert_allclose(changed["batch_stats"]["var"], 38 / 3, rtol=1e-6)
 
 
 # --- The same scores layer by layer ---------------------------------------------------

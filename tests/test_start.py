@@ -11,14 +11,19 @@ from configs.digits import get_config
 from experiments.build.experiment import build, comparisons
 from experiments.build.start import MASKS
 from experiments.build.tost import tost_parts
-from experiments.lottery import Options, levels, lottery, main
+from experiments.evaluate import evaluate
+from experiments.lottery import Options, find_tickets, levels, lottery, main
 from experiments.run import run
 from experiments.runs import stopping
 from experiments.runs.stopping import Stopped
 from sup_tickets.masks import count, layer_counts
 from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.orthogonal import residual
-from sup_tickets.training.network_files import load_sparse, provenance_of
+from sup_tickets.training.network_files import (
+    load_sparse,
+    provenance_of,
+    save_sparse,
+)
 from sup_tickets.training.state import network_of
 from sup_tickets.trees import named_leaves
 from tests.test_experiments import config_of, one
@@ -60,18 +65,16 @@ def same(a, b):
 
 @pytest.mark.parametrize("name", MASKS)
 def test_every_mask_is_trained_and_kept(name, tmp_path):
-    config = config_of(
-        **STATIC, **{"mask.name": name, "mask.rounds": 2, "train.epochs": 2}
-    )
+    # What does not change with the masks, or by chance, has no rounds.
+    rounds = {} if name in ("random", "magnitude") else {"mask.rounds": 2}
+    config = config_of(**STATIC, **rounds, **{"mask.name": name, "train.epochs": 2})
     run(config, tmp_path, devices=one())
     (row,) = rows_of(tmp_path)
     assert (row["active"], row["total"]) == (296, 592)
     path = tmp_path / "final" / "network.safetensors"
     assert provenance_of(path)["masks"] == name
     trained = load_sparse(path)
-    same(
-        trained.masks, started(**{"mask.name": name, "mask.rounds": 2})[1].method.masks
-    )
+    same(trained.masks, started(**{"mask.name": name, **rounds})[1].method.masks)
     again = config_of(**STATIC, **{"masks": str(path), "train.epochs": 2})
     run(again, tmp_path / "again", devices=one())
     once_more = load_sparse(tmp_path / "again" / "final" / "network.safetensors")
@@ -82,7 +85,8 @@ def test_masks_differ_and_weights_are_kept():
     plain = started()[1]
     # SNIP and Taylor rank alike.
     names = [name for name in MASKS if name != "taylor"]
-    found = {n: started(**{"mask.name": n, "mask.rounds": 1})[1] for n in names}
+    rounds = {"synflow": {"mask.rounds": 1}}
+    found = {n: started(**{"mask.name": n, **rounds.get(n, {})})[1] for n in names}
     masks = [np.concatenate([np.ravel(m) for m in jax.tree.leaves(s.method.masks)])
              for s in found.values()]  # fmt: skip
     for i, a in enumerate(masks):
@@ -170,7 +174,7 @@ def test_masks_start_dynamic_methods_with_tickets(tmp_path):
 )
 def test_what_cannot_be_is_refused_first(changes, text):
     with pytest.raises(ValueError, match=text):
-        build(config_of(**{**STATIC, **changes}), devices=one())
+        build(config_of(**{**STATIC, **changes}), devices=one()).check_files()
 
 
 def test_too_many_examples():
@@ -182,7 +186,11 @@ def test_masks_of_another_run_are_refused(tmp_path):
     run(config_of(**STATIC, **{"train.epochs": 2}), tmp_path, devices=one())
     path = str(tmp_path / "final" / "network.safetensors")
     for changes, text in (
-        ({"method.sparsity": 0.6}, "is of sparsity 0.5, and this run has 0.6"),
+        (
+            {"method.sparsity": 0.6},
+            "has 296 of 592 weights active, sparsity 0.5; config.method.sparsity=0.6 "
+            "asks for 237",
+        ),
         ({"model.name": "lenet300"}, "is of model 'mlp'"),
         ({"seed": 1}, "found with seed 0, and this run begins with the weights of"),
         ({"mask.name": "snip"}, "has the masks already"),
@@ -191,15 +199,107 @@ def test_masks_of_another_run_are_refused(tmp_path):
         if "model.name" in changes:
             config.model.options = ConfigDict()
         with pytest.raises(ValueError, match=text):
-            build(config, devices=one())
+            build(config, devices=one()).check_files()
     other = config_of(**{**STATIC, "masks": path})
     other.model.options.features = (9,)
-    with pytest.raises(ValueError, match="has shape"):
-        build(other, devices=one()).init()
+    with pytest.raises(
+        ValueError, match=r"masks of leaf 'classifier/kernel' has shape"
+    ):
+        build(other, devices=one()).check_files()
     for how in ("new", "file"):
         state = started(**{"masks": path, "seed": 1, "mask.weights": how})[1]
         same(state.method.masks, load_sparse(path).masks)
     same(state.params, load_sparse(path).params)
+
+
+def relabelled(source, path, **origin):
+    """A network file with another label."""
+    provenance = {"data": "digits", "model": "mlp", "seed": 0, "sparsity": 0.5}
+    network = load_sparse(source)
+    save_sparse(path, network, provenance={**provenance, **origin})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished static run of two epochs."""
+    folder = tmp_path_factory.mktemp("static")
+    run(config_of(**STATIC, **{"train.epochs": 2}), folder, devices=one())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(trained):
+    return trained / "final" / "network.safetensors"
+
+
+def refused(text, **changes):
+    with pytest.raises(ValueError, match=text) as error:
+        build(config_of(**{**STATIC, **changes}), devices=one()).check_files()
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_file_is_is_counted(network, tmp_path):
+    dense = build(config_of(**{**STATIC, "method.name": "dense"}), devices=one())
+    state = jax.device_get(dense.init().train)
+    own = tmp_path / "dense.safetensors"
+    origin = {"data": "digits", "model": "mlp", "seed": 0, "sparsity": 0.5}
+    save_sparse(own, network_of(state), provenance=origin)
+    refused("is of a dense network; it has no masks", masks=str(own))
+    # A label that is wrong neither lets through nor keeps out.
+    early = relabelled(network, tmp_path / "early.safetensors", sparsity=0.9)
+    changes = {"masks": early, "method.sparsity": 0.9}
+    refused("has 296 of 592 weights active, sparsity 0.5; .* asks for 59", **changes)
+    build(config_of(**STATIC, masks=early), devices=one()).check_files()
+
+
+def test_a_file_of_other_leaves_is_refused(network):
+    text = "masks of leaf 'classifier/kernel' has shape .8, 10. in the file, and is not"
+    config = config_of(**STATIC, masks=str(network))
+    config.method.options.where = "dense1/kernel"
+    with pytest.raises(ValueError, match=text):
+        build(config, devices=one()).check_files()
+
+
+def test_a_finished_run_is_evaluated_without_the_file(network, tmp_path):
+    file = tmp_path / "masks.safetensors"
+    relabelled(network, file)
+    changes = {"masks": str(file), "mask.weights": "file", "train.epochs": 2}
+    run(config_of(**STATIC, **changes), tmp_path / "run", devices=one())
+    file.unlink()
+    (found,) = evaluate(tmp_path / "run", devices=one()).values()
+    assert found[0].accuracy == rows_of(tmp_path / "run")[0]["accuracy"]
+    refused("there is no file", masks=str(file))
+    with pytest.raises(ValueError, match="there is no file"):
+        run(config_of(**STATIC, **changes), tmp_path / "other", devices=one())
+    assert not (tmp_path / "other").exists()
+
+
+def test_masks_are_found_where_the_method_is_sparse():
+    for name in ("snip", "magnitude"):
+        config = config_of(**STATIC, **{"mask.name": name})
+        config.method.options.where = "dense1/kernel"
+        built = build(config, devices=one())
+        state = built.init()
+        masks = state.train.method.masks
+        assert int(count(masks)) == 256 and masks["classifier"]["kernel"] is None
+        same(jax.tree.structure(state), jax.tree.structure(built.like(0)))
+
+
+@pytest.mark.parametrize("weights", ["init", "new", "file"])
+def test_released_rescales_whatever_the_weights(weights, network):
+    """Each tensor by one factor, the same at every active weight."""
+    start = {"masks": str(network), "mask.weights": weights}
+    plain = started(**start)[1]
+    parts = {"tost.parts": "rescale", "tost.released": True, "tost.rescale_steps": 3}
+    ours = started(**start, **parts)[1]
+    same(plain.method.masks, ours.method.masks)
+    for name in ("dense1", "classifier"):
+        a, b = (np.asarray(s.params[name]["kernel"]) for s in (plain, ours))
+        mask = np.asarray(plain.method.masks[name]["kernel"])
+        ratio = b[mask] / a[mask]
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+        assert abs(ratio[0] - 1) > 1e-3
 
 
 # --- ToST -----------------------------------------------------------------------------
@@ -280,7 +380,9 @@ def test_without_ghosts_the_network_is_the_relu_network_bit_for_bit():
 
 @pytest.mark.parametrize("part", ["soft", "skips", "rescale", "labels"])
 def test_every_part_alone_changes_the_run(part, tmp_path):
-    changes = {"tost.parts": part, "tost.rescale_steps": 2, "train.epochs": 2}
+    changes = {"tost.parts": part, "train.epochs": 2}
+    if part == "rescale":
+        changes["tost.rescale_steps"] = 2
     run(config_of(**STATIC, **changes), tmp_path / "with", devices=one())
     run(config_of(**STATIC, **{"train.epochs": 2}), tmp_path / "without", devices=one())
     ours, other = (
@@ -352,6 +454,7 @@ def test_blocks_and_a_resume_across_the_end_of_ghosts(tmp_path, monkeypatch):
 
 def test_as_released_nothing_fades_and_all_of_it_is_counted(tmp_path):
     changes = {**ALL, "tost.released": True, "train.epochs": 3}
+    del changes["tost.ghost_fraction"]  # nothing fades
     run(config_of(**STATIC, **changes), tmp_path, devices=one())
     network = load_sparse(tmp_path / "final" / "network.safetensors")
     ghost = network.params["dense1_ghost"]["kernel"]
@@ -361,6 +464,54 @@ def test_as_released_nothing_fades_and_all_of_it_is_counted(tmp_path):
     plain = json.loads((tmp_path / "plain" / "results.json").read_text())["cost"]
     assert cost["inference_flops"] == plain["inference_flops"] + 2 * ghost.size
     assert cost["parameters"] == plain["parameters"] + ghost.size + 16
+
+
+@pytest.mark.parametrize(("step", "text"), [
+    (10, "rewound to step 10, and the ghosts of this run are gone after step 5"),
+    (15, "rewound to step 15, and the ghosts"),
+    (30, "rewound to step 30, and phase 1 of this run ends at step 30"),
+])  # fmt: skip
+def test_a_run_cannot_start_after_its_ghosts(step, text, network, tmp_path):
+    file = relabelled(network, tmp_path / "late.safetensors", rewind_step=step)
+    parts = {"tost.parts": "soft+skips", "mask.weights": "file"}
+    refused(text, masks=file, **parts)
+
+
+def test_a_run_starts_before_its_ghosts_are_gone(network, tmp_path):
+    file = relabelled(network, tmp_path / "early.safetensors", rewind_step=5)
+    built, state = started(**{**GHOSTS, "masks": file, "mask.weights": "file"})
+    assert int(state.step) == 5 and "dense1_ghost" in state.params
+    same(jax.tree.structure(state), jax.tree.structure(built.like(5).train))
+
+
+def test_released_ghosts_of_a_file(network, tmp_path):
+    """They are drawn where the file has none, and refused where nothing has them."""
+    stays = {"tost.parts": "skips", "tost.released": True}
+    start = {"masks": str(network), "mask.weights": "file"}
+    built, state = started(**start, **stays)
+    same(jax.tree.structure(state), jax.tree.structure(built.like(0).train))
+    file = tmp_path / "ghosts.safetensors"
+    origin = {"data": "digits", "model": "mlp", "seed": 0}
+    save_sparse(file, network_of(state), provenance=origin)
+    refused("leaf 'dense1_ghost/kernel' has shape", **{**start, "masks": str(file)})
+    again = started(**{**start, "masks": str(file)}, **stays)[1]
+    same(again.params, state.params)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps"), [(1, (2, 3)), (2, (5, 7)), (3, (5, 10)), (4, (10, 15))]
+)
+def test_the_rate_of_a_short_phase_falls_twice(epochs, steps):
+    built = build(config_of(**STATIC, **{"train.epochs": epochs}), devices=one())
+    assert built.plan.milestones == steps
+    rates = [float(built.learning_rate(s)) for s in (0, steps[0], steps[1])]
+    np.testing.assert_allclose(rates, [0.1, 0.01, 0.001], rtol=1e-6)
+
+
+@pytest.mark.parametrize("drops", [(0,), (2, 2), (6,)])
+def test_drops_are_different_epochs_after_the_first(drops):
+    with pytest.raises(ValueError, match=r"drop_epochs=.*(from 1 to 5|there twice)"):
+        build(config_of(**STATIC, **{"train.drop_epochs": drops}), devices=one())
 
 
 # --- Lottery tickets ------------------------------------------------------------------
@@ -425,6 +576,46 @@ def test_other_lotteries(variant, tmp_path):
     assert rows_of(tmp_path / "ticket-0.5")[0]["active"] == 296
 
 
+def test_a_gradual_lottery_prunes_to_its_target(tmp_path):
+    config = config_of(**STATIC, **{"train.epochs": 4})
+    found = find_tickets(
+        config, tmp_path, Options("gradual", targets=(0.6,)), devices=one()
+    )
+    assert int(count(load_sparse(found[0.6]).masks)) == 237
+    (row,) = rows_of(tmp_path / "round-00")
+    assert row["active"] == 237
+
+
+def test_a_folder_is_of_one_lottery(tmp_path):
+    config = config_of(**STATIC, **{"train.epochs": 2})
+    lottery(config, tmp_path, Options("one-shot"), devices=one())
+    ticket = (tmp_path / "ticket-0.5.safetensors").read_bytes()
+    for options, text in (
+        (Options("iterative"), "variant is 'one-shot' there and 'iterative' here"),
+        (Options("gradual"), "variant is 'one-shot'"),
+        (Options("one-shot", prune_fraction=0.3), "prune_fraction is 0.2 there"),
+        (Options("one-shot", rewind_epoch=1), "rewind_epoch is 0 there and 1 here"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            lottery(config, tmp_path, options, devices=one())
+    assert (tmp_path / "ticket-0.5.safetensors").read_bytes() == ticket
+    other = config_of(**STATIC, **{"train.epochs": 2, "tost.parts": "labels"})
+    with pytest.raises(ValueError, match=r"config.tost.parts is '' there"):
+        lottery(other, tmp_path, Options("one-shot"), devices=one())
+    (tmp_path / "lottery.json").unlink()
+    with pytest.raises(ValueError, match=r"no lottery.json says of what"):
+        lottery(config, tmp_path, Options("one-shot"), devices=one())
+
+
+def test_a_lottery_prunes_where_the_method_is_sparse(tmp_path):
+    config = config_of(**STATIC, **{"train.epochs": 2})
+    config.method.options.where = "dense1/kernel"
+    found = lottery(config, tmp_path, Options("one-shot"), devices=one())
+    masks = load_sparse(found[0.5]).masks
+    assert int(count(masks)) == 256 and masks["classifier"]["kernel"] is None
+    assert rows_of(tmp_path / "ticket-0.5")[0]["active"] == 256
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -480,6 +671,17 @@ def test_the_dense_network_to_compare_with_has_no_masks():
     (dense,) = comparisons(config).values()
     assert build(dense, devices=one()).method.name == "dense"
     assert config.mask.name == "snip"
+
+
+def test_the_dense_network_to_compare_with_is_trained_plainly(tmp_path, capsys):
+    changes = {"tost.parts": "labels", "train.epochs": 2, "train.momentum": 0.5}
+    config = config_of(**STATIC, compare=True, **changes)
+    config.method.distribution = "uniform"
+    (dense,) = comparisons(config).values()
+    assert (dense.tost.parts, dense.method.distribution) == ("", "erk")
+    assert dense.train == config.train
+    run(config, tmp_path, devices=one())
+    assert "dense, for comparison, trained without ToST" in capsys.readouterr().out
 
 
 def test_rewinding_past_the_ghosts_is_refused(tmp_path):

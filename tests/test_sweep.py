@@ -105,7 +105,8 @@ def fake(monkeypatch):
     def build(config, *, devices=None):
         if config.method.name == "gmp":
             raise ValueError("config.method: it prunes for too long")
-        return SimpleNamespace(inputs=SimpleNamespace(close=lambda: None))
+        nothing = SimpleNamespace(close=lambda: None)
+        return SimpleNamespace(inputs=nothing, check_files=lambda: None)
 
     monkeypatch.setattr(sweeping.run, "run", run)
     monkeypatch.setattr(sweeping.build, "build", build)

@@ -19,8 +19,10 @@ from experiments.build.parts import (
     make_superposition,
     section,
 )
+from experiments.build.rules import check_options, unused_fields, without_unused
 from experiments.build.start import (
     Begin,
+    check_file,
     check_start,
     describe_start,
     forget_masks,
@@ -74,8 +76,18 @@ class Run:
         """Of the last stage."""
         return self.experiment.stages[-1].steps
 
+    def check_files(self) -> None:
+        """Checks the files that the run starts with, see `check_file`."""
+        check_file(
+            self.begin.config,
+            self.like(self.plan.total_steps).train,
+            phase1_steps=self.plan.phase1_steps,
+            ghost_steps=0 if self.young is None else self.young.until,
+        )
+
     def init(self) -> RunState:
         """The state before the first step; says what is not drawn."""
+        self.check_files()
         start = make_start(self.begin)
         if start is not None:
             say(describe_start(start))
@@ -119,6 +131,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
       FileNotFoundError: if the data set is not prepared, saying how to.
     """
     check_config(config)
+    check_options(config)
     check_start(config)
     with section("data"):
         shardings = data_shardings(
@@ -151,10 +164,12 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         # Allocates the layers, which may be impossible.
         for stage in stages:
             experiment.like(stage.until - 1)
-    young_lines = [] if young is None else [young.text]
+    more = [] if young is None else [young.text]
+    if unused := unused_fields(config):
+        more.append(f"of no use to this run: {', '.join(unused)}")
     return Run(
         experiment=experiment,
-        plan_text="\n".join([describe(plan, method, rate), *young_lines]),
+        plan_text="\n".join([describe(plan, method, rate), *more]),
         model=model,
         young=young,
         inputs=inputs,
@@ -203,7 +218,11 @@ def make_steps(
 
 
 def comparisons(config: Config) -> dict[str, Config]:
-    """Baselines for the same total budget: the dense network, and the method alone."""
+    """Baselines for the same total budget: the dense network, and the method alone.
+
+    The dense network is trained plainly: from its own weights and without ToST, which
+    is a recipe for sparse networks. Batches, optimizer and learning rates are the same.
+    """
     if not config.compare:
         return {}
     alone: Config = ConfigDict(config.to_dict())
@@ -212,12 +231,13 @@ def comparisons(config: Config) -> dict[str, Config]:
     dense.method.name = "dense"
     dense.method.initial_sparsity = None
     dense.method.options = ConfigDict()
+    dense.tost.parts = ""
     forget_masks(dense)
     others: dict[str, Config] = {}
     if config.sup.enabled:
-        others[f"{config.method.name} without Sup-tickets"] = alone
+        others[f"{config.method.name} without Sup-tickets"] = without_unused(alone)
     if config.method.name != "dense":
-        others["dense"] = dense
+        others["dense"] = without_unused(dense)
     return others
 
 

@@ -23,7 +23,7 @@ from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketBudget, TicketPlan, ticket_budget
 from sup_tickets.training import optimizers
 from sup_tickets.training.losses import Loss, smoothed_cross_entropy
-from sup_tickets.training.plan import Plan, make_plan, ticket_plan
+from sup_tickets.training.plan import Plan, drop_steps, make_plan, ticket_plan
 from sup_tickets.trees import map_named
 from sup_tickets.types import Schedule
 
@@ -54,7 +54,7 @@ def make_parts(config: Config, *, epoch_steps: int) -> tuple[Plan, Method, Sched
     )
     with section("method"):
         method = _method(config.method, tickets)
-    milestones = _milestones(config, budget, epoch_steps)
+    milestones = _milestones(config, tickets.phase1_steps, epoch_steps)
     rate = _learning_rate(config, tickets, milestones, epoch_steps)
     with section("method"):
         plan = make_plan(
@@ -140,18 +140,22 @@ def _budget(config: Config) -> TicketBudget:
     return ticket_budget(epochs, cycles=cycles, cycle_epochs=sup.cycle_epochs)
 
 
-def _milestones(
-    config: Config, budget: TicketBudget, epoch_steps: int
-) -> tuple[int, ...]:
+def _milestones(config: Config, phase1_steps: int, epoch_steps: int) -> tuple[int, ...]:
     if config.train.schedule != "step":
         return ()
-    epochs = tuple(config.train.drop_epochs) or budget.milestones
-    late = [epoch for epoch in epochs if epoch >= budget.phase1_epochs]
-    if config.train.drop_epochs and late:
-        raise ValueError(
-            f"config.train.drop_epochs={tuple(epochs)}: epoch {late[0]} is not within "
-            f"the {budget.phase1_epochs} epochs of phase 1"
-        )
+    epochs = tuple(config.train.drop_epochs)
+    if not epochs:
+        return drop_steps(phase1_steps, epoch_steps=epoch_steps)
+    last = phase1_steps // epoch_steps - 1
+    name = f"config.train.drop_epochs={epochs}"
+    for epoch in epochs:
+        if not 1 <= epoch <= last:
+            raise ValueError(
+                f"{name}: epoch {epoch} is not within the {last + 1} epochs of phase "
+                f"1; it must be from 1 to {last}"
+            )
+    if len(set(epochs)) < len(epochs):
+        raise ValueError(f"{name}: an epoch is there twice")
     return tuple(epoch * epoch_steps for epoch in epochs)
 
 

@@ -19,6 +19,7 @@ from experiments.build.inputs import Inputs
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
 from sup_tickets.checks import check_one_of
+from sup_tickets.counting import active_count
 from sup_tickets.foresight import (
     classification_loss,
     dead_layers,
@@ -31,12 +32,14 @@ from sup_tickets.foresight import (
 )
 from sup_tickets.masks import full_masks, layer_counts, layer_table
 from sup_tickets.methods import example
+from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.orthogonal import exact_orthogonal
 from sup_tickets.rescaling import rescaled_init
 from sup_tickets.saliency import magnitude, taylor
 from sup_tickets.training.network_files import load_sparse, provenance_of
-from sup_tickets.training.state import Network, Start
+from sup_tickets.training.state import Network, Start, TrainState, completed
 from sup_tickets.training.steps import Steps
+from sup_tickets.trees import default_rule, named_leaves
 from sup_tickets.types import Masks, Params, Scores
 
 MASKS = ("random", "magnitude", "taylor", "snip", "grasp", "synflow")
@@ -56,25 +59,17 @@ class Begin(NamedTuple):
 
 
 def check_start(config: Config) -> None:
-    """Raises where the fields of ``mask`` and ``masks`` do not go together.
+    """Raises where a method cannot start with the masks that are asked for.
+
+    No file is read: a finished run is built again without it, see `check_file`.
 
     Raises:
       ValueError: one line, naming a field.
-      OSError: if the file of masks cannot be read.
     """
     mask = config.mask
     check_one_of("config.mask.name", mask.name, MASKS)
-    if config.masks is not None:
-        _check_file(config)
-    elif mask.weights == "file":
-        raise ValueError("config.mask.weights='file' needs a file, config.masks")
     if mask.name != "random" or config.masks is not None or mask.orthogonal:
         check_takes_masks(config)
-    if mask.orthogonal and mask.weights != "init":
-        raise ValueError(
-            "config.mask.orthogonal=True draws the weights itself; config.mask.weights "
-            f"must be 'init', got {mask.weights!r}"
-        )
 
 
 def check_takes_masks(config: Config) -> None:
@@ -116,13 +111,23 @@ def make_start(begin: Begin) -> Start | None:
     rescales = "rescale" in tost_parts(config)
     if is_plain(config) and not rescales:
         return None
-    start = begin.steps.begin(begin.key)
-    if rescales and config.tost.released:  # before there are masks
-        start = _rescaled(begin, start, full_masks(start.params))
+
+    def weights(key: jax.Array) -> Start:
+        """By the key or of the file; as released, re-scaled before there are masks."""
+        start = begin.steps.begin(key)
+        if mask.weights == "file":
+            start = _from_file(config, start)
+        if rescales and config.tost.released:
+            start = _rescaled(begin, start, full_masks(start.params))
+        return start
+
+    start = weights(begin.key)
     masks = _masks(begin, start)
     places_key, weights_key = jax.random.split(jax.random.fold_in(begin.key, 1))
     if mask.ratios_only:
         masks = resample(places_key, masks)
+    if mask.weights == "new":
+        start = weights(weights_key)
     start = start._replace(masks=masks)
     if mask.orthogonal:
         params, masks = exact_orthogonal(
@@ -134,10 +139,6 @@ def make_start(begin: Begin) -> Start | None:
             depthwise=_depthwise(begin),
         )
         start = start._replace(params=params, masks=masks)
-    elif mask.weights == "new":
-        start = begin.steps.begin(weights_key)._replace(masks=masks)
-    elif mask.weights == "file":
-        start = _from_file(config, masks)
     if rescales and not config.tost.released:
         start = _rescaled(begin, start, masks)
     return start
@@ -166,6 +167,7 @@ def _masks(begin: Begin, start: Start) -> Masks:
     found = prune_in_rounds(
         _score(begin, start),
         start.params,
+        where=config.method.options.get("where", default_rule),
         sparsity=config.method.sparsity,
         rounds=config.mask.rounds or (100 if config.mask.name == "synflow" else 1),
         scope=config.mask.scope,
@@ -303,39 +305,110 @@ def _rescaled(begin: Begin, start: Start, masks: Masks) -> Start:
 
 # --- Files ----------------------------------------------------------------------------
 
-_SAME = ("data", "model", "sparsity")
 
+def check_file(
+    config: Config, shapes: TrainState, *, phase1_steps: int, ghost_steps: int
+) -> None:
+    """Raises where the file of masks is not what the run is said to train.
 
-def _check_file(config: Config) -> None:
-    path = Path(config.masks)
+    What the file is, is counted: its label may be that of a run that ended otherwise.
+
+    Args:
+      config: of the run; without ``masks`` nothing is looked at.
+      shapes: of the network that is trained, arrays or shapes.
+      phase1_steps: steps of phase 1.
+      ghost_steps: steps after which ghosts are gone; 0 without.
+
+    Raises:
+      ValueError: one line, naming what is wrong with the file.
+      OSError: if it cannot be read.
+    """
+    if config.masks is None:
+        return
+    path, name = Path(config.masks), f"config.masks={config.masks!r}"
     if not path.is_file():
         raise ValueError(f"config.masks: there is no file {config.masks!r}")
-    origin = provenance_of(path)
-    here = {
-        "data": config.data.name,
-        "model": config.model.name,
-        "sparsity": config.method.sparsity,
-    }
-    for name in _SAME:
-        if origin.get(name) != here[name]:
+    origin, network = provenance_of(path), load_sparse(path)
+    for field in ("data", "model"):
+        if origin.get(field) != config[field].name:
             raise ValueError(
-                f"config.masks={config.masks!r} is of {name} {origin.get(name)!r}, and "
-                f"this run has {here[name]!r}"
+                f"{name} is of {field} {origin.get(field)!r}, and this run has "
+                f"{config[field].name!r}"
             )
-    if config.mask.name != "random":
-        raise ValueError(
-            f"config.masks has the masks already; config.mask.name={config.mask.name!r}"
-            " must be left out"
-        )
+    _check_shapes(name, "masks", network.masks, shapes.method.masks)
+    _check_active(name, network.masks, config.method.sparsity)
     if config.mask.weights == "init" and origin.get("seed") != config.seed:
         raise ValueError(
-            f"config.masks={config.masks!r} was found with seed {origin.get('seed')}, "
-            f"and this run begins with the weights of seed {config.seed}; give "
+            f"{name} was found with seed {origin.get('seed')}, and this run begins "
+            f"with the weights of seed {config.seed}; give "
             "--config.mask.weights=file or new, or that seed"
+        )
+    if config.mask.weights == "file":
+        for part in ("params", "model_state"):
+            there, here = getattr(network, part), getattr(shapes, part)
+            if not _has_ghosts(there):  # those that stay, as released, are drawn
+                here = without_ghosts(here)
+            _check_shapes(name, part, there, here)
+        step = origin.get("rewind_step", 0)
+        _check_step(name, step, phase1_steps, ghost_steps)
+
+
+def _has_ghosts(tree: Any) -> bool:
+    return jax.tree.structure(tree) != jax.tree.structure(without_ghosts(tree))
+
+
+def _check_shapes(name: str, what: str, found: Any, wanted: Any) -> None:
+    """Raises unless two trees have the same leaves, of the same shapes."""
+    there, here = (
+        {leaf_name: tuple(leaf.shape) for leaf_name, leaf in named_leaves(tree)}
+        for tree in (found, wanted)
+    )
+    if what == "masks" and here and not there:
+        raise ValueError(f"{name} is of a dense network; it has no masks")
+    for leaf in sorted(there.keys() | here.keys()):
+        if there.get(leaf) != here.get(leaf):
+            raise ValueError(
+                f"{name}: {what} of leaf {leaf!r} "
+                f"{_shape(there.get(leaf))} in the file, and "
+                f"{_shape(here.get(leaf))} in this run"
+            )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "is not there" if shape is None else f"has shape {shape}"
+
+
+def _check_active(name: str, masks: Masks, sparsity: float) -> None:
+    leaves = [np.asarray(mask) for mask in jax.tree.leaves(masks)]
+    active, total = sum(int(m.sum()) for m in leaves), sum(m.size for m in leaves)
+    wanted = active_count(total, sparsity)
+    if active != wanted:
+        raise ValueError(
+            f"{name} has {active} of {total} weights active, sparsity "
+            f"{1 - active / total:.4g}; config.method.sparsity={sparsity} asks for "
+            f"{wanted}"
         )
 
 
-def _from_file(config: Config, masks: Masks) -> Start:
+def _check_step(name: str, step: int, phase1_steps: int, ghost_steps: int) -> None:
+    if step >= phase1_steps:
+        raise ValueError(
+            f"{name} is rewound to step {step}, and phase 1 of this run ends at step "
+            f"{phase1_steps}"
+        )
+    if 0 < ghost_steps <= step:
+        raise ValueError(
+            f"{name} is rewound to step {step}, and the ghosts of this run are gone "
+            f"after step {ghost_steps}; leave soft and skips out of config.tost.parts"
+        )
+
+
+def _from_file(config: Config, drawn: Start) -> Start:
+    """The network of the file, with the ghosts that it lacks."""
     network: Network = load_sparse(config.masks)
-    step = provenance_of(config.masks).get("rewind_step", 0)
-    return Start(network.params, network.model_state, masks, step)
+    return Start(
+        completed(network.params, drawn.params),
+        completed(network.model_state, drawn.model_state),
+        network.masks,
+        provenance_of(config.masks).get("rewind_step", 0),
+    )

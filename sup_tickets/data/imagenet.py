@@ -34,7 +34,9 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 
 Records = Sequence[Any]
-"""Random access to {"image": bytes of a JPEG or PNG, "label": int}; can be pickled."""
+"""Random access to {"image": bytes of a JPEG or PNG, "label": int}; can be pickled.
+
+With a "file_name", bytes or str, an error about the image can name it."""
 
 _AHEAD = 2  # batches that each process decodes before they are asked for
 
@@ -260,7 +262,7 @@ class _Padded:
 def _to_train(
     record: Any, rng: np.random.Generator, *, size: int
 ) -> dict[str, np.ndarray]:
-    images = random_photo(record["image"], rng, size=size)
+    images = random_photo(record["image"], rng, size=size, name=_name(record))
     return {"images": images, "labels": np.asarray(record["label"], np.int32)}
 
 
@@ -268,13 +270,20 @@ def _to_test(record: Any, *, size: int, shorter_side: int) -> dict[str, np.ndarr
     if not record:
         images, label, weight = np.zeros((size, size, 3), np.uint8), 0, 0.0
     else:
-        images = centre_photo(record["image"], size=size, shorter_side=shorter_side)
+        images = centre_photo(
+            record["image"], size=size, shorter_side=shorter_side, name=_name(record)
+        )
         label, weight = record["label"], 1.0
     return {
         "images": images,
         "labels": np.asarray(label, np.int32),
         "weights": np.asarray(weight, np.float32),
     }
+
+
+def _name(record: Any) -> str:
+    name = record.get("file_name", f"with label {record['label']}")
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def _from_parts(local: np.ndarray, sharding: Any, lead: tuple[int, ...]) -> jax.Array:

@@ -1,12 +1,17 @@
-"""Crops of photographs of any size, from the bytes of their files; on the host."""
+"""Crops of photographs of any size, from the bytes of their files; on the host.
 
-import io
+What each kind of file becomes, and which are refused, `sup_tickets.data.pixels` says. A
+set that is streamed is decoded as it is asked for, so that a photograph that cannot be
+read ends the run where it comes up, with its name.
+"""
+
 import math
 from typing import Any
 
 import numpy as np
 
 from sup_tickets.data.files import require
+from sup_tickets.data.pixels import open_image
 
 _TRIES = 10
 
@@ -18,6 +23,7 @@ def random_photo(
     size: int,
     area: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    name: str = "given as bytes",
 ) -> np.ndarray:
     """A random part of a photograph, half of the time mirrored: for training.
 
@@ -27,32 +33,42 @@ def random_photo(
       size: height and width of the result, in pixels.
       area: least and largest share of the photograph.
       ratio: least and largest width to height of the part.
+      name: of the file, for an error.
 
     Returns:
       [size, size, 3] uint8.
+
+    Raises:
+      ValueError: naming the file, if it cannot be read.
 
     References:
       Szegedy et al., Going Deeper with Convolutions, 2014,
       https://arxiv.org/abs/1409.4842; in the form that torchvision gave it.
     """
-    photo = _opened(data)
+    photo = open_image(data, name=name)
     box = random_box(rng, photo.height, photo.width, area=area, ratio=ratio)
     pixels = _resized(photo.crop(box), size, size)
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
-def centre_photo(data: bytes, *, size: int, shorter_side: int) -> np.ndarray:
+def centre_photo(
+    data: bytes, *, size: int, shorter_side: int, name: str = "given as bytes"
+) -> np.ndarray:
     """The centre of a photograph, for evaluation.
 
     Args:
       data: of a JPEG or PNG file.
       size: height and width of the result, in pixels.
-      shorter_side: to which the photograph is resized before.
+      shorter_side: to which the photograph is resized before, at least ``size``.
+      name: of the file, for an error.
 
     Returns:
       [size, size, 3] uint8.
+
+    Raises:
+      ValueError: naming the file, if it cannot be read.
     """
-    photo = _opened(data)
+    photo = open_image(data, name=name)
     short = min(photo.size)
     width, height = (shorter_side * side // short for side in photo.size)
     pixels = _resized(photo, width, height)
@@ -85,12 +101,6 @@ def random_box(
     w, h = min(width, round(height * shape)), min(height, round(width / shape))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def _opened(data: bytes) -> Any:
-    image = require("PIL.Image", "to decode images")
-    with image.open(io.BytesIO(data)) as opened:
-        return opened.convert("RGB")  # some are grey, a few CMYK
 
 
 def _resized(photo: Any, width: int, height: int) -> np.ndarray:

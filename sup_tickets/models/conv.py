@@ -24,6 +24,7 @@ class ConvNet(nn.Module):
     dtype: Any = jnp.float32  # of the computation
     bn_momentum: float = 0.9  # share of the old running statistics at each step
     bn_epsilon: float = 1e-5
+    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -42,6 +43,7 @@ class ConvNet(nn.Module):
             dtype=self.dtype,
             bn_momentum=self.bn_momentum,
             bn_epsilon=self.bn_epsilon,
+            bn_unbiased=self.bn_unbiased,
             conv_init="lecun",
             dense_init="lecun",
         )

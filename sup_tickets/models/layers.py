@@ -1,8 +1,8 @@
 """What the models share: layers after PyTorch's conventions, and three hooks.
 
-The references are PyTorch code, so that padding is symmetric at every stride and the
-initializers are PyTorch's. Parameters and the statistics of batch norm are float32
-whatever the dtype of the computation.
+The references are PyTorch code, so that padding is symmetric at every stride, the
+initializers are PyTorch's and so are the running statistics of batch norm. Parameters
+and statistics are float32 whatever the dtype of the computation.
 
 Shapes: B images of H x W pixels, C channels.
 """
@@ -71,6 +71,7 @@ class Layers:
     dtype: Any = jnp.float32  # of the computation
     bn_momentum: float = 0.9  # share of the old running statistics at each step
     bn_epsilon: float = 1e-5
+    bn_unbiased: bool = True  # see `BatchNorm`
     conv_init: str = "torch"  # of CONV_INITS
     dense_init: str = "torch"  # of DENSE_INITS
 
@@ -107,10 +108,11 @@ class Layers:
 
     def norm(self, x: jax.Array, name: str) -> jax.Array:
         """Batch norm, in float32 or wider until its result."""
-        norm = nn.BatchNorm(
-            use_running_average=not self.train,
+        norm = BatchNorm(
+            train=self.train,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
+            unbiased=self.bn_unbiased,
             name=name,
         )
         return norm(x.astype(wide(self.dtype))).astype(self.dtype)
@@ -159,16 +161,68 @@ class Layers:
         return scores.astype(wide(self.dtype))
 
 
-def halve(x: jax.Array) -> jax.Array:
-    """The maximum of every 2 x 2 pixels; on a CPU faster than `nn.max_pool`.
+class BatchNorm(nn.Module):
+    """Batch norm over all axes but the last, whose running variances are PyTorch's.
 
-    An odd last row or column is left out, as in PyTorch.
+    A batch is normalised by its variance, the mean square of n deviations. PyTorch's
+    running variance, by which a network is evaluated, is that of n - 1 instead: the
+    default, since the numbers of the papers were measured so. ``unbiased=False`` is
+    Flax's, of n as well. With n = 1, which PyTorch refuses, both are 0.
+
+    Flax's own layer is not used for a second reason: it cuts the variance off at 0 by a
+    maximum, and the derivative of a maximum asks which side *equals* it. XLA may
+    compute the sides twice, rounded differently, and then the derivative is lost.
     """
-    batch, height, width, features = x.shape
-    if height % 2 or width % 2:
-        x = x[:, : height // 2 * 2, : width // 2 * 2]
-    pairs = x.reshape(batch, height // 2, 2, width // 2, 2, features)
-    return pairs.max((2, 4))
+
+    train: bool  # whether to use, and update by, the statistics of the batch
+    momentum: float = 0.9  # share of the old running statistics
+    epsilon: float = 1e-5
+    unbiased: bool = True  # running variances of n - 1, else of n
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] of float32 or wider, shape and dtype kept."""
+        shape = x.shape[-1:]
+        running = [
+            self.variable("batch_stats", name, start, shape, jnp.float32)
+            for name, start in (("mean", jnp.zeros), ("var", jnp.ones))
+        ]
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        mean, variance = (statistic.value for statistic in running)
+        if self.train:
+            mean, variance = _moments(x)
+            if not self.is_initializing():
+                n = x.size // x.shape[-1]
+                of_all = variance * (n / max(n - 1, 1) if self.unbiased else 1.0)
+                for old, new in zip(running, (mean, of_all), strict=True):
+                    new = new.astype(old.value.dtype)
+                    old.value = self.momentum * old.value + (1 - self.momentum) * new
+        lead = (1,) * (x.ndim - 1)
+        mean, variance, scale, bias = (
+            part.astype(x.dtype).reshape(lead + shape)
+            for part in (mean, variance, scale, bias)
+        )
+        return (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+
+
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance over all axes but the last, in one pass over ``x``."""
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    variance = jnp.square(x).mean(axes) - jnp.square(mean)
+    # Rounding may make it negative. No maximum, see `BatchNorm`; NaN stays.
+    return mean, jnp.where(variance < 0, jnp.zeros_like(variance), variance)
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """The maximum of every 2 x 2 pixels.
+
+    An odd last row or column is left out, as in PyTorch. The derivative goes to one of
+    the four places, chosen by comparing them with each other: comparing them with their
+    maximum, as that of `jnp.max` does, loses it where XLA computes both apart.
+    """
+    return nn.max_pool(x, (2, 2), strides=(2, 2))
 
 
 def wide(dtype: Any) -> Any:

@@ -38,6 +38,7 @@ class MobileNetV1(nn.Module):
     dtype: Any = jnp.float32
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -94,6 +95,7 @@ class MobileNetV2(nn.Module):
     dtype: Any = jnp.float32
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -172,6 +174,7 @@ def _layers(model: MobileNetV1 | MobileNetV2, train: bool) -> Layers:
         dtype=model.dtype,
         bn_momentum=model.bn_momentum,
         bn_epsilon=model.bn_epsilon,
+        bn_unbiased=model.bn_unbiased,
         conv_init="fan_out",
         dense_init="normal",
     )

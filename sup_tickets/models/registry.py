@@ -50,7 +50,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn28x10": WideResNet,
 }
 """Every model by its short name. All have the fields ``activation``, ``bridge`` and
-``dtype``; all but LeNet and ViT the field ``bn_momentum``."""
+``dtype``; all but LeNet and ViT the fields ``bn_momentum`` and ``bn_unbiased``."""
 
 
 def make_model(name: str, **options: Any) -> nn.Module:

@@ -136,5 +136,7 @@ def _dense(x: jax.Array, features: int, name: str, dtype: Any) -> jax.Array:
 
 
 def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
-    # In float32, as the batch norm of the other models.
-    return nn.LayerNorm(EPSILON, name=name)(x.astype(wide(dtype))).astype(dtype)
+    # In float32, as the batch norm of the other models. Flax's fast variance is cut off
+    # at 0 by a maximum, whose derivative XLA may lose, see `BatchNorm` in layers.
+    norm = nn.LayerNorm(EPSILON, use_fast_variance=False, name=name)
+    return norm(x.astype(wide(dtype))).astype(dtype)

@@ -29,6 +29,7 @@ class WideResNet(nn.Module):
     dtype: Any = jnp.float32
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -48,6 +49,7 @@ class WideResNet(nn.Module):
             dtype=self.dtype,
             bn_momentum=self.bn_momentum,
             bn_epsilon=self.bn_epsilon,
+            bn_unbiased=self.bn_unbiased,
             conv_init="fan_out",
         )
         images = images.astype(self.dtype)

@@ -55,6 +55,29 @@ def ticket_plan(
     )
 
 
+def drop_steps(phase1_steps: int, *, epoch_steps: int) -> tuple[int, ...]:
+    """The steps at a half and three quarters of phase 1, at which its rate falls.
+
+    Rounded down to whole epochs, as in the paper; where phase 1 is too short for two
+    different epochs after the first (1 or 2 epochs), to whole steps. Steps that are the
+    first of all, or the same, are left out.
+
+    Args:
+      phase1_steps: steps of phase 1.
+      epoch_steps: steps of an epoch.
+
+    Example:
+      >>> [drop_steps(10 * epochs, epoch_steps=10) for epochs in (226, 4, 2, 1)]
+      [(1130, 1690), (20, 30), (10, 15), (5, 7)]
+    """
+    epochs = phase1_steps // epoch_steps
+    half, late = epochs // 2, 3 * epochs // 4
+    if 0 < half < late:
+        return half * epoch_steps, late * epoch_steps
+    steps = (phase1_steps // 2, 3 * phase1_steps // 4)
+    return tuple(sorted({step for step in steps if step > 0}))
+
+
 def make_plan(
     method: Method,
     tickets: TicketPlan,

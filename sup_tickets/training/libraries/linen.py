@@ -1,6 +1,7 @@
 """Networks of Flax Linen.
 
-Modules are called as ``module(inputs, train=...)``; batch norm is Flax's own.
+Modules are called as ``module(inputs, train=...)``; layers with running statistics have
+a field ``momentum``, as Flax's batch norm.
 """
 
 from collections.abc import Callable, Iterator
@@ -85,10 +86,10 @@ def _without_memory() -> Iterator[None]:
     """Within it running statistics become those of the batch: momentum is 0."""
 
     def forget(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        module = context.module
-        if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__":
+        module: Any = context.module
+        momentum = getattr(module, "momentum", None)
+        if momentum is None or context.method_name != "__call__":
             return call(*args, **kwargs)
-        momentum = module.momentum
         # The module is a copy that is bound to this call; it is frozen all the same.
         object.__setattr__(module, "momentum", 0.0)
         try:
