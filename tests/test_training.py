@@ -477,7 +477,8 @@ def test_reestimated_statistics_are_those_of_the_data():
     found = reestimate(task, net, halves, jax.random.key(0)).model_state["bn1"]
     hidden = images.reshape(N, -1) @ net.params["dense1"]["kernel"]
     np.testing.assert_allclose(found["mean"], hidden.mean(0), atol=1e-5)
-    variance = (hidden[:10].var(0) + hidden[10:].var(0)) / 2
+    # As batch norm keeps them, of n - 1.
+    variance = (hidden[:10].var(0, ddof=1) + hidden[10:].var(0, ddof=1)) / 2
     np.testing.assert_allclose(found["var"], variance, atol=1e-5)
     plain = Network(params={}, model_state={}, masks={})
     assert reestimate(task, plain, halves, jax.random.key(0)) is plain
