@@ -31,6 +31,7 @@ train = [
     "matplotlib>=3.9",
 ]
 test = [
+    "chex>=0.1.90",
     "pytest>=8.0",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",

@@ -40,7 +40,7 @@ from experiments.runs.folder import check_same_run
 from experiments.runs.progress import say
 from experiments.runs.stopping import Stopped
 from sup_tickets.checks import check_one_of, check_sparsity
-from sup_tickets.counting import active_count
+from sup_tickets.counting import active_count, exact
 from sup_tickets.masks import apply_masks, full_masks, size
 from sup_tickets.topology import merged, prune_to_counts, without
 from sup_tickets.training.network_files import (
@@ -146,10 +146,10 @@ def levels(sparsity: float, prune_fraction: float) -> list[float]:
       [0.2, 0.36, 0.488]
     """
     found: list[float] = []
-    density = 1 - prune_fraction
-    while density > 1 - sparsity + 1e-9:
-        found.append(round(1 - density, 12))
-        density *= 1 - prune_fraction
+    kept = density = 1 - exact(prune_fraction)
+    while density > 1 - exact(sparsity):
+        found.append(round(float(1 - density), 12))
+        density *= kept
     return found
 
 

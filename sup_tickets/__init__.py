@@ -6,6 +6,7 @@ function of that pair.
 """
 
 from sup_tickets.counting import active_count
+from sup_tickets.coverage import Coverage, Description, coverage, describe
 from sup_tickets.distributions import (
     allocate,
     erdos_renyi,
@@ -65,6 +66,7 @@ from sup_tickets.methods import (
 )
 from sup_tickets.orthogonal import exact_orthogonal, expected_density, residual
 from sup_tickets.rescaling import Rescaled, rescaled_init
+from sup_tickets.rules import default_rule
 from sup_tickets.saliency import (
     Signals,
     by_gradient,
@@ -93,6 +95,7 @@ from sup_tickets.schedules import (
     update_due,
 )
 from sup_tickets.selection import select, select_blocks, select_globally, select_n_m
+from sup_tickets.slots import reset_slots
 from sup_tickets.superposition import (
     Superposition,
     reestimate_statistics,
@@ -109,12 +112,11 @@ from sup_tickets.topology import (
 )
 from sup_tickets.transforms import (
     keep_sparse,
-    mask_slots,
     masks_of,
     method_state_of,
     sparse_training,
 )
-from sup_tickets.trees import default_rule, leaf_keys, sparse_leaves
+from sup_tickets.trees import leaf_keys, sparse_leaves
 from sup_tickets.updates import (
     Change,
     MethodState,
@@ -130,6 +132,8 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Change",
+    "Coverage",
+    "Description",
     "Method",
     "MethodState",
     "Rescaled",
@@ -155,12 +159,14 @@ __all__ = [
     "cosine_fraction",
     "cosine_lr",
     "count",
+    "coverage",
     "cubic_sparsity",
     "dead_layers",
     "declare",
     "default_rule",
     "dense",
     "density",
+    "describe",
     "difference",
     "drop",
     "erdos_renyi",
@@ -190,7 +196,6 @@ __all__ = [
     "linear_fraction",
     "magnitude",
     "make_method",
-    "mask_slots",
     "masks_of",
     "mest",
     "method_state_of",
@@ -207,6 +212,7 @@ __all__ = [
     "reestimate_statistics",
     "resample",
     "rescaled_init",
+    "reset_slots",
     "residual",
     "rewire",
     "rigl",

@@ -1,13 +1,19 @@
-"""Checks of arguments: one line names the argument, its value and what is allowed."""
+"""Checks of arguments: one line names the argument, its value and what is allowed.
+
+A number is a Python, NumPy or JAX scalar, never a bool or a string. A traced one has no
+value yet and passes.
+"""
 
 import difflib
+import re
 from collections.abc import Iterable
-from math import isfinite
+from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:
@@ -18,8 +24,9 @@ def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:
     """
     if isinstance(sparsity, jax.core.Tracer):
         return
-    if not (_is_number(sparsity) and 0 <= sparsity < 1):
-        raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}")
+    if not (is_number(sparsity) and 0 <= sparsity < 1):
+        hint = _percent_hint(sparsity)
+        raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}{hint}")
 
 
 def check_fraction(fraction: Any, name: str = "fraction") -> None:
@@ -30,8 +37,54 @@ def check_fraction(fraction: Any, name: str = "fraction") -> None:
     """
     if isinstance(fraction, jax.core.Tracer):
         return
-    if not (_is_number(fraction) and 0 <= fraction <= 1):
-        raise ValueError(f"{name} must be in [0, 1], got {fraction!r}")
+    if not (is_number(fraction) and 0 <= fraction <= 1):
+        hint = _percent_hint(fraction)
+        raise ValueError(f"{name} must be in [0, 1], got {fraction!r}{hint}")
+
+
+def check_density(density: Any, name: str = "density") -> None:
+    """Raises unless a density is a number in (0, 1].
+
+    Raises:
+      ValueError: naming the argument and its value.
+    """
+    if not (is_number(density) and 0 < density <= 1):
+        hint = _percent_hint(density)
+        raise ValueError(f"{name} must be in (0, 1], got {density!r}{hint}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    least: float = -inf,
+    most: float = inf,
+    *,
+    above: bool = False,
+) -> None:
+    """Raises unless a value is a finite number in [least, most].
+
+    Args:
+      name: of the argument.
+      value: concrete.
+      least: smallest value allowed.
+      most: largest.
+      above: whether ``least`` itself is refused.
+
+    Raises:
+      ValueError: naming the argument and its value.
+    """
+    low_enough = is_number(value) and value <= most
+    if low_enough and (value > least if above else value >= least):
+        return
+    if most < inf:
+        allowed = f"in {'(' if above else '['}{least:g}, {most:g}]"
+    elif above and least == 0:
+        allowed = "positive and finite"
+    elif least > -inf:
+        allowed = f"a finite number {'above' if above else 'of at least'} {least:g}"
+    else:
+        allowed = "finite"
+    raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
 def check_whole(name: str, value: Any, least: int) -> int:
@@ -40,11 +93,46 @@ def check_whole(name: str, value: Any, least: int) -> int:
     Raises:
       ValueError: naming the argument and its value.
     """
-    if not isinstance(value, Integral) or value < least:
+    if not _is_whole(value) or value < least:
         raise ValueError(
             f"{name} must be a whole number of at least {least}, got {value!r}"
         )
     return int(value)
+
+
+def check_count(name: str, value: Any, size: int) -> None:
+    """Raises unless a count of weights is a whole number in [0, size].
+
+    The value of a JAX array is not looked at, traced or not: it would have to be
+    waited for. Its users clip it.
+
+    Raises:
+      ValueError: naming the argument and its value.
+    """
+    if isinstance(value, jax.Array):
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise ValueError(
+                f"{name} must be an integer scalar, got {value.dtype} of shape "
+                f"{value.shape}"
+            )
+    elif not _is_whole(value) or not 0 <= value <= size:
+        raise ValueError(f"{name} must be a whole number in [0, {size}], got {value!r}")
+
+
+def check_expression(name: str, value: Any) -> re.Pattern[str]:
+    """The compiled regular expression.
+
+    Raises:
+      ValueError: naming the argument and the expression, if it is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a regular expression, got {value!r}")
+    try:
+        return re.compile(value)
+    except re.error as error:
+        raise ValueError(
+            f"{name} {value!r} is not a regular expression: {error}"
+        ) from None
 
 
 def check_one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
@@ -65,7 +153,28 @@ def did_you_mean(value: Any, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, jax.Array):
-        return value.ndim == 0 and bool(jnp.isfinite(value))
+def is_number(value: Any) -> bool:
+    """Whether a concrete value is one finite real number, and no bool."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        real = value.dtype != np.bool_ and not jnp.issubdtype(
+            value.dtype, jnp.complexfloating
+        )
+        return (
+            value.ndim == 0
+            and real
+            and not isinstance(value, jax.core.Tracer)
+            and bool(jnp.isfinite(value))
+        )
+    if isinstance(value, (bool, np.bool_)):
+        return False
     return isinstance(value, Real) and isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
+
+
+def _percent_hint(value: Any) -> str:
+    if not (is_number(value) and 1 < value <= 100):
+        return ""
+    return f"; in percent? {value:g}% is {float(value) / 100:g}"

@@ -10,13 +10,18 @@ Sup-tickets release truncates, which gives one weight fewer in about half of the
 """
 
 from fractions import Fraction
-from math import floor
-from typing import Any, Literal
+from math import ceil, floor
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.checks import check_sparsity
+from sup_tickets.checks import (
+    check_fraction,
+    check_one_of,
+    check_sparsity,
+    check_whole,
+)
 from sup_tickets.types import Counts, Number
 
 Rounding = Literal["floor", "nearest", "ceil"]
@@ -40,14 +45,40 @@ def active_count(total: int, sparsity: float) -> int:
       sparsity: in [0, 1).
 
     Raises:
-      ValueError: if the sparsity is outside [0, 1) or NaN.
+      ValueError: if the sparsity is outside [0, 1) or NaN, or if ``total`` is no whole
+        number of at least 0.
 
     Example:
       >>> active_count(100, 0.71), active_count(8, 0.8), active_count(30, 0.1)
       (29, 2, 27)
     """
+    check_whole("total", total, 0)
     check_sparsity(sparsity)
     return floor((1 - exact(sparsity)) * total + Fraction(1, 2))
+
+
+def exact_portion(count: int, fraction: float, rounding: Rounding = "nearest") -> int:
+    """``fraction`` of ``count`` in Python integers: for steps, epochs, whole plans.
+
+    Args:
+      count: whole number of at least 0.
+      fraction: in [0, 1]; stands for the decimal that was written.
+      rounding: "floor", "nearest" (half up) or "ceil".
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Example:
+      >>> int(0.57 * 10000), exact_portion(10000, 0.57, "floor")
+      (5699, 5700)
+    """
+    check_whole("count", count, 0)
+    check_fraction(fraction)
+    check_one_of("rounding", rounding, get_args(Rounding))
+    part = exact(fraction) * int(count)
+    if rounding == "nearest":
+        return floor(part + Fraction(1, 2))
+    return floor(part) if rounding == "floor" else ceil(part)
 
 
 def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
@@ -69,6 +100,7 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
       >>> int(portion(10, 0.3, "ceil")), int(portion(3, 0.5, "ceil"))
       (3, 2)
     """
+    check_one_of("rounding", rounding, get_args(Rounding))
     clipped = jnp.clip(jnp.asarray(fraction, jnp.float32), 0.0, 1.0)
     part = jnp.round(clipped * jnp.float32(_ONE)).astype(jnp.uint32)
     count = jnp.asarray(count).astype(jnp.uint32)

@@ -13,16 +13,22 @@ from ``sum(d_l * N_l) = D * N``.
 
 import heapq
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from math import floor, isfinite, prod
+from math import floor, prod
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
-from sup_tickets.checks import check_sparsity, did_you_mean
+from sup_tickets.checks import (
+    check_density,
+    check_expression,
+    check_number,
+    check_sparsity,
+    did_you_mean,
+)
 from sup_tickets.counting import active_count, exact
 from sup_tickets.trees import (
     RuleLike,
@@ -129,7 +135,7 @@ def uniform_plus(
       Unreasonable Effectiveness of Random Pruning, 2022,
       https://arxiv.org/abs/2202.02643
     """
-    _check_density(classifier_density, "classifier_density")
+    check_density(classifier_density, "classifier_density")
     layers = _Layers.of(params, where)
     held = layers.held(dense)
     first_place = layers.place("first", first)
@@ -264,7 +270,7 @@ def erk_plus(
       Liu et al., The Unreasonable Effectiveness of Random Pruning, 2022,
       https://arxiv.org/abs/2202.02643
     """
-    _check_density(classifier_density, "classifier_density")
+    check_density(classifier_density, "classifier_density")
     layers = _Layers.of(params, where)
     held = layers.held(dense)
     held.setdefault(layers.place("classifier", classifier), exact(classifier_density))
@@ -306,7 +312,7 @@ def allocate(
     """
     if callable(distribution):
         return distribution(params, sparsity=sparsity, **options)
-    if distribution not in DISTRIBUTIONS:
+    if not isinstance(distribution, str) or distribution not in DISTRIBUTIONS:
         hint = did_you_mean(distribution, DISTRIBUTIONS)
         raise ValueError(
             f"distribution must be a function or one of {', '.join(DISTRIBUTIONS)}, "
@@ -404,7 +410,8 @@ class _Layers(NamedTuple):
 
     def place(self, argument: str, expression: str) -> int:
         """The place of the one leaf that an expression matches."""
-        found = [i for i, name in enumerate(self.names) if re.search(expression, name)]
+        pattern = check_expression(argument, expression)
+        found = [i for i, name in enumerate(self.names) if pattern.search(name)]
         if len(found) != 1:
             matched = [self.names[i] for i in found] or "none"
             raise ValueError(
@@ -424,8 +431,7 @@ class _Layers(NamedTuple):
 
 
 def _erk_raws(shapes: Sequence[Sequence[int]], power: float) -> list[Fraction]:
-    if not (isfinite(power) and power >= 0):
-        raise ValueError(f"power must be a finite number of at least 0, got {power}")
+    check_number("power", power, 0)
     return [_erk_raw(tuple(shape) or (1,), power) for shape in shapes]
 
 
@@ -438,7 +444,7 @@ def _erk_raw(shape: tuple[int, ...], power: float) -> Fraction:
 
 def _er_raw(shape: Sequence[int], channel_axes: tuple[int, int]) -> Fraction:
     rank = len(shape)
-    axes = [axis % rank for axis in channel_axes if -rank <= axis < rank]
+    axes = [axis % rank for axis in _whole(channel_axes) if -rank <= axis < rank]
     if len(set(axes)) != 2:
         raise ValueError(
             f"channel_axes={channel_axes} must name two axes of every sparse leaf, "
@@ -446,6 +452,12 @@ def _er_raw(shape: Sequence[int], channel_axes: tuple[int, int]) -> Fraction:
         )
     n_in, n_out = (shape[axis] for axis in axes)
     return _ONE if 0 in shape else Fraction(n_in + n_out, n_in * n_out)
+
+
+def _whole(axes: Any) -> list[int]:
+    """The axes that are whole numbers; none if these are no axes."""
+    axes = axes if isinstance(axes, Sequence) else ()
+    return [int(axis) for axis in axes if isinstance(axis, (int, np.integer))]
 
 
 # --- Densities ------------------------------------------------------------------------
@@ -461,15 +473,10 @@ def _density(sparsity: float) -> Fraction:
     return 1 - exact(sparsity)
 
 
-def _check_density(density: float, name: str = "density") -> None:
-    if not (isfinite(density) and 0 < density <= 1):
-        raise ValueError(f"{name} must be in (0, 1], got {density}")
-
-
 def _densities(
     shapes: Sequence[Sequence[int]], density: float, raws: Sequence[Fraction]
 ) -> list[float]:
-    _check_density(density)
+    check_density(density)
     sizes = [prod(shape) for shape in shapes]
     return [float(d) for d in _solve(exact(density), sizes, raws, {})]
 
@@ -544,7 +551,8 @@ def _check_held(layers: _Layers, target: str, active: Fraction, held: Held) -> N
     kept = sum((d * sizes[i] for i, d in held.items()), start=Fraction(0))
     room = sum(size for i, size in enumerate(sizes) if i not in held)
     budget = active - kept
-    if not (0 < budget <= room or budget == room == 0):
+    # Half a weight more than there is room for is what the total is rounded by.
+    if not (0 < budget < room + Fraction(1, 2) or budget == room == 0):
         raise ValueError(
             f"{target}, but the leaves held at a density "
             f"{[layers.names[i] for i in held]} keep {float(kept):g} and the others "

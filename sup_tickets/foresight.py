@@ -9,7 +9,7 @@ no optimizer and no weight changes. `prune_in_rounds` turns any of them into mas
     masks = st.prune_in_rounds(scores, params, sparsity=0.98)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from fractions import Fraction
 from functools import partial, reduce
 from typing import Any
@@ -19,13 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sup_tickets.checks import check_one_of, check_sparsity, check_whole
-from sup_tickets.counting import active_count, exact
+from sup_tickets.checks import (
+    check_number,
+    check_one_of,
+    check_sparsity,
+    check_whole,
+)
+from sup_tickets.counting import active_count, exact, share_out
 from sup_tickets.distributions import uniform
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
-    count,
     full_masks,
     layer_counts,
     random_masks,
@@ -37,9 +41,10 @@ from sup_tickets.trees import (
     RuleLike,
     check_same_leaves,
     default_rule,
+    is_none,
     named_leaves,
 )
-from sup_tickets.types import Masks, Params, Scores
+from sup_tickets.types import Counts, Masks, Params, Scores
 
 Loss = Callable[[Params, Any], jax.Array]
 """``(params, batch) -> scalar``."""
@@ -65,8 +70,7 @@ def classification_loss(apply: Apply, *, temperature: float = 1.0) -> Loss:
     Returns:
       A `Loss`, which raises a ValueError for a batch without integer labels [B].
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_number("temperature", temperature, 0, above=True)
 
     def loss(params: Params, batch: Any) -> jax.Array:
         inputs, labels = _labelled(batch)
@@ -100,8 +104,7 @@ def total_gradient(loss: Loss, params: Params, batches: Sequence[Any]) -> Params
     Example:
       Taylor's scores: ``taylor(params, total_gradient(loss, params, batches))``.
     """
-    if not len(batches):
-        raise ValueError("batches must hold at least 1 batch, got none")
+    _check_batches(batches)
     gradients = [jax.grad(loss)(params, batch) for batch in batches]
     return reduce(partial(jax.tree.map, jnp.add), gradients)
 
@@ -158,6 +161,7 @@ def grasp(
       2020, https://arxiv.org/abs/2002.07376
     """
     check_one_of("pairing", pairing, ("all", "each"))
+    _check_batches(batches)
     masks = _masks(params, masks)
 
     def product(batch: Any, along: Params) -> Params:
@@ -202,6 +206,8 @@ def synflow(apply: Apply, params: Params, shape: Sequence[int]) -> Scores:
       Tanaka et al., Pruning neural networks without any data by iteratively conserving
       synaptic flow, 2020, https://arxiv.org/abs/2006.05467
     """
+    for side in shape:
+        check_whole("shape", side, 1)
     leaves = jax.tree.leaves(params)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         inputs = jnp.ones(tuple(shape), jnp.result_type(leaves[0]))
@@ -251,12 +257,18 @@ def prune_in_rounds(
       spacing: "exponential" or "linear".
       scope: "global" compares all leaves; "layer" gives each the same density.
       where: which leaves are sparse, see `sparse_leaves`.
-      dense: expressions of sparse leaves that are never pruned; the others pay.
-      masks: to begin with; by default all weights of the sparse leaves.
+      dense: expressions of sparse leaves that are never pruned; the others pay. They
+        are dense if ``masks`` is not given.
+      masks: to begin with; by default all weights of the sparse leaves. What has a mask
+        is sparse then, and ``where`` is not used. With ``scope="layer"`` a leaf that
+        has too few active weights for the common density keeps them all, and the
+        others share out what it lacks.
 
     Raises:
-      ValueError: naming the argument out of its range; or the leaf and the round whose
-        scores are NaN or infinite; or the round in which all of them are 0.
+      ValueError: naming the argument out of its range; if the count cannot be met,
+        because the leaves of ``dense`` have more active weights, or ``masks`` has
+        fewer; or the leaf and the round whose scores are NaN or infinite; or the round
+        in which all of them are 0.
     """
     check_sparsity(sparsity)
     check_whole("rounds", rounds, 1)
@@ -264,23 +276,18 @@ def prune_in_rounds(
     check_one_of("spacing", spacing, ("exponential", "linear"))
     masks = full_masks(params, where=where) if masks is None else masks
     check_masks(params, masks)
+    held = sum(_active(masks)) - sum(_active(without(masks, dense)))
+    _check_reachable(masks, sparsity, held)
     for number in range(1, rounds + 1):
         pruned = apply_masks(masks, params)
         scores = score(pruned, masks)
         _check_scores(scores, masks, number)
         at = _sparsity_after(number, rounds, sparsity, spacing)
         free = without(masks, dense)
-        if scope == "global":
-            held = size(masks) - size(free)
-            counts: Any = max(active_count(size(masks), at) - held, 0)
-        else:
-            counts = uniform(params, sparsity=at, where=where, dense=dense)
-            counts = jax.tree.map(
-                lambda mask, n: None if mask is None else n,
-                without(masks, dense),
-                counts,
-                is_leaf=lambda leaf: leaf is None,
-            )
+        # Early rounds may ask for more than masks of one's own have.
+        counts: Any = min(active_count(size(masks), at) - held, sum(_active(free)))
+        if scope == "layer":
+            counts = _layer_counts(params, masks, at, dense, counts)
         _, kept = prune_to_counts(pruned, free, counts, scores=scores)
         masks = merged(params, masks, kept)
     return masks
@@ -363,6 +370,54 @@ def _by_mean_layer(flows: Scores, masks: Masks) -> Scores:
     return jax.tree.map(lambda flow: flow / jnp.where(mean > 0, mean, 1), flows)
 
 
+def _check_batches(batches: Any) -> None:
+    if not isinstance(batches, Sized):
+        raise ValueError(
+            "batches must be a sequence of batches, which are gone through more than "
+            f"once, got {type(batches).__name__}"
+        )
+    if not len(batches):
+        raise ValueError("batches must hold at least 1 batch, got none")
+
+
+def _active(masks: Masks) -> list[int]:
+    """Active weights of each leaf, on the host: nothing is compiled for it."""
+    return [int(np.count_nonzero(mask)) for mask in jax.tree.leaves(masks)]
+
+
+def _check_reachable(masks: Masks, sparsity: float, held: int) -> None:
+    target, active = active_count(size(masks), sparsity), sum(_active(masks))
+    wanted = f"sparsity={sparsity} of {size(masks)} weights leaves {target} active"
+    if held > target:
+        raise ValueError(f"{wanted}, but the leaves of dense= have {held}")
+    if active < target:
+        raise ValueError(f"{wanted}, but masks has only {active}")
+
+
+def _layer_counts(
+    params: Params, masks: Masks, sparsity: float, dense: Any, total: int
+) -> Counts:
+    """Of the free leaves, the same density as far as they have the weights."""
+    free = without(masks, dense)
+    active_leaves = _active(free)
+    active = jax.tree.unflatten(jax.tree.structure(free), active_leaves)
+    sizes = jax.tree.map(lambda mask: float(mask.size), free)
+    held = size(masks) - size(free)
+    if sum(_active(masks)) - sum(active_leaves) != held:  # dense, but not full
+        return share_out(sizes, jnp.int32(total), active)
+    sparse = {name for name, _ in named_leaves(masks)}
+    counts = uniform(
+        params, sparsity=sparsity, where=lambda name, _: name in sparse, dense=dense
+    )
+    counts = jax.tree.map(
+        lambda mask, n: None if mask is None else n, free, counts, is_leaf=is_none
+    )
+    has_them = jax.tree.map(lambda wanted, n: wanted <= n, counts, active)
+    if all(jax.tree.leaves(has_them)) and sum(jax.tree.leaves(counts)) == total:
+        return counts
+    return share_out(sizes, jnp.int32(total), active)
+
+
 def _sparsity_after(number: int, rounds: int, sparsity: float, spacing: str) -> float:
     if number == rounds:
         return sparsity
@@ -384,7 +439,7 @@ def _check_scores(scores: Scores, masks: Masks, number: int) -> None:
         if not np.isfinite(most):
             raise ValueError(f"round {number}: the scores of leaf {name!r} have {most}")
         largest = max(largest, float(jnp.abs(score).max(initial=0.0, where=mask)))
-    if largest == 0 and int(count(masks)):
+    if largest == 0 and sum(_active(masks)):
         raise ValueError(
             f"round {number}: the scores of all weights are 0; nothing tells them apart"
         )

@@ -4,7 +4,9 @@ Masks are pytrees with the structure of the parameters: a bool array at a sparse
 ``None`` at a leaf that is never pruned. A weight is *active* where its mask is True.
 """
 
+import functools
 from collections.abc import Callable
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sup_tickets.counting import MAX_COUNT
 from sup_tickets.selection import count_true, select
 from sup_tickets.trees import (
     RuleLike,
+    check_counts,
+    check_same_containers,
     check_same_leaves,
+    check_same_names,
     default_rule,
     map_named,
     named_leaves,
@@ -48,6 +54,7 @@ def random_masks(key: jax.Array, params: Params, counts: Counts) -> Masks:
       params: pytree of arrays, of which only the shapes are read.
       counts: pytree of integers, ``None`` where a leaf is never pruned.
     """
+    check_counts("counts", counts, "params", params)
     return select(uniform_draws(key, params), counts)
 
 
@@ -61,7 +68,7 @@ def apply_masks(masks: Masks, tree: Any) -> Any:
       masks: masks, or any pytree of bool arrays and ``None``.
       tree: pytree with the same structure: parameters, gradients, moments.
     """
-    check_masks(tree, masks)
+    check_masks(tree, masks, "tree")
     return jax.tree.map(
         lambda leaf, mask: leaf if mask is None else _clear(leaf, mask), tree, masks
     )
@@ -74,7 +81,12 @@ def choose(masks: Masks, tree: Any, other: Any) -> Any:
       masks: masks, or any pytree of bool arrays and ``None``.
       tree: pytree with the same structure.
       other: likewise.
+
+    Raises:
+      ValueError: naming the first leaf or container in which the trees differ.
     """
+    check_same_leaves("masks", masks, "tree", tree)
+    check_same_leaves("other", other, "tree", tree)
     return jax.tree.map(
         lambda leaf, mask, at_dead: (
             leaf if mask is None else _blend(leaf, mask, at_dead)
@@ -114,59 +126,98 @@ def _integer_view(leaf: jax.Array) -> Any:
     return np.dtype(f"int{8 * width}")
 
 
-def check_masks(params: Params, masks: Masks) -> None:
+def check_masks(
+    params: Params, masks: Masks, name: str = "params", masks_name: str = "masks"
+) -> None:
     """Raises unless ``masks`` are masks of ``params``.
 
+    Args:
+      params: pytree of arrays.
+      masks: pytree of bool arrays and ``None``.
+      name: what to call ``params`` in an error.
+      masks_name: what to call ``masks``.
+
     Raises:
-      ValueError: naming the first leaf whose structure or shape differs.
+      ValueError: naming the first leaf or container that differs.
       TypeError: naming the first leaf that is not bool.
     """
-    check_same_leaves("masks", masks, "params", params)
+    check_same_leaves(masks_name, masks, name, params)
+    _check_bool(masks, masks_name)
+
+
+def _check_bool(masks: Masks, masks_name: str = "masks") -> None:
     for name, mask in named_leaves(masks):
-        if mask.dtype != bool:
-            raise TypeError(f"masks must be bool, got {mask.dtype} at leaf {name!r}")
+        dtype = getattr(mask, "dtype", type(mask).__name__)
+        if dtype != np.bool_:
+            raise TypeError(f"{masks_name} must be bool, got {dtype} at leaf {name!r}")
 
 
 # --- Counting -------------------------------------------------------------------------
 
 
 def layer_counts(masks: Masks) -> Counts:
-    """Active weights of each leaf, int32 scalars; ``None`` where masks is ``None``."""
-    return jax.tree.map(count_true, masks)
+    """Active weights of each leaf, integer scalars; ``None`` where masks is ``None``.
+
+    They are int32, but int64 for a leaf of 2**31 places or more.
+    """
+    _check_bool(masks)
+    return jax.tree.map(_leaf_count, masks)
 
 
 def layer_densities(masks: Masks) -> Any:
     """Share of active weights of each leaf, float32 scalars; ``None`` at dense ones."""
     return jax.tree.map(
-        lambda mask: (
-            count_true(mask).astype(jnp.float32) / float(mask.size)
-            if mask.size
-            else jnp.float32(1)
-        ),
-        masks,
+        lambda n, mask: _share(n, mask.size), layer_counts(masks), masks
     )
 
 
 def count(masks: Masks) -> jax.Array:
-    """Active weights of all sparse leaves, int32 scalar."""
-    return jax.tree.reduce(jnp.add, layer_counts(masks), jnp.int32(0))
+    """Active weights of all sparse leaves, exact, traced or not.
+
+    Returns:
+      int32 scalar; int64, whether or not 64 bits are enabled, if the leaves have 2**31
+      places or more.
+    """
+    return _total(jax.tree.leaves(layer_counts(masks)), size(masks))
 
 
 def size(masks: Masks) -> int:
     """Number of places of all sparse leaves, active or not."""
-    return sum(mask.size for mask in jax.tree.leaves(masks))
+    return sum(prod(mask.shape) for mask in jax.tree.leaves(masks))
 
 
 def density(masks: Masks) -> jax.Array:
     """Share of active weights of the sparse leaves, float32; 1 if none is sparse."""
-    if size(masks) == 0:
-        return jnp.float32(1)
-    return count(masks).astype(jnp.float32) / float(size(masks))
+    return _share(count(masks), size(masks))
 
 
 def sparsity(masks: Masks) -> jax.Array:
     """Share of inactive weights of the sparse leaves: ``1 - density``, float32."""
     return 1 - density(masks)
+
+
+def _leaf_count(mask: jax.Array) -> jax.Array:
+    if prod(mask.shape) <= MAX_COUNT:
+        return count_true(mask)
+    # Any axis would do; what is left of a row is far below 2**31.
+    return _total(jnp.sum(mask, axis=-1, dtype=jnp.int32).reshape(-1), mask.size)
+
+
+def _total(counts: Any, places: int) -> jax.Array:
+    """The sum of int32 counts, wide enough to count so many places."""
+    if places <= MAX_COUNT:
+        return functools.reduce(jnp.add, counts, jnp.int32(0))
+    with jax.enable_x64(True):
+        wide = [jnp.sum(jnp.asarray(n).astype(jnp.int64)) for n in _listed(counts)]
+        return functools.reduce(jnp.add, wide, jnp.zeros((), jnp.int64))
+
+
+def _listed(counts: Any) -> list[Any]:
+    return counts if isinstance(counts, list) else [counts]
+
+
+def _share(part: jax.Array, whole: int) -> jax.Array:
+    return part.astype(jnp.float32) / float(whole) if whole else jnp.float32(1)
 
 
 class LayerRow(NamedTuple):
@@ -219,7 +270,7 @@ def difference(a: Masks, b: Masks) -> Masks:
 
 
 def hamming(a: Masks, b: Masks) -> jax.Array:
-    """Number of places where two masks differ, int32 scalar."""
+    """Number of places where two masks differ, an integer scalar as of `count`."""
     return count(_pairwise(jnp.logical_xor, a, b))
 
 
@@ -228,10 +279,9 @@ def overlap(a: Masks, b: Masks) -> jax.Array:
 
     1 if neither has an active weight.
     """
-    either = count(union(a, b))
-    both = count(intersection(a, b))
-    share = both.astype(jnp.float32) / jnp.maximum(either, 1).astype(jnp.float32)
-    return jnp.where(either == 0, jnp.float32(1), share)
+    either = count(union(a, b)).astype(jnp.float32)
+    both = count(intersection(a, b)).astype(jnp.float32)
+    return jnp.where(either == 0, jnp.float32(1), both / jnp.maximum(either, 1))
 
 
 def _pairwise(function: Callable[..., jax.Array], a: Masks, b: Masks) -> Masks:
@@ -260,8 +310,11 @@ def unpack(packed: Any, params: Params) -> Masks:
       params: pytree of arrays with the shapes of the masks.
 
     Raises:
-      ValueError: naming the first leaf whose number of bytes does not fit its shape.
+      ValueError: naming the first leaf whose number of bytes does not fit its shape, or
+        in which the trees differ.
     """
+    check_same_names("packed", packed, "params", params)
+    check_same_containers("packed", packed, "params", params)
 
     def restore(name: str, leaf: Any, bits: Any) -> Any:
         if bits is None:

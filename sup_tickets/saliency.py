@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.trees import uniform_draws
+from sup_tickets.trees import check_same_leaves, uniform_draws
 from sup_tickets.types import Masks, Params, Scores
 
 
@@ -87,7 +87,12 @@ def taylor(params: Params, gradients: Params) -> Scores:
     References:
       Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient
       Inference, 2017, https://arxiv.org/abs/1611.06440
+
+    Raises:
+      ValueError: naming the first leaf or container in which the trees differ.
     """
+    check_same_leaves("params", params, "gradients", gradients)
+    check_same_leaves("gradients", gradients, "params", params)
     return jax.tree.map(lambda w, g: jnp.abs(w * g), params, gradients)
 
 

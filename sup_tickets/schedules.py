@@ -8,8 +8,7 @@ Whatever is decided by whole numbers (stairs, cycles, updates) is computed in in
 corners fall exactly where they are asked for, at any step below 2**31.
 """
 
-from collections.abc import Callable, Sequence
-from math import isfinite
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -18,9 +17,11 @@ import optax
 
 from sup_tickets.checks import (
     check_fraction,
+    check_number,
     check_one_of,
     check_sparsity,
     check_whole,
+    is_number,
 )
 from sup_tickets.types import Number, Schedule
 
@@ -69,8 +70,10 @@ def step_lr(
       Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017,
       https://arxiv.org/abs/1706.02677 (a warm-up in stairs of one epoch)
     """
-    _check_positive("base_lr", base_lr)
-    _check_positive("factor", factor)
+    check_number("base_lr", base_lr, 0, above=True)
+    check_number("factor", factor, 0, above=True)
+    if not isinstance(milestones, Iterable):
+        raise ValueError(f"milestones must be a sequence of steps, got {milestones!r}")
     drops = sorted(check_whole("milestones", step, 0) for step in milestones)
     # Levels, not repeated products: each is the float32 next to the true value.
     levels = [base_lr * factor**i for i in range(len(drops) + 1)]
@@ -107,9 +110,11 @@ def cosine_lr(
       Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017,
       https://arxiv.org/abs/1608.03983
     """
-    _check_positive("base_lr", base_lr)
-    if not 0 <= final_lr <= base_lr:
-        raise ValueError(f"final_lr must be in [0, base_lr={base_lr}], got {final_lr}")
+    check_number("base_lr", base_lr, 0, above=True)
+    if not (is_number(final_lr) and 0 <= final_lr <= base_lr):
+        raise ValueError(
+            f"final_lr must be in [0, base_lr={base_lr}], got {final_lr!r}"
+        )
     check_whole("warmup_steps", warmup_steps, 0)
     _check_span("warmup_steps", warmup_steps, "total_steps", total_steps)
     fall = _cosine(base_lr, final_lr, warmup_steps, total_steps)
@@ -164,11 +169,14 @@ def cheap_ticket_schedule(
     check_whole("phase1_steps", phase1_steps, 1)
     check_whole("cycle_steps", cycle_steps, 1)
     check_whole("cycles", cycles, 0)
-    if not (0 <= lr_min <= lr_max and isfinite(lr_max)):
+    if not (is_number(lr_min) and is_number(lr_max) and 0 <= lr_min <= lr_max):
         raise ValueError(
-            f"lr_min={lr_min} and lr_max={lr_max} must be finite, 0 <= lr_min <= lr_max"
+            f"lr_min={lr_min!r} and lr_max={lr_max!r} must be finite, "
+            "0 <= lr_min <= lr_max"
         )
     check_one_of("form", form, _CYCLE_FORMS)
+    if not callable(base):
+        raise ValueError(f"base must be a schedule, step -> value, got {base!r}")
     shift = 0 if form == "release" else 1
 
     def cycle(step: Any) -> jax.Array:
@@ -200,8 +208,7 @@ def constant(value: float) -> Schedule:
       >>> round(float(constant(0.3)(1000)), 6)
       0.3
     """
-    if not isfinite(value):
-        raise ValueError(f"value must be finite, got {value}")
+    check_number("value", value)
     return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
 
 
@@ -299,7 +306,7 @@ def inverse_power_fraction(
       https://arxiv.org/abs/1911.11134
     """
     _check_fractions(initial, 0.0, begin_step, end_step)
-    _check_positive("power", power)
+    check_number("power", power, 0, above=True)
     return _polynomial(initial, 0.0, power, begin_step, end_step)
 
 
@@ -465,8 +472,3 @@ def _check_fractions(initial: float, final: float, begin: int, end: int) -> None
 def _check_span(begin_name: str, begin: int, end_name: str, end: int) -> None:
     if check_whole(end_name, end, 1) <= begin:
         raise ValueError(f"{end_name}={end} must be above {begin_name}={begin}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value}")

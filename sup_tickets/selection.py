@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sup_tickets.checks import check_count, check_whole, is_number
 from sup_tickets.counting import MAX_COUNT, computed_once
 from sup_tickets.trees import (
     RuleLike,
+    check_counts,
     check_same_leaves,
     default_rule,
     map_named,
@@ -43,15 +45,17 @@ def select(scores: Scores, counts: Counts, *, among: Masks | None = None) -> Mas
     Args:
       scores: pytree of floating point arrays.
       counts: pytree of integers (Python or traced int32 scalars) with the structure of
-        ``scores``; ``None`` where a leaf is never pruned. Values below 0 and above the
-        number of candidates are clipped.
+        ``scores``; ``None`` where a leaf is never pruned. More than there are
+        candidates choose all of them. Values of JAX arrays are clipped to what there
+        is; others are checked.
       among: candidates, a pytree of bool arrays or ``None``; by default all.
 
     Returns:
       Masks: True at the chosen places; ``None`` where ``counts`` is ``None``.
 
     Raises:
-      ValueError: if ``among`` has other leaves or shapes than ``scores``.
+      ValueError: if ``among`` has other leaves or shapes than ``scores``, or if a
+        count is no whole number in [0, size of its leaf].
       TypeError: if a score is not floating point.
 
     Example:
@@ -59,6 +63,7 @@ def select(scores: Scores, counts: Counts, *, among: Masks | None = None) -> Mas
       >>> select({"w": jnp.array([0.5, 0.1, 0.5, 0.9])}, {"w": 2})["w"].tolist()
       [True, False, False, True]
     """
+    check_counts("counts", counts, "scores", scores)
     if among is None:
         among = jax.tree.map(lambda _: None, scores)
     else:
@@ -79,7 +84,7 @@ def select_globally(
 
     Args:
       scores: pytree of floating point arrays; compared in the widest of their dtypes.
-      count: integer scalar, Python or traced.
+      count: integer scalar; the value of a JAX array is clipped, another is checked.
       among: candidates, a pytree of bool arrays; ``None`` at a leaf leaves it out of
         the selection, and its mask is ``None``. By default all places of all leaves.
 
@@ -87,8 +92,9 @@ def select_globally(
       Masks with ``min(count, candidates)`` places True in all.
 
     Raises:
-      ValueError: if ``among`` has other leaves or shapes than ``scores``, or if more
-        than 2**31 - 1 scores are compared.
+      ValueError: if ``among`` has other leaves or shapes than ``scores``, if the count
+        is no whole number in [0, number of places], or if more than 2**31 - 1 scores
+        are compared.
       TypeError: if a score is not floating point.
     """
     if among is None:
@@ -97,6 +103,7 @@ def select_globally(
         check_same_leaves("among", among, "scores", scores)
     taking_part = jax.tree.map(lambda s, m: None if m is None else s, scores, among)
     leaves = jax.tree.leaves(taking_part)
+    check_count("count", count, sum(leaf.size for leaf in jax.tree.leaves(scores)))
     if not leaves:
         return taking_part
     with jax.numpy_dtype_promotion("standard"):
@@ -125,8 +132,10 @@ def select_n_m(
       ValueError: if ``m`` does not divide the axis of a sparse leaf, or if ``n`` is
         outside [0, m].
     """
-    if not isinstance(n, jax.Array) and not 0 <= n <= m:
-        raise ValueError(f"n must be in [0, m={m}], got {n}")
+    check_whole("m", m, 0)
+    if not isinstance(n, jax.Array) and not (is_number(n) and 0 <= n <= m):
+        raise ValueError(f"n must be in [0, m={m}], got {n!r}")
+    check_count("n", n, m)
 
     def choose(name: str, score: jax.Array, sparse: bool) -> Any:
         if not sparse:
@@ -163,9 +172,12 @@ def select_blocks(
       Masks that are constant on every block.
 
     Raises:
-      ValueError: if a block does not divide the shape of a sparse leaf.
+      ValueError: if a block does not divide the shape of a sparse leaf, or if a count
+        is no whole number in [0, blocks of its leaf].
     """
-    block = tuple(block)
+    block = tuple(check_whole("block", side, 0) for side in block)
+    blocks = math.prod(max(side, 1) for side in block)
+    check_counts("counts", counts, "scores", scores, lambda leaf: leaf.size // blocks)
 
     def blocked(name: str, leaf: jax.Array) -> jax.Array:
         shape = leaf.shape[leaf.ndim - len(block) :]

@@ -1,13 +1,12 @@
 """The phases of Sup-tickets: normal sparse training, then cycles of cheap tickets."""
 
 import dataclasses
-from math import floor
 from typing import NamedTuple
 
 import jax
 
-from sup_tickets.checks import check_fraction, check_whole
-from sup_tickets.counting import exact
+from sup_tickets.checks import check_whole
+from sup_tickets.counting import exact_portion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +104,7 @@ def ticket_budget(
     check_whole("epochs", epochs, 1)
     check_whole("cycle_epochs", cycle_epochs, 1)
     if cycles is None:
-        check_fraction(fraction)
-        cycles = floor(exact(fraction) * epochs) // cycle_epochs
+        cycles = exact_portion(epochs, fraction, "floor") // cycle_epochs
     phase2 = check_whole("cycles", cycles, 0) * cycle_epochs
     phase1 = epochs - phase2
     if phase1 < 1:

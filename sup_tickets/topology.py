@@ -7,12 +7,17 @@ shared out between layers, ITOP at places that were never active.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
+from sup_tickets.checks import (
+    check_count,
+    check_fraction,
+    check_one_of,
+    check_sparsity,
+)
 from sup_tickets.counting import (
     Rounding,
     active_count,
@@ -40,7 +45,10 @@ from sup_tickets.selection import (
     top_k,
 )
 from sup_tickets.trees import (
+    check_counts,
+    check_same_containers,
     check_same_leaves,
+    check_same_names,
     map_named,
     matching_names,
     named_leaves,
@@ -77,7 +85,8 @@ def drop(
       ValueError: if the fraction is outside [0, 1], or the trees differ.
     """
     check_fraction(fraction)
-    check_masks(scores, masks)
+    check_one_of("rounding", rounding, get_args(Rounding))
+    check_masks(scores, masks, "scores")
     kept = jax.tree.map(
         lambda active: active - portion(active, fraction, rounding),
         layer_counts(masks),
@@ -91,13 +100,15 @@ def grow(masks: Masks, scores: Scores, counts: Counts) -> Masks:
     Args:
       masks: the active weights, which all stay active.
       scores: pytree of floating point arrays.
-      counts: pytree of integers, ``None`` at dense leaves; clipped to the number of
-        inactive weights.
+      counts: pytree of integers, ``None`` at dense leaves; more than there are inactive
+        weights activate all.
 
     Raises:
-      ValueError: if the trees differ.
+      ValueError: if the trees differ, or if a count that is no JAX array is no whole
+        number in [0, size of its leaf].
     """
-    check_masks(scores, masks)
+    check_masks(scores, masks, "scores")
+    check_counts("counts", counts, "masks", masks)
     inactive = jax.tree.map(jnp.logical_not, masks)
     return union(masks, select(scores, counts, among=inactive))
 
@@ -148,12 +159,20 @@ def rewire(
       Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020, Algorithm 1,
       https://arxiv.org/abs/1911.11134
     """
+    check_one_of("rounding", rounding, get_args(Rounding))
     if jax.tree_util.treedef_is_leaf(jax.tree.structure(fraction)):
         check_fraction(fraction)
         fraction = jax.tree.map(lambda _: fraction, masks)
+    check_same_names("fraction", fraction, "masks", masks)
+    check_same_containers("fraction", fraction, "masks", masks)
     check_masks(params, masks)
     check_same_leaves("drop_scores", drop_scores, "params", params)
     check_same_leaves("grow_scores", grow_scores, "params", params)
+    if prefer is not None:
+        check_masks(params, prefer, masks_name="prefer")
+    if shares is not None:
+        check_same_names("shares", shares, "masks", masks)
+        check_same_containers("shares", shares, "masks", masks)
     active = layer_counts(masks)
     dropped = jax.tree.map(lambda n, f: portion(n, f, rounding), active, fraction)
     if not regrow_dropped:
@@ -240,11 +259,18 @@ def prune_to_counts(
       scores: pytree of floating point arrays; the magnitude of ``params`` by default.
 
     Raises:
-      ValueError: if the trees differ.
+      ValueError: if the trees differ, or if a count that is no JAX array is no whole
+        number in [0, number of places].
     """
     check_masks(params, masks)
-    scores = magnitude(params) if scores is None else scores
     together = jax.tree_util.treedef_is_leaf(jax.tree.structure(counts))
+    if together:
+        check_count("counts", counts, size(masks))
+    else:
+        check_counts("counts", counts, "masks", masks)
+    if scores is not None:
+        check_same_leaves("scores", scores, "params", params)
+    scores = magnitude(params) if scores is None else scores
     choose = select_globally if together else select
     kept = choose(scores, counts, among=masks)
     return apply_masks(kept, params), kept
@@ -286,7 +312,8 @@ def without(masks: Masks, expressions: Sequence[str] | str) -> Masks:
     """``masks`` with ``None`` at the leaves that the expressions match."""
     if not expressions:
         return masks
-    held = matching_names(expressions, [name for name, _ in named_leaves(masks)])
+    names = [name for name, _ in named_leaves(masks)]
+    held = matching_names(expressions, names, "dense: expression")
     return map_named(lambda name, mask: None if name in held else mask, masks)
 
 

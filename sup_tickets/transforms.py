@@ -22,12 +22,21 @@ import optax
 
 from sup_tickets.checks import check_fraction
 from sup_tickets.dynamic import Method, scheduled
-from sup_tickets.masks import apply_masks, choose, difference
+from sup_tickets.masks import (
+    apply_masks,
+    check_masks,
+    choose,
+    difference,
+    intersection,
+)
 from sup_tickets.methods import METHODS, make_method
+from sup_tickets.slots import check_optimizer, reset_slots, step_with_slots
 from sup_tickets.tickets import TicketPlan
+from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
 from sup_tickets.updates import (
     MethodState,
+    all_finite,
     explore_topology,
     init_topology,
     observe_gradients,
@@ -36,11 +45,13 @@ from sup_tickets.updates import (
 
 
 class SparseTrainingState(NamedTuple):
-    """State of `sparse_training`."""
+    """State of `sparse_training`: arrays alone, no two of them in one buffer."""
 
     step: jax.Array  # calls of update so far, int32 scalar
     method: MethodState  # masks and what else the method carries
-    inner: Any  # state of the wrapped optimizer; slots of inactive weights are 0
+    inner: Any  # state of the wrapped optimizer; slots of inactive weights are as new
+    update_waits: jax.Array  # [] bool: an update waits for gradients that are finite
+    explore_waits: jax.Array  # [] bool: so does an exploration
 
 
 def sparse_training(
@@ -55,45 +66,64 @@ def sparse_training(
     """Trains sparsely with any Optax optimizer and any method.
 
     Give ``update`` the dense gradients at parameters that are 0 where inactive. After
-    `optax.apply_updates` the parameters of inactive weights are exactly 0, and so is
-    every slot of the optimizer shaped like a parameter, as long as the optimizer keeps
-    at 0 what is 0 in gradient, slot and parameter (all do that add no noise).
+    `optax.apply_updates` the parameters of inactive weights are exactly 0. After every
+    update each per-weight slot of theirs is what ``tx.init`` gives, see `reset_slots`,
+    so that grown weights start with new ones. What several weights share (factors,
+    rows, norms, step counters) goes on.
 
     A topology update looks at the dense gradients given and comes before the weight
-    step, which then uses them under the new masks. RigL's replaces the weight step:
-    weights and slots stay, while step counters, and with them learning-rate schedules,
-    go on. To leave the slots alone costs a copy of them on a CPU, at every step, so
-    there an optimizer is some times slower under RigL; ``rigl(consumes_step=False)``
+    step, which then uses them under the new masks. RigL's *replaces* the weight step,
+    as in the official code: time goes on, the optimizer does not. The step, and with
+    it every learning-rate schedule of Optax (`optax.inject_hyperparams` too), advances;
+    weights, slots and the optimizer's own counters, such as the bias correction of
+    Adam, stay. To leave the slots alone costs a copy of them on a CPU, at every step,
+    so there an optimizer is some times slower under RigL; ``rigl(consumes_step=False)``
     costs no more than any other method.
+
+    Gradients with a value that is not finite are not observed (SNFS), and the topology
+    does not change by them: what is due waits for the next that are finite. The weight
+    step is the optimizer's affair; `optax.apply_if_finite` may be within or around.
 
     With ``tickets``, the first step of each cheap-ticket cycle explores (drops and
     regrows ``explore_fraction`` by the method's own scores, before the weight step) and
     the topology stays frozen in between. Collect a ticket for `superposition` wherever
     ``tickets.ticket_due(step)``; give the optimizer `cheap_ticket_schedule`.
 
+    Where only a part is trained, the method's ``where`` should name no frozen leaf; or
+    wrap the optimizer of that part alone, within `optax.partition` or `optax.masked`.
+
+    Two optimizers with the same key draw the same masks, and so do all members of
+    ``jax.vmap(tx.init)``. Members that differ are drawn by::
+
+        jax.vmap(lambda key: sparse_training(tx, method, key=key).init(params))(keys)
+
     Args:
-      tx: any Optax optimizer whose slots `optax.tree.map_params` can find (L-BFGS is
-        not among them).
+      tx: any Optax optimizer but the few that ``init`` refuses.
       method: a method of sparse training, or the name of a preset, `METHODS`.
-      key: a random key, typed or raw, consumed; or a seed.
+      key: a random key, typed or raw, consumed; or a seed; may be traced.
       tickets: the plan of the cheap-ticket phase, if there is one.
       explore_fraction: of each layer's active weights, in [0, 1].
       **options: of the preset, if ``method`` is a name.
 
     Raises:
       ValueError: for what is neither a method nor the name of one with its options; if
-        the fraction is outside [0, 1]; by ``update`` without parameters.
+        the fraction is outside [0, 1]; by ``init`` for an optimizer that cannot be
+        wrapped, with what to do instead; by ``update`` without parameters.
     """
     method = _method(method, options)
     check_fraction(explore_fraction, "explore_fraction")
     tx = optax.with_extra_args_support(tx)
 
     def init(params: Params) -> Any:
-        state = init_topology(method, key, params)
-        inner = tx.init(apply_masks(state.masks, params))
-        return SparseTrainingState(
-            jnp.int32(0), state, mask_slots(tx, state.masks, inner)
-        )
+        _check_params(params)
+        topology = init_topology(method, key, params)
+        live = apply_masks(topology.masks, params)
+        inner = tx.init(live)
+        check_optimizer(tx, inner, params)
+        _check_innermost(inner)
+        never = jnp.zeros((), bool)
+        state = SparseTrainingState(jnp.int32(0), topology, inner, never, never)
+        return _in_own_buffers(state, params)
 
     def update(
         updates: Params,  # Optax's name for what comes in; the dense gradients here
@@ -106,29 +136,43 @@ def sparse_training(
         step, gradients = state.step, updates
         topology = state.method
         kept = topology.masks  # active before and now, with their values and slots
+        waits, explore_waits = state.update_waits, state.explore_waits
         replaced = jnp.zeros((), bool)
         if not method.fixed:
-            due = scheduled(method, step, tickets)
-            change = partial(update_topology, method)
-            topology, kept = _change_if(due, change, topology, params, gradients, step)
-            replaced = due & method.consumes_step
+            due = waits | scheduled(method, step, tickets)
+            change = partial(update_topology, method, topology, params, gradients, step)
+            topology, kept, done = _change_if(due, change, topology, gradients)
+            waits = due & ~done
+            replaced = done & method.consumes_step
         if tickets is not None and tickets.cycles:
-            explore = partial(explore_topology, method, fraction=explore_fraction)
-            due = tickets.explore_due(step)
-            topology, kept = _change_if(due, explore, topology, params, gradients, step)
+            due = explore_waits | tickets.explore_due(step)
+            change = partial(
+                explore_topology,
+                method,
+                topology,
+                params,
+                gradients,
+                step,
+                explore_fraction,
+            )
+            topology, still, done = _change_if(due, change, topology, gradients)
+            kept = intersection(kept, still)
+            explore_waits = due & ~done
         topology = observe_gradients(method, topology, gradients)
         masks = topology.masks
-        # Masked going in, where it costs nothing: what is 0 for the optimizer stays 0.
-        updates, inner = tx.update(
+        # Masked going in, where it costs nothing: weights that have just been dropped
+        # must not enter norms and factors that others share.
+        before = reset_slots(tx, kept, state.inner, params)
+        updates, inner = step_with_slots(
+            tx,
+            masks,
             apply_masks(masks, gradients),
-            mask_slots(tx, kept, state.inner),
+            before,
             apply_masks(kept, params),
             **extra,
         )
         if method.consumes_step and not method.fixed:
-            inner = _restore_slots(
-                tx, replaced, inner, mask_slots(tx, kept, state.inner)
-            )
+            inner = _only_time_goes_on(replaced, inner, before)
             updates = jax.tree.map(
                 lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
             )
@@ -138,7 +182,9 @@ def sparse_training(
             lambda u, p: u - p.astype(u.dtype), apply_masks(masks, updates), params
         )
         updates = choose(kept, updates, anew)
-        return updates, SparseTrainingState(step + 1, topology, inner)
+        return updates, SparseTrainingState(
+            step + 1, topology, inner, waits, explore_waits
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -147,25 +193,53 @@ def keep_sparse(params: Params, opt_state: Any) -> Params:
     """``params`` with exactly 0 at every weight that the optimizer's masks leave out.
 
     Call it once after ``init``; after each update it guards against transformations
-    outside `sparse_training` that move inactive weights.
+    outside `sparse_training` that move inactive weights. The masks are found by the
+    names of the leaves, so the state may be of another container: ``params`` may be a
+    whole Equinox model, and with Flax NNX it is done in place by::
+
+        nnx.update(model, keep_sparse(nnx.state(model, nnx.Param), optimizer.opt_state))
 
     Args:
-      params: pytree of arrays.
+      params: pytree of arrays, or the `optax.LookaheadParams` of two.
       opt_state: optimizer state with a `SparseTrainingState` anywhere inside.
+
+    Raises:
+      ValueError: see `masks_of`.
     """
-    return apply_masks(masks_of(opt_state), params)
+    if isinstance(params, optax.LookaheadParams):
+        return optax.LookaheadParams(*(keep_sparse(p, opt_state) for p in params))
+    return apply_masks(masks_of(opt_state, like=params), params)
 
 
-def masks_of(opt_state: Any) -> Masks:
+def masks_of(opt_state: Any, like: Params | None = None) -> Masks:
     """The masks inside an optimizer state.
 
     Args:
       opt_state: optimizer state with a `SparseTrainingState` anywhere inside.
+      like: parameters. With them the masks have their structure, leaf by leaf of the
+        same name: for Flax NNX, whose optimizer renames the containers, and for
+        `optax.partition`, where each part may hold masks of its own; a leaf that no
+        part masks has ``None``.
 
     Raises:
-      ValueError: unless there is exactly one.
+      ValueError: if there is no such state; if there are several, without ``like`` or
+        with masks of the same leaf; if ``like`` lacks a leaf that has a mask.
     """
-    return method_state_of(opt_state).masks
+    if like is None:
+        return method_state_of(opt_state).masks
+    found: dict[str, Any] = {}
+    for state in _states_in(opt_state):
+        for name, mask in named_leaves(state.method.masks):
+            if name in found:
+                raise ValueError(f"opt_state holds two masks of leaf {name!r}")
+            found[name] = mask
+    masks = map_named(lambda name, _: found.pop(name, None), like)
+    if found:
+        raise ValueError(
+            f"opt_state has a mask of leaf {min(found)!r} that params lacks"
+        )
+    check_masks(like, masks)
+    return masks
 
 
 def method_state_of(opt_state: Any) -> MethodState:
@@ -177,79 +251,49 @@ def method_state_of(opt_state: Any) -> MethodState:
     Raises:
       ValueError: unless there is exactly one.
     """
-    leaves = jax.tree.leaves(opt_state, is_leaf=_is_ours)
-    found = [leaf for leaf in leaves if _is_ours(leaf)]
-    if len(found) != 1:
+    found = _states_in(opt_state)
+    if len(found) > 1:
         raise ValueError(
-            f"opt_state must hold exactly one SparseTrainingState, found {len(found)}; "
-            "wrap the whole optimizer in sparse_training"
+            "opt_state must hold exactly one SparseTrainingState, found "
+            f"{len(found)}; ask masks_of(opt_state, like=params) for all their masks"
         )
     return found[0].method
 
 
-def mask_slots(tx: Any, masks: Masks, opt_state: Any) -> Any:
-    """``opt_state`` with exactly 0 in every slot of an inactive weight.
-
-    Args:
-      tx: the Optax optimizer that the state belongs to.
-      masks: the active weights.
-      opt_state: its state. Slots shaped unlike their parameter stay as they are.
-    """
-
-    def clear(slot: Any, mask: Any) -> Any:
-        if mask is None or getattr(slot, "shape", None) != mask.shape:
-            return slot
-        return apply_masks(mask, slot)
-
-    return optax.tree.map_params(tx, clear, opt_state, masks, is_leaf=_is_placeholder)
+def _states_in(opt_state: Any) -> list[SparseTrainingState]:
+    leaves = jax.tree.leaves(opt_state, is_leaf=_is_ours)
+    found = [leaf for leaf in leaves if _is_ours(leaf)]
+    if not found:
+        raise ValueError(
+            "opt_state must hold exactly one SparseTrainingState, found 0; "
+            "wrap the whole optimizer in sparse_training"
+        )
+    return found
 
 
-def _restore_slots(tx: Any, replaced: jax.Array, new: Any, old: Any) -> Any:
-    """The old slots if the weight step was replaced; counters are always new.
-
-    Those of `optax.MultiSteps` excepted: it must not count what it did not accumulate.
-    """
-    is_slot = optax.tree.map_params(
-        tx,
-        lambda slot: slot if _is_placeholder(slot) else True,
-        new,
-        transform_non_params=lambda _: False,
-        is_leaf=_is_placeholder,
-    )
-    is_slot = jax.tree.map(
-        lambda state, flags: (
-            jax.tree.map(lambda _: True, state) if _accumulates(state) else flags
-        ),
-        new,
-        is_slot,
-        is_leaf=_accumulates,
-    )
-    return jax.tree.map(
-        lambda slot, n, o: jnp.where(replaced, o, n) if slot else n, is_slot, new, old
-    )
+# --- Parts ----------------------------------------------------------------------------
 
 
 def _change_if(
-    due: Any,
-    change: Any,
-    topology: MethodState,
-    params: Params,
-    gradients: Params,
-    step: jax.Array,
-) -> tuple[MethodState, Masks]:
-    """The topology after a change that is due, and which weights go on as they were.
+    due: jax.Array, change: Any, topology: MethodState, gradients: Params
+) -> tuple[MethodState, Masks, jax.Array]:
+    """The topology after a change that is due; what goes on as before; if it changed.
 
-    The ``cond`` returns masks alone.
+    Without finite gradients there is none. The ``cond`` returns masks alone.
     """
+    before = topology.masks, topology.masks, topology.ever_active
 
-    def changed() -> tuple[Masks, Masks, Masks]:
-        _, state, grown = change(topology, params, gradients, step)
-        return state.masks, difference(state.masks, grown), state.ever_active
+    def changed() -> tuple[Any, jax.Array]:
+        _, state, grown = change()
+        after = state.masks, difference(state.masks, grown), state.ever_active
+        finite = all_finite(gradients)
+        return jax.tree.map(partial(jnp.where, finite), after, before), finite
 
-    masks, kept, ever_active = jax.lax.cond(
-        due, changed, lambda: (topology.masks, topology.masks, topology.ever_active)
-    )
-    return topology._replace(masks=masks, ever_active=ever_active), kept
+    def same() -> tuple[Any, jax.Array]:
+        return before, jnp.zeros((), bool)
+
+    (masks, kept, ever_active), done = jax.lax.cond(due, changed, same)
+    return topology._replace(masks=masks, ever_active=ever_active), kept, done
 
 
 def _method(method: Any, options: dict[str, Any]) -> Method:
@@ -272,12 +316,67 @@ def _method(method: Any, options: dict[str, Any]) -> Method:
     return method
 
 
-def _is_placeholder(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MaskedNode)
+def _only_time_goes_on(replaced: jax.Array, new: Any, old: Any) -> Any:
+    """The old state but for the time if the weight step was replaced, else the new."""
+
+    def pick(n: Any, o: Any) -> Any:
+        if not _tells_time(n):
+            return jnp.where(replaced, o, n)
+        if not hasattr(n, "inner_state"):
+            return n
+        return n._replace(
+            inner_state=_only_time_goes_on(replaced, n.inner_state, o.inner_state)
+        )
+
+    return jax.tree.map(pick, new, old, is_leaf=_tells_time)
 
 
-def _accumulates(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MultiStepsState)
+def _tells_time(node: Any) -> bool:
+    """Whether the node counts steps for a schedule; apart from an ``inner_state``."""
+    return type(node).__name__ in _CLOCKS
+
+
+_CLOCKS = {  # by name: Optax does not export all of them
+    "ScaleByScheduleState",
+    "WeightDecaySchedule",
+    "WrappedScheduleState",
+    "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState",
+    "ConditionallyTransformState",
+    "ConditionallyMaskState",
+}
+
+
+def _in_own_buffers(state: Any, params: Params) -> Any:
+    """``state`` as it is, copied where it shares an array with itself or the params.
+
+    What is shared cannot be donated.
+    """
+    seen = {id(leaf) for leaf in jax.tree.leaves(params)}
+
+    def own(leaf: Any) -> Any:
+        if id(leaf) in seen:
+            return jnp.copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    return jax.tree.map(own, state)
+
+
+def _check_params(params: Params) -> None:
+    if isinstance(params, optax.LookaheadParams):
+        raise ValueError(
+            "sparse_training cannot wrap optax.lookahead, which has two copies of "
+            "every parameter; put it outside: "
+            "optax.lookahead(sparse_training(tx, method), sync_period, slow_step_size)"
+        )
+
+
+def _check_innermost(inner: Any) -> None:
+    if any(_is_ours(leaf) for leaf in jax.tree.leaves(inner, is_leaf=_is_ours)):
+        raise ValueError(
+            "sparse_training cannot wrap sparse_training; one of the two is enough"
+        )
 
 
 def _is_ours(leaf: Any) -> bool:

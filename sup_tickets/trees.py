@@ -5,14 +5,15 @@ leaves are sparse and which random numbers they get, so that adding a layer chan
 nothing for the others.
 """
 
-import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from sup_tickets.checks import check_count, check_expression
+from sup_tickets.rules import Verdict, can_be_scored, default_rule, judge
 from sup_tickets.types import Params
 
 Rule = Callable[[str, Any], bool]
@@ -20,14 +21,6 @@ Rule = Callable[[str, Any], bool]
 
 RuleLike = Rule | str | Sequence[tuple[str, bool]]
 """A rule, an expression of the sparse names, or ``(expression, sparse)`` pairs."""
-
-# Biases of attention layers, scales of layer norms and what a vision transformer adds
-# to its patches can have rank 2 or more. Ghosts are gone before training ends.
-_NEVER_SPARSE = re.compile(
-    r"(^|/)(bias|scale|offset|gamma|beta|class_token|positions)$"
-    r"|norm(?!al)|(^|/|_)bn\d*(/|$)|_ghost(/|$)",
-    re.IGNORECASE,
-)
 
 
 def is_none(leaf: Any) -> bool:
@@ -40,9 +33,7 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 
     Flax NNX states end every path in an attribute ``value``, which is left out.
     """
-    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return jax.tree_util.keystr(_without_value(path), simple=True, separator="/")
 
 
 def named_leaves(tree: Any, *, keep_none: bool = False) -> list[tuple[str, Any]]:
@@ -67,34 +58,25 @@ def map_named(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     )
 
 
-def default_rule(name: str, leaf: Any) -> bool:
-    """Kernels and embeddings of rank 2 or more are sparse; norms and biases are dense.
-
-    Args:
-      name: name of the leaf, ``"dense/kernel"``.
-      leaf: the leaf; whatever is not an array of real floating point numbers is dense.
-    """
-    dtype = getattr(leaf, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        return False
-    return leaf.ndim >= 2 and not _NEVER_SPARSE.search(name)
-
-
 def sparse_leaves(params: Params, *, where: RuleLike = default_rule) -> Any:
-    """Which leaves of ``params`` are sparse.
+    """Which leaves of ``params`` are sparse; `coverage.describe` says why.
 
     Args:
       params: pytree of arrays (or of ``jax.ShapeDtypeStruct``).
       where: a function ``(name, leaf) -> bool``; or a regular expression, searched in
         the names, of the sparse leaves (the others are dense); or a sequence of
-        ``(expression, sparse)`` pairs of which the first match decides.
+        ``(expression, sparse)`` pairs of which the first match decides. The default,
+        `rules.default_rule`, also knows the class of an Equinox or NNX module.
 
     Returns:
       Pytree of Python bools with the structure of ``params``.
 
     Raises:
-      ValueError: if an expression matches no leaf, if a leaf matches none of the
-        pairs, or if no leaf at all is sparse.
+      ValueError: if an expression does not compile or matches no leaf, if a leaf
+        matches none of the pairs, or if no leaf at all is sparse; if a leaf that is
+        chosen is a scalar, or no array of real floating point of 16 bits or more; with
+        the default rule, if a leaf named as a kernel is of another dtype (quantized or
+        complex): a rule of one's own leaves it dense.
 
     Example:
       >>> import jax.numpy as jnp
@@ -104,31 +86,65 @@ def sparse_leaves(params: Params, *, where: RuleLike = default_rule) -> Any:
       >>> sparse_leaves(params, where=[("kernel", True), (".*", False)])
       {'dense': {'bias': False, 'kernel': True}}
     """
-    names = [name for name, _ in named_leaves(params)]
-    rule = where if callable(where) else _rule_of_expressions(where, names)
-    chosen = map_named(lambda name, leaf: bool(rule(name, leaf)), params)
-    if not any(jax.tree.leaves(chosen)):
+    verdicts = judged_leaves(params, where=where)
+    names = [name for name, _, _ in verdicts]
+    for name, leaf, verdict in verdicts:
+        _check_verdict(name, leaf, verdict, where)
+    if not any(verdict.sparse for _, _, verdict in verdicts):
         raise ValueError(
             f"where={_shown(where)} chooses no leaf to be sparse; "
             f"the leaves are {_listed(names)}"
         )
-    return chosen
+    chosen = [verdict.sparse for _, _, verdict in verdicts]
+    return jax.tree.unflatten(jax.tree.structure(params), chosen)
 
 
-def matching_names(expressions: Sequence[str] | str, names: Sequence[str]) -> set[str]:
-    """The names in which any of the regular expressions is found.
+def judged_leaves(
+    params: Params, *, where: RuleLike = default_rule
+) -> list[tuple[str, Any, Verdict]]:
+    """Name, leaf and verdict of every leaf, in the order of ``jax.tree.leaves``.
 
     Raises:
-      ValueError: if an expression is found in no name.
+      ValueError: if an expression does not compile or matches no leaf, or if a leaf
+        matches none of the pairs.
     """
-    if isinstance(expressions, str):
+    named = named_leaves(params)
+    if where is default_rule:
+        types = _module_types(params)
+        judged = [judge(*pair, of) for pair, of in zip(named, types, strict=True)]
+    elif callable(where):
+        reason = f"by {_shown(where)}"
+        judged = [Verdict(bool(where(*pair)), reason) for pair in named]
+    else:
+        by_name = _verdicts_of_expressions(where, [name for name, _ in named])
+        judged = [by_name[name] for name, _ in named]
+    return [(*pair, verdict) for pair, verdict in zip(named, judged, strict=True)]
+
+
+def matching_names(
+    expressions: Sequence[str] | str,
+    names: Sequence[str],
+    argument: str = "expression",
+) -> set[str]:
+    """The names in which any of the regular expressions is found.
+
+    Args:
+      expressions: one or more.
+      names: to search.
+      argument: what to call the expressions in an error.
+
+    Raises:
+      ValueError: if an expression does not compile, or is found in no name.
+    """
+    if isinstance(expressions, str) or not isinstance(expressions, Iterable):
         expressions = (expressions,)
     found: set[str] = set()
     for expression in expressions:
-        matched = {name for name in names if re.search(expression, name)}
+        pattern = check_expression(argument, expression)
+        matched = {name for name in names if pattern.search(name)}
         if not matched:
             raise ValueError(
-                f"expression {expression!r} matches no leaf; "
+                f"{argument} {expression!r} matches no leaf; "
                 f"the leaves are {_listed(names)}"
             )
         found |= matched
@@ -168,17 +184,13 @@ def uniform_draws(key: jax.Array, tree: Any) -> Any:
 def check_same_leaves(name: str, tree: Any, like_name: str, like: Any) -> None:
     """Raises unless ``tree`` has, leaf by leaf, the names and shapes of ``like``.
 
-    ``None`` in ``tree`` agrees with any leaf of ``like``.
+    The containers must be of one type too. ``None`` in ``tree`` agrees with any leaf of
+    ``like``.
 
     Raises:
-      ValueError: naming the first leaf that differs.
+      ValueError: naming the first leaf or container that differs.
     """
-    # A None in `like` (Equinox's filtered modules) is no leaf, and None in `tree` too.
-    wanted = {n: leaf for n, leaf in named_leaves(like, keep_none=True)}
-    given = {n: leaf for n, leaf in named_leaves(tree, keep_none=True)}
-    for leaf in sorted(wanted.keys() ^ given.keys()):
-        holder, other = (name, like_name) if leaf in given else (like_name, name)
-        raise ValueError(f"{holder} has a leaf {leaf!r} that {other} lacks")
+    given, wanted = check_same_names(name, tree, like_name, like)
     for leaf, value in given.items():
         if value is None:
             continue
@@ -188,32 +200,192 @@ def check_same_leaves(name: str, tree: Any, like_name: str, like: Any) -> None:
                 f"{name} has shape {jnp.shape(value)} at leaf {leaf!r}, "
                 f"where {like_name} has {shape}"
             )
+    check_same_containers(name, tree, like_name, like)
 
 
-def _rule_of_expressions(where: Any, names: Sequence[str]) -> Rule:
+def check_same_names(
+    name: str, tree: Any, like_name: str, like: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves of two trees by name, if they have the same names.
+
+    Raises:
+      ValueError: naming the first leaf that only one of them has.
+    """
+    # A None in `like` (Equinox's filtered modules) is no leaf, and None in `tree` too.
+    given = dict(named_leaves(tree, keep_none=True))
+    wanted = dict(named_leaves(like, keep_none=True))
+    for leaf in sorted(wanted.keys() ^ given.keys()):
+        holder, other = (name, like_name) if leaf in given else (like_name, name)
+        raise ValueError(f"{holder} has a leaf {leaf!r} that {other} lacks")
+    return given, wanted
+
+
+def check_counts(
+    name: str,
+    counts: Any,
+    like_name: str,
+    like: Any,
+    size_of: Callable[[Any], int] = lambda leaf: leaf.size,
+) -> None:
+    """Raises unless ``counts`` are whole numbers of places of the leaves of ``like``.
+
+    ``None`` is no count. The values of JAX arrays are not looked at, see
+    `checks.check_count`.
+
+    Args:
+      name: of the argument.
+      counts: pytree of integers and ``None``.
+      like_name: of the other argument.
+      like: pytree of arrays with the structure of ``counts``.
+      size_of: a leaf's number of places.
+
+    Raises:
+      ValueError: naming the first leaf or container that differs or is out of range.
+    """
+    given, wanted = check_same_names(name, counts, like_name, like)
+    check_same_containers(name, counts, like_name, like)
+    for leaf, value in given.items():
+        if value is None:
+            continue
+        if wanted[leaf] is None:
+            raise ValueError(
+                f"{name} has a count at leaf {leaf!r}, where {like_name} has None"
+            )
+        check_count(f"{name} at leaf {leaf!r}", value, size_of(wanted[leaf]))
+
+
+def check_same_containers(name: str, tree: Any, like_name: str, like: Any) -> None:
+    """Raises unless two trees have the same containers; ``None`` is a leaf in both.
+
+    Raises:
+      ValueError: naming the first leaf or container that differs.
+    """
+    structures = (jax.tree.structure(t, is_leaf=is_none) for t in (tree, like))
+    if len(set(structures)) == 1:
+        return
+    here, one, other = _first_difference(tree, like) or ("the top", tree, like)
+    kinds = _kind(one), _kind(other)
+    if kinds[0] == kinds[1]:
+        raise ValueError(
+            f"{name} and {like_name} have a {kinds[0]} of different leaves or fields "
+            f"at {here}"
+        )
+    raise ValueError(
+        f"{name} has a {kinds[0]} at {here}, where {like_name} has a {kinds[1]}"
+    )
+
+
+# --- Parts ----------------------------------------------------------------------------
+
+
+def _without_value(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    of_variable = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
+    return path[:-1] if of_variable else path
+
+
+def _check_verdict(name: str, leaf: Any, verdict: Verdict, where: Any) -> None:
+    if verdict.kernel_of:
+        raise ValueError(
+            f"leaf {name!r} is named as a kernel but is of {verdict.kernel_of}; only "
+            "real floating point of 16 bits or more can be sparse; to leave it dense, "
+            "give a rule of your own as where="
+        )
+    if not verdict.sparse:
+        return
+    dtype, shape = getattr(leaf, "dtype", None), getattr(leaf, "shape", None)
+    if dtype is None or shape is None:
+        what = f"is a {type(leaf).__name__}"
+    elif not can_be_scored(dtype):
+        what = f"is of {dtype}"
+    elif not shape:
+        what = "is a scalar"
+    else:
+        return
+    raise ValueError(
+        f"where={_shown(where)} chooses leaf {name!r} to be sparse, which {what}; only "
+        "arrays of real floating point of 16 bits or more can be"
+    )
+
+
+def _module_types(tree: Any) -> list[str]:
+    """The class of the object that holds each leaf as an attribute, else ``""``."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return [_module_type(tree, _without_value(path)) for path in paths]
+
+
+def _module_type(node: Any, path: tuple[Any, ...]) -> str:
+    kind = ""
+    for key in path:
+        match key:
+            case jax.tree_util.GetAttrKey(name=attribute):
+                kind, node = type(node).__name__, getattr(node, attribute, None)
+            case jax.tree_util.SequenceKey(idx=place) if isinstance(node, Sequence):
+                node = node[place]
+            case jax.tree_util.DictKey(key=place) if isinstance(node, Mapping):
+                kind, node = "", node[place]
+            case _:
+                return ""
+    return kind
+
+
+def _verdicts_of_expressions(where: Any, names: Sequence[str]) -> dict[str, Verdict]:
     if isinstance(where, str):
-        found = matching_names(where, names)
-        return lambda name, _: name in found
-    pairs = list(where)
-    matching_names([expression for expression, _ in pairs], names)
-    decided = dict(_first_matches(pairs, names))
+        found = matching_names(where, names, "where: expression")
+        return {
+            name: Verdict(name in found, f"{'' if name in found else 'not '}{where!r}")
+            for name in names
+        }
+    pairs = _pairs(where)
+    matched = [(e, s, matching_names(e, names, "where: expression")) for e, s in pairs]
+    decided: dict[str, Verdict] = {}
+    for expression, sparse, found in reversed(matched):
+        decided |= dict.fromkeys(found, Verdict(sparse, repr(expression)))
     uncovered = [name for name in names if name not in decided]
     if uncovered:
         raise ValueError(
             f"where={_shown(where)} leaves {_listed(uncovered)} uncovered; "
             "end it with ('.*', False) to make all others dense"
         )
-    return lambda name, _: decided[name]
+    return decided
 
 
-def _first_matches(
-    pairs: Sequence[tuple[str, bool]], names: Sequence[str]
-) -> Iterator[tuple[str, bool]]:
-    for name in names:
-        for expression, sparse in pairs:
-            if re.search(expression, name):
-                yield name, bool(sparse)
-                break
+def _pairs(where: Any) -> list[tuple[str, bool]]:
+    pairs = list(where) if isinstance(where, Sequence) else [where]
+    for pair in pairs:
+        if not (
+            isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+        ):
+            raise ValueError(
+                "where must be a function, an expression or (expression, sparse) "
+                f"pairs, got {pair!r}"
+            )
+    return [(expression, bool(sparse)) for expression, sparse in pairs]
+
+
+def _first_difference(one: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Where two trees begin to differ, and what stands there in each."""
+    waiting = [((), one, other)]
+    while waiting:
+        path, one, other = waiting.pop()
+        (ours, kind), (theirs, like) = _children(one), _children(other)
+        if kind != like or len(ours) != len(theirs):
+            return (repr(leaf_name(path)) if path else "the top"), one, other
+        waiting += [
+            ((*path, *key), a, b)
+            for (key, a), (_, b) in reversed(list(zip(ours, theirs, strict=True)))
+        ]
+    return None
+
+
+def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    """The named children of a container, and what it is beside them."""
+    return jax.tree_util.tree_flatten_with_path(
+        node, is_leaf=lambda part: part is not node or part is None
+    )
+
+
+def _kind(node: Any) -> str:
+    return "leaf" if jax.tree_util.all_leaves([node]) else type(node).__name__
 
 
 def _shown(where: Any) -> str:

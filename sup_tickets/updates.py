@@ -109,6 +109,12 @@ def starting_from(state: MethodState, params: Params, masks: Masks) -> MethodSta
     )
 
 
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every value of every leaf is finite, bool scalar."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves)) if leaves else jnp.ones((), bool)
+
+
 def observe_gradients(
     method: Method, state: MethodState, gradients: Params
 ) -> MethodState:
@@ -117,13 +123,14 @@ def observe_gradients(
     Args:
       method: the method.
       state: before it.
-      gradients: pytree of arrays, dense: also where the weight is inactive.
+      gradients: pytree of arrays, dense: also where the weight is inactive. If a value
+        is not finite they are not observed.
     """
     if method.momentum_decay is None:
         return state
-    decay = method.momentum_decay
+    decay, finite = method.momentum_decay, all_finite(gradients)
     average = jax.tree.map(
-        lambda m, g: _running_average(m, g, decay),
+        lambda m, g: jnp.where(finite, _running_average(m, g, decay), m),
         state.momentum,
         _at_leaves_of(state.momentum, gradients),
     )

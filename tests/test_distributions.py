@@ -302,9 +302,9 @@ def test_empty_leaves_have_no_weights():
     assert erk_densities(shapes, 0.5) == [0.0, 0.5, 0.0]
 
 
-def test_scalar_leaves_are_vectors_of_one():
-    counts = listed(erk(tree([(), (4, 4)]), sparsity=0.5, **EVERY_LEAF))
-    assert counts == [1, 8]
+def test_scalar_leaves_cannot_be_sparse():
+    with pytest.raises(ValueError, match=r"chooses leaf '00' .*, which is a scalar"):
+        erk(tree([(), (4, 4)]), sparsity=0.5, **EVERY_LEAF)
 
 
 def test_structure_and_none():

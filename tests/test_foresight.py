@@ -334,3 +334,69 @@ def test_dense_leaves_are_held():
         dense="a",
     )
     assert [int(n) for n in jax.tree.leaves(st.layer_counts(masks))] == [100, 20]
+
+
+# --- Counts that must be met ----------------------------------------------------------
+
+THREE = {
+    "big": jnp.arange(1.0, 31.0).reshape(6, 5),
+    "mid": jnp.arange(1.0, 13.0).reshape(4, 3),
+    "small": jnp.arange(1.0, 9.0).reshape(4, 2),
+}
+
+
+def pruned_by_magnitude(**options):
+    masks = st.prune_in_rounds(lambda p, m: st.magnitude(p), THREE, **options)
+    return {name: int(mask.sum()) for name, mask in masks.items() if mask is not None}
+
+
+def some_active(**counts):
+    return {
+        k: None
+        if n is None
+        else (jnp.arange(THREE[k].size) < n).reshape(THREE[k].shape)
+        for k, n in counts.items()
+    }
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_the_count_is_met_or_refused_where_leaves_stay_dense(scope, rounds):
+    options = {"scope": scope, "rounds": rounds}
+    kept = pruned_by_magnitude(sparsity=0.3, dense="big", **options)
+    assert kept["big"] == 30 and sum(kept.values()) == 35
+    message = r"sparsity=0.5 of 50 weights leaves 25 active, but .* dense= have 30"
+    with pytest.raises(ValueError, match=message):
+        pruned_by_magnitude(sparsity=0.5, dense="big", **options)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_dense_leaves_of_ones_own_masks_count_what_is_active(scope):
+    """The leaf that stays dense has 10 of 30; the 10 others come from the rest."""
+    masks = some_active(big=10, mid=12, small=8)
+    kept = pruned_by_magnitude(sparsity=0.6, dense="big", masks=masks, scope=scope)
+    assert kept["big"] == 10 and sum(kept.values()) == 20
+
+
+@pytest.mark.parametrize(
+    ("active", "wanted"),
+    [
+        # 0.4 of 30, 12 and 8; "where" does not matter once there are masks.
+        ({"big": 30, "mid": 12, "small": 8}, {"big": 12, "mid": 5, "small": 3}),
+        # "big" has 4 of its 12, and the 16 others are shared out 12 : 8.
+        ({"big": 4, "mid": 12, "small": 8}, {"big": 4, "mid": 10, "small": 6}),
+        ({"big": None, "mid": 12, "small": 8}, {"mid": 5, "small": 3}),
+    ],
+)
+def test_layers_of_ones_own_masks(active, wanted):
+    kept = pruned_by_magnitude(
+        sparsity=0.6, scope="layer", where="small", masks=some_active(**active)
+    )
+    assert kept == wanted
+
+
+def test_masks_with_too_few_weights_are_refused():
+    message = "leaves 45 active, but masks has only 44"
+    with pytest.raises(ValueError, match=message):
+        masks = some_active(big=30, mid=12, small=2)
+        pruned_by_magnitude(sparsity=0.1, masks=masks)

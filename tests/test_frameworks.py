@@ -5,9 +5,11 @@ import functools
 import helpers
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from flax import linen, nnx
 
+import sup_tickets as st
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
@@ -158,3 +160,98 @@ def test_an_unfiltered_equinox_module_has_its_sparse_leaves():
 
 def test_nnx_names_lose_their_value():
     assert not any("value" in name for name, _ in named_leaves(nnx_params()))
+
+
+# --- Training in their own idiom ------------------------------------------------------
+
+
+def dropped_in():
+    return st.sparse_training(
+        optax.adam(0.01),
+        st.sparse_evolutionary(sparsity=0.5, update_every=2),
+    )
+
+
+def check_sparse(params, masks):
+    """Exactly 0 where inactive, at half of the sparse places, and ready for tickets."""
+    assert int(st.count(masks)) == st.active_count(st.size(masks), 0.5)
+    helpers.assert_same(apply_masks(masks, params), params)
+    tickets = st.superposition("cia", sparsity=0.5)
+    tickets.update(tickets.init(params, masks), params, masks)
+
+
+@pytest.fixture
+def as_others_promote():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("as_others_promote")
+def test_nnx_trains_in_place():
+    model = NnxNet(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, dropped_in(), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        def loss(model):
+            hidden = model.norm(model.conv(jnp.ones((2, 2, 2, 1))))
+            return (model.head(hidden.reshape(2, -1)) ** 2).mean()
+
+        optimizer.update(model, nnx.grad(loss)(model))
+        params = nnx.state(model, nnx.Param)
+        nnx.update(model, st.keep_sparse(params, optimizer.opt_state))
+
+    for _ in range(3):
+        step(model, optimizer)
+    params = nnx.state(model, nnx.Param)
+    check_sparse(params, st.masks_of(optimizer.opt_state, like=params))
+
+
+@pytest.mark.usefixtures("as_others_promote")
+def test_an_equinox_model_trains():
+    eqx, model = equinox_model()
+    tx = dropped_in()
+    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+    model = st.keep_sparse(model, state)
+
+    @eqx.filter_jit
+    def step(model, state):
+        loss = lambda model: (model(jnp.ones(4)) ** 2).mean()  # noqa: E731
+        gradients = eqx.filter_grad(loss)(model)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, state = tx.update(gradients, state, params)
+        return st.keep_sparse(eqx.apply_updates(model, updates), state), state
+
+    for _ in range(3):
+        model, state = step(model, state)
+    params = eqx.filter(model, eqx.is_inexact_array)
+    check_sparse(params, st.masks_of(state, like=params))
+
+
+def boxed_params():
+    """Partitioned in Linen, with names of axes."""
+    return {
+        "head": {
+            "kernel": linen.Partitioned(jnp.ones((4, 3)), (None, "model")),
+            "bias": linen.LogicallyPartitioned(jnp.zeros(3), ("embed",)),
+        },
+        "conv": {"kernel": jnp.ones((3, 5))},
+    }
+
+
+@pytest.mark.usefixtures("as_others_promote")
+@pytest.mark.parametrize("make", [haiku_params, boxed_params, linen_params])
+def test_trees_of_others_train(make):
+    params, tx = make(), dropped_in()
+    state = tx.init(params)
+    params = st.keep_sparse(params, state)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.tree.map(jnp.cos, params), state, params)
+        return st.keep_sparse(optax.apply_updates(params, updates), state), state
+
+    for _ in range(3):
+        params, state = step(params, state)
+    check_sparse(params, st.masks_of(state))
+    helpers.assert_same(st.masks_of(state, like=params), st.masks_of(state))

@@ -8,12 +8,12 @@ import pytest
 
 from sup_tickets.masks import layer_table
 from sup_tickets.models import ConvNet, make_model
+from sup_tickets.slots import reset_slots
 from sup_tickets.training.gradients import unrolled
 from sup_tickets.training.loop import _Advance
 from sup_tickets.training.losses import cross_entropy, smoothed_cross_entropy
 from sup_tickets.training.optimizers import make_optimizer
 from sup_tickets.training.steps import Spec, compile_steps
-from sup_tickets.transforms import mask_slots
 from tests.helpers import assert_same
 from tests.test_training import (
     RATE,
@@ -188,7 +188,7 @@ def test_decay_spares_what_it_is_told_to():
     np.testing.assert_allclose(updates["w"], [0.5, 0.5])
     np.testing.assert_allclose(updates["bn"], [0.0, 0.0])
     masks = {"w": jnp.array([True, False]), "bn": None}
-    masked = mask_slots(tx, masks, state)
+    masked = reset_slots(tx, masks, state, params)
     np.testing.assert_allclose(optax.tree.get(masked, "trace")["w"], [0.5, 0.0])
 
 

@@ -190,7 +190,7 @@ def test_drop_hand_table(fraction, rounding, left):
 def test_grow_hand_table(n, active):
     masks = {"w": jnp.array([0, 1, 0, 1, 0], bool), "bias": None}
     scores = {"w": array(1, 9, 1, 9, 2), "bias": jnp.ones(3)}
-    got = grow(masks, scores, {"w": n, "bias": None})
+    got = grow(masks, scores, {"w": jnp.int32(n), "bias": None})
     assert got["bias"] is None and places(got["w"]) == active
 
 

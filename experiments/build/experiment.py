@@ -31,6 +31,7 @@ from experiments.build.start import (
 from experiments.build.tost import Young, with_tost
 from experiments.config.fields import Config, check_config
 from experiments.runs.progress import say
+from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Shardings
 from sup_tickets.dynamic import Method
 from sup_tickets.models.ghosts import without_ghosts
@@ -162,14 +163,14 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     experiment = _experiment(config, plan, tuple(stages), inputs)
     with section("method"):
         # Allocates the layers, which may be impossible.
-        for stage in stages:
-            experiment.like(stage.until - 1)
+        shapes = [experiment.like(stage.until - 1).train for stage in stages][-1]
+    covered = str(coverage(shapes.method.masks, shapes.params))
     more = [] if young is None else [young.text]
     if unused := unused_fields(config):
         more.append(f"of no use to this run: {', '.join(unused)}")
     return Run(
         experiment=experiment,
-        plan_text="\n".join([describe(plan, method, rate), *more]),
+        plan_text="\n".join([covered, describe(plan, method, rate), *more]),
         model=model,
         young=young,
         inputs=inputs,

@@ -11,6 +11,8 @@ import optax
 
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
+from sup_tickets.checks import check_expression
+from sup_tickets.counting import exact_portion
 from sup_tickets.dynamic import Method
 from sup_tickets.methods import BEYOND, example, make_method
 from sup_tickets.models import make_model
@@ -120,11 +122,10 @@ def decayed(expressions: tuple[str, ...]) -> Any:
     """``params -> pytree of bool``: False where a name matches an expression."""
     if not expressions:
         return None
-    for expression in expressions:
-        re.compile(expression)
+    patterns = [check_expression("no_weight_decay", e) for e in expressions]
 
     def decays(name: str, _: Any) -> bool:
-        return not any(re.search(expression, name) for expression in expressions)
+        return not any(pattern.search(name) for pattern in patterns)
 
     return lambda params: map_named(decays, params)
 
@@ -210,7 +211,7 @@ def _method(config: Config, tickets: TicketPlan) -> Method:
     if preset.prune_end_step is not None:
         given |= {"prune_end_step": _prune_end(config, tickets)}
     if preset.update_every:
-        end = max(round(config.update_end_fraction * total), 1)
+        end = max(exact_portion(total, config.update_end_fraction), 1)
         given |= {"update_every": config.update_every_steps}
         given |= {"end_step": _last_step(preset, end, given.get("prune_end_step"))}
         own = _drop_fields(config, end) if _drops(preset) else {}
@@ -253,7 +254,8 @@ def _drop_fields(config: Config, end_step: int) -> dict[str, Any]:
 def _prune_end(config: Config, tickets: TicketPlan) -> int:
     """A whole number of updates, so that the last one meets the sparsity."""
     every = config.update_every_steps
-    return int(config.prune_end_fraction * tickets.phase1_steps) // every * every
+    end = exact_portion(tickets.phase1_steps, config.prune_end_fraction, "floor")
+    return end // every * every
 
 
 def _check_pruned(config: Config, plan: Plan) -> None:

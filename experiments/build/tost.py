@@ -10,6 +10,7 @@ import flax.linen as nn
 
 from configs.common import TOST_PARTS
 from experiments.config.fields import Config
+from sup_tickets.counting import exact_portion
 from sup_tickets.ghosts import fading, sharpening, softened
 from sup_tickets.models.ghosts import GhostSkips
 from sup_tickets.training.libraries.linen import Form
@@ -63,7 +64,7 @@ def with_tost(
     if tost.released:  # Nothing is a ghost there: all of it stays.
         return _haunted(config, model, parts, sharpness=1.0, strength=1.0), None
     epochs = phase1_steps // epoch_steps
-    haunted = max(1, round(tost.ghost_fraction * epochs))
+    haunted = max(1, exact_portion(epochs, tost.ghost_fraction))
     if not tost.ghost_fraction > 0 or haunted >= epochs:
         raise ValueError(
             f"config.tost.ghost_fraction={tost.ghost_fraction} of the {epochs} epochs "

@@ -5,6 +5,8 @@ linear bottlenecks, Sandler et al. 2018, arXiv 1801.04381.
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import flax.linen as nn
@@ -54,10 +56,10 @@ class MobileNetV1(nn.Module):
         layers = _layers(self, train)
         x = images.astype(self.dtype)
         stride = 1 if self.small_images else 2
-        x = layers.conv_norm(x, _round(32 * self.width), self.path, stride=stride)
+        x = layers.conv_norm(x, _round(32, self.width), self.path, stride=stride)
         x = self.activation(x)
         for i, (features, stride) in enumerate(self.blocks, start=1):
-            features = _round(features * self.width)
+            features = _round(features, self.width)
             x = Separable(layers, features, stride, name=f"block{i}")(x)
         return layers.scores(mean_pixel(x), self.classes)
 
@@ -111,16 +113,16 @@ class MobileNetV2(nn.Module):
         layers = _layers(self, train)
         x = images.astype(self.dtype)
         stride = 1 if self.small_images else 2
-        x = layers.conv_norm(x, _round(32 * self.width), self.path, stride=stride)
+        x = layers.conv_norm(x, _round(32, self.width), self.path, stride=stride)
         x = self.activation(x)
         for i, (expansion, features, blocks, stride) in enumerate(self.stages, 1):
-            features = _round(features * self.width)
+            features = _round(features, self.width)
             if self.small_images and i == 2:
                 stride = 1
             x = InvertedStage(
                 layers, expansion, features, blocks, stride, name=f"stage{i}"
             )(x)
-        features = _round(self.last_features * max(1.0, self.width))
+        features = _round(self.last_features, max(1.0, self.width))
         x = layers.conv_norm(x, features, self.path, "_last", size=1)
         return layers.scores(mean_pixel(self.activation(x)), self.classes)
 
@@ -180,7 +182,8 @@ def _layers(model: MobileNetV1 | MobileNetV2, train: bool) -> Layers:
     )
 
 
-def _round(features: float) -> int:
-    """The nearest multiple of 8, at least 8 and at least 90% of ``features``."""
-    near = max(8, int(features + 4) // 8 * 8)
-    return near + 8 if near < 0.9 * features else near
+def _round(channels: int, width: float) -> int:
+    """The multiple of 8 next to ``channels * width``, at least 8 and 90% of it."""
+    features = channels * Fraction(str(width))  # the decimal that was written
+    near = max(8, floor(features + 4) // 8 * 8)
+    return near + 8 if 10 * near < 9 * features else near

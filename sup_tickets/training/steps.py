@@ -20,10 +20,10 @@ from jax.sharding import Sharding
 from sup_tickets.checks import check_whole
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import apply_masks, count, difference, intersection
+from sup_tickets.slots import reset_slots
 from sup_tickets.training.gradients import dense_gradient, unrolled
 from sup_tickets.training.state import Start, TrainState, completed
 from sup_tickets.training.task import Report, Task
-from sup_tickets.transforms import mask_slots
 from sup_tickets.types import Masks, Number, Params, Schedule
 from sup_tickets.updates import (
     Change,
@@ -154,7 +154,7 @@ def train_step(spec: Spec, state: TrainState, batch: Any) -> tuple[TrainState, R
         step=state.step + 1,
         params=apply_masks(masks, params),
         model_state=told.model_state,
-        opt_state=mask_slots(spec.tx, masks, opt_state),
+        opt_state=reset_slots(spec.tx, masks, opt_state, params),
         method=topology,
         carry=told.carry,
     )
@@ -214,14 +214,13 @@ def explore_step(
 def _changed(
     spec: Spec, state: TrainState, change: Change, report: Report
 ) -> tuple[TrainState, Turnover]:
-    # Slots of inactive weights are as new; those of what was pruned and regrown at once
-    # are not yet.
+    # Slots of inactive weights are as new; of what was pruned and regrown, not yet.
     kept = difference(change.state.masks, change.grown)
     turnover = _turnover(report, state.method.masks, change)
     state = state.replace(
         params=change.params,
         method=change.state,
-        opt_state=mask_slots(spec.tx, kept, state.opt_state),
+        opt_state=reset_slots(spec.tx, kept, state.opt_state, change.params),
     )
     return state, turnover
 

@@ -1,0 +1,320 @@
+"""The slots that an optimizer keeps for each weight: which they are, and as new.
+
+A slot is per-weight by what it means, not by its shape: Shampoo's factor of a 12 x 12
+kernel is 12 x 12 as well, and no weight has an entry of its own in it. The optimizer is
+asked: a slot is per-weight if it lies in the state where its parameter lies in the
+parameters and if, when the parameter is given other shapes nearby, it takes just those.
+Factors, rows, columns and norms of layers do not; several weights share them, and they
+stay as they are.
+
+"As new" is what ``tx.init`` gives at the masked parameters: 0 for most slots, a step
+size for Rprop, 1e-6 for Yogi, and 0 again where a copy of the parameters is kept.
+Within a jitted step nothing is computed for it that does not vary.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from sup_tickets.masks import apply_masks, choose
+from sup_tickets.types import Masks, Params
+from sup_tickets.zeros import EVERYWHERE, stays_zero
+
+Path = tuple[Any, ...]
+Shape = tuple[int, ...]
+
+
+def reset_slots(
+    tx: Any,
+    masks: Masks,
+    opt_state: Any,
+    params: Params,
+    *,
+    already_new: list[bool] | None = None,
+) -> Any:
+    """``opt_state`` with the slots of inactive weights as ``tx.init`` gives them.
+
+    Args:
+      tx: the Optax optimizer that the state belongs to.
+      masks: the active weights.
+      opt_state: its state; slots that are not per-weight stay as they are.
+      params: pytree of arrays; what stands at inactive weights is ignored.
+      already_new: for each leaf of the state whether it is known to need no reset.
+
+    Raises:
+      ValueError: if the state is of another optimizer or other parameters.
+    """
+    start = tx.init(apply_masks(masks, params))
+    slots, structure = jax.tree.flatten(opt_state)
+    new = jax.tree.leaves(start)
+    if len(slots) != len(new):
+        raise ValueError(
+            f"opt_state has {len(slots)} arrays, where tx.init gives {len(new)} for "
+            "these params: it is the state of another optimizer or network"
+        )
+    owners = slot_masks(tx, masks, params, start)
+    as_new = already_new or [False] * len(slots)
+    fresh = [
+        slot if mask is None or is_new else choose(mask, slot, begin.astype(slot.dtype))
+        for slot, mask, begin, is_new in zip(slots, owners, new, as_new, strict=True)
+    ]
+    return structure.unflatten(fresh)
+
+
+def step_with_slots(
+    tx: Any,
+    masks: Masks,
+    gradients: Params,
+    opt_state: Any,
+    params: Params,
+    **extra: Any,
+) -> tuple[Any, Any]:
+    """``tx.update``, after which the slots of inactive weights are as new.
+
+    Slots that the optimizer itself keeps at 0 there are not touched: to clear them
+    once more would cost a pass over memory.
+
+    Args:
+      tx: the Optax optimizer.
+      masks: the active weights.
+      gradients: pytree of arrays, 0 at inactive weights.
+      opt_state: its state, slots of inactive weights as new.
+      params: pytree of arrays, 0 at inactive weights.
+      **extra: what ``tx.update`` asks for besides.
+
+    Returns:
+      Updates and the new state.
+    """
+    places = _leaf_marks(params, masks)
+    began = stays_zero(tx.init, (params,), places)
+    owners = slot_masks(tx, masks, params, opt_state)
+    zero_at = [
+        id(mask) if mask is not None and mark in (id(mask), EVERYWHERE) else None
+        for mask, mark in zip(owners, began, strict=True)
+    ]
+
+    def update(gradients: Params, opt_state: Any, params: Params) -> tuple[Any, Any]:
+        return tx.update(gradients, opt_state, params, **extra)
+
+    arguments = gradients, opt_state, params
+    marks = stays_zero(update, arguments, [*places, *zero_at, *places])
+    updates, inner = update(*arguments)
+    after = marks[len(jax.tree.leaves(updates)) :]
+    already_new = [
+        place is not None and mark in (place, EVERYWHERE)
+        for place, mark in zip(zero_at, after, strict=True)
+    ]
+    return updates, reset_slots(tx, masks, inner, params, already_new=already_new)
+
+
+def _leaf_marks(params: Params, masks: Masks) -> list[int | None]:
+    def mark(_: Any, mask: Any) -> int:
+        return EVERYWHERE - 1 if mask is None else id(mask)
+
+    marks = jax.tree.leaves(jax.tree.map(mark, params, masks))
+    return [None if m == EVERYWHERE - 1 else m for m in marks]
+
+
+def slot_masks(tx: Any, masks: Masks, params: Params, opt_state: Any) -> list[Any]:
+    """For each leaf of the state the mask of its parameter; ``None`` if it has none.
+
+    Args:
+      tx: the Optax optimizer.
+      masks: the active weights.
+      params: pytree of arrays, of which only shapes and dtypes are read.
+      opt_state: the optimizer's state, of which only the shapes are read.
+
+    Returns:
+      List in the order of ``jax.tree.leaves(opt_state)``: a mask at a per-weight slot
+      of a sparse leaf, ``None`` at all other leaves.
+    """
+    sparse = _sparse_leaves(params, masks)
+    if not sparse:
+        return [None] * len(jax.tree.leaves(opt_state))
+    probes = [
+        _shapes_of_state(tx, params, {p: leaf.nearby[i] for p, leaf in sparse.items()})
+        for i in range(2)
+    ]
+
+    def mask_of(path: Path, slot: Any) -> Any:
+        for start in range(len(path) + 1):  # the longest name first
+            leaf = sparse.get(path[start:])
+            if leaf and _is_per_weight(leaf, slot, [p.get(path) for p in probes]):
+                return leaf.mask
+        return None
+
+    flat = jax.tree_util.tree_flatten_with_path(opt_state)[0]
+    return [mask_of(path, slot) for path, slot in flat]
+
+
+class _SparseLeaf(NamedTuple):
+    mask: jax.Array
+    shape: Shape
+    nearby: tuple[Shape, Shape]  # a little larger, a little smaller
+
+
+def _sparse_leaves(params: Params, masks: Masks) -> dict[Path, _SparseLeaf]:
+    whole = jax.tree.map(lambda leaf, mask: (leaf.shape, mask), params, masks)
+    flat = jax.tree_util.tree_flatten_with_path(
+        whole, is_leaf=lambda leaf: type(leaf) is tuple
+    )[0]
+    return {
+        path: _SparseLeaf(mask, shape, _nearby(shape, len(path)))
+        for path, (shape, mask) in flat
+        if mask is not None
+    }
+
+
+def _nearby(shape: Shape, depth: int) -> tuple[Shape, Shape]:
+    """Two shapes whose sizes all differ, one larger and one smaller where possible.
+
+    Near, so that an optimizer that treats large leaves in another way stays on the same
+    side at least once. They depend on the depth of the leaf, so that of two leaves
+    ``kernel`` and ``layer/kernel`` of one shape each follows its own.
+    """
+    larger: list[int] = []
+    for size in shape:
+        size += 1 + depth
+        while size in larger:
+            size += 1
+        larger.append(size)
+    smaller: list[int] = []
+    for size in shape:
+        size -= 1 + depth
+        while size in smaller:
+            size -= 1
+        smaller.append(size)
+    return tuple(larger), tuple(smaller) if min(smaller, default=1) > 0 else shape
+
+
+def _shapes_of_state(
+    tx: Any, params: Params, shapes: Mapping[Path, Shape]
+) -> dict[Path, Shape]:
+    """The shapes in the optimizer's state, were the parameters of other shapes."""
+
+    def given(path: Path, leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(shapes.get(path, leaf.shape), leaf.dtype)
+
+    probe = jax.tree_util.tree_map_with_path(given, params)
+    try:
+        state = jax.eval_shape(tx.init, probe)
+    except Exception:  # an optimizer made for certain shapes: nothing can be learnt
+        return {}
+    flat = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {path: slot.shape for path, slot in flat}
+
+
+def _is_per_weight(leaf: _SparseLeaf, slot: Any, probed: list[Any]) -> bool:
+    if getattr(slot, "shape", None) != leaf.shape:
+        return False
+    seen = [
+        (shape, near)
+        for shape, near in zip(probed, leaf.nearby, strict=True)
+        if shape is not None and near != leaf.shape
+    ]
+    return not seen or any(shape == near for shape, near in seen)
+
+
+# --- What cannot be trained sparsely --------------------------------------------------
+
+
+def check_optimizer(tx: Any, opt_state: Any, params: Params) -> None:
+    """Raises if the optimizer cannot keep its promises within `sparse_training`.
+
+    Args:
+      tx: the Optax optimizer.
+      opt_state: of ``tx.init``.
+      params: pytree of arrays.
+
+    Raises:
+      ValueError: naming the part of the optimizer and what to do instead.
+    """
+    for reason in _reasons(opt_state):
+        raise ValueError(f"sparse_training cannot wrap {reason}")
+    if "scale_by_acprop" in _makers(tx):
+        raise ValueError(
+            "sparse_training cannot wrap optax.contrib.acprop, which divides by the "
+            "slot of before, 0 for a grown weight; use optax.adabelief"
+        )
+    leaves = jax.tree.leaves(params)
+    vector = (sum(leaf.size for leaf in leaves),)
+    if vector not in {leaf.shape for leaf in leaves} and any(
+        getattr(slot, "shape", None) == vector for slot in jax.tree.leaves(opt_state)
+    ):
+        raise ValueError(
+            "sparse_training cannot wrap optax.flatten, which makes one vector of all "
+            "leaves; leave it out, it changes no number"
+        )
+
+
+def _reasons(opt_state: Any) -> list[str]:
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: _reason(node) is not None)
+    return [reason for node in nodes if (reason := _reason(node)) is not None]
+
+
+def _reason(node: Any) -> str | None:
+    """Why no optimizer with this node in its state can be wrapped, if it cannot."""
+    if isinstance(node, optax.contrib.SAMState):
+        return None if node.cache is None else _SAM
+    stores = (
+        optax.ScaleByBacktrackingLinesearchState,
+        optax.ScaleByZoomLinesearchState,
+    )
+    if isinstance(node, stores):
+        return None if node.grad is None else _LINE_SEARCH
+    for kind, reason in _UNFIT.items():
+        if isinstance(node, kind):
+            return reason
+    return None
+
+
+def _makers(tx: Any) -> set[str]:
+    """Names of the functions that made an optimizer and what is inside of it."""
+    names, seen, left = set(), set(), [tx]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, (tuple, list)):
+            left += value
+        elif isinstance(value, dict):
+            left += value.values()
+        elif inspect.isfunction(value):
+            names.add(value.__qualname__.split(".")[0])
+            left += [cell.cell_contents for cell in value.__closure__ or ()]
+    return names
+
+
+_SAM = (
+    "optax.contrib.sam, whose every other gradient is that of a perturbed network; "
+    "use sam(..., opaque_mode=True)"
+)
+_LINE_SEARCH = (
+    "a line search that stores its gradient, which would not be dense; "
+    "use scale_by_backtracking_linesearch(..., store_grad=False)"
+)
+_ACCUMULATES = (
+    ", which would rewire at the gradient of a part of the batch; put it outside: "
+    "optax.MultiSteps(sparse_training(tx, method), every_k_schedule)"
+)
+_UNFIT: dict[type, str] = {
+    optax.MultiStepsState: "optax.MultiSteps" + _ACCUMULATES,
+    optax.ApplyEvery: "optax.apply_every" + _ACCUMULATES,
+    optax.ScaleByLBFGSState: (
+        "optax.lbfgs, whose memory is of steps of another topology; use an optimizer "
+        "of the first order"
+    ),
+    optax.LookaheadState: (
+        "optax.lookahead, which has two copies of every parameter; put it outside: "
+        "optax.lookahead(sparse_training(tx, method), sync_period, slow_step_size)"
+    ),
+    optax.contrib.DifferentiallyPrivateAggregateState: (
+        "optax.contrib.differentially_private_aggregate, which needs the gradient of "
+        "every example; put it before: "
+        "optax.chain(differentially_private_aggregate(...), sparse_training(...))"
+    ),
+}

@@ -1,0 +1,115 @@
+"""Counts beyond 2**31, exact with and without jit, and fractions of whole numbers."""
+
+import functools
+from fractions import Fraction
+from math import floor
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sup_tickets as st
+from sup_tickets import masks as masks_module
+from sup_tickets.counting import exact_portion
+
+MASKS = {
+    "a": jnp.arange(15).reshape(5, 3) % 2 == 0,
+    "b": jnp.arange(4).reshape(2, 2) == 3,
+    "c": None,
+}
+
+
+def shapes(*sizes):
+    """Masks of a logical size that no test could hold."""
+    return {f"{i}": jax.ShapeDtypeStruct(s, jnp.bool_) for i, s in enumerate(sizes)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype"),
+    [
+        ([(30000, 30000)] * 3, jnp.int64),  # three of 9e8
+        ([(60000, 60000)], jnp.int64),  # one leaf alone
+        ([(2**15, 2**15)] * 2, jnp.int64),  # 2**31
+        ([(2**15, 2**15), (2**15, 2**15 - 1)], jnp.int32),
+    ],
+)
+def test_a_count_is_as_wide_as_the_tree_needs(sizes, dtype):
+    tree = shapes(*sizes)
+    assert jax.eval_shape(st.count, tree).dtype == dtype
+    assert jax.eval_shape(st.hamming, tree, tree).dtype == dtype
+    for share in (st.density, st.sparsity):
+        assert jax.eval_shape(share, tree).dtype == jnp.float32
+    assert jax.eval_shape(st.overlap, tree, tree).dtype == jnp.float32
+    assert st.size(tree) == sum(a * b for a, b in sizes)
+
+
+class WideSums(chex.TestCase):
+    """The sum of counts that int32 cannot hold: 3 (2**31 - 1) of 2**34."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_exact(self):
+        counts = [jnp.int32(2**31 - 1)] * 3
+        total = self.variant(lambda n: masks_module._total(n, 2**34))(counts)
+        assert int(total) == 3 * (2**31 - 1)
+        share = self.variant(lambda n: masks_module._share(n, 2**34))(total)
+        assert float(share) == 0.375
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_as_the_narrow_sums(self):
+        functions = (st.count, st.density, st.sparsity, st.layer_counts)
+        narrow = [self.variant(f)(MASKS) for f in functions]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(masks_module, "MAX_COUNT", 3)
+            # A wrapper of its own: jit must not find the program of before.
+            wide = [self.variant(functools.partial(f))(MASKS) for f in functions]
+        as_int = functools.partial(jax.tree.map, lambda x: np.asarray(x, np.float64))
+        chex.assert_trees_all_equal(as_int(narrow), as_int(wide))
+        assert wide[0].dtype == jnp.int64 and int(wide[0]) == 9
+
+
+def test_counting_compiles_once():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def counted(masks):
+        return st.count(masks), st.density(masks)
+
+    for flipped in (MASKS, jax.tree.map(jnp.logical_not, MASKS)):
+        active, share = counted(flipped)
+        assert float(share) == float(np.float32(int(active) / 19))
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "down", "near", "up"),
+    [
+        (10000, 0.57, 5700, 5700, 5700),
+        (100, 0.29, 29, 29, 29),
+        (10, 0.25, 2, 3, 3),  # half up, not to even
+        (3, 0.5, 1, 2, 2),
+        (7, 0, 0, 0, 0),
+        (7, 1, 7, 7, 7),
+        (0, 0.3, 0, 0, 0),
+        (10**15, np.float32(0.1), 10**14, 10**14, 10**14),
+    ],
+)
+def test_exact_portions(count, fraction, down, near, up):
+    got = [exact_portion(count, fraction, r) for r in ("floor", "nearest", "ceil")]
+    assert got == [down, near, up]
+
+
+def test_every_percent_of_every_length_is_exact():
+    for percent in range(101):
+        for steps in (1, 7, 99, 100, 391, 10000, 97750):
+            wanted = floor(Fraction(percent, 100) * steps)
+            assert exact_portion(steps, percent / 100, "floor") == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [((-1, 0.5), "count"), ((2.0, 0.5), "count"), ((9, 1.5), "fraction"),
+     ((9, 50), "fraction"), ((9, 0.5, "down"), "rounding")],
+)  # fmt: skip
+def test_bad_portions(arguments, name):
+    with pytest.raises(ValueError, match=f"^{name}"):
+        exact_portion(*arguments)
