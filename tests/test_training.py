@@ -246,12 +246,16 @@ def test_the_update_of_set_leaves_the_step():
     assert int(state.step) == 0
 
 
-def test_rigl_trains_as_the_optax_wrapper_does():
-    key, batch, steps = jax.random.key(3), batches_of(), steps_of("rigl")
+@pytest.mark.usefixtures("loose")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_rigl_trains_as_the_optax_wrapper_does(optimizer):
+    """The step that an update replaces is one of time, and none of the optimizer."""
+    key, batch, steps = jax.random.key(3), batches_of(), steps_of("rigl", 1, optimizer)
     init_key, method_key, step_key = jax.random.split(key, 3)
     params = model_of().init(init_key, jnp.zeros((1, 4, 4, 1)), train=False)["params"]
     tx = optax.chain(
-        make_optimizer("sgd", weight_decay=5e-4), optax.scale_by_learning_rate(RATE)
+        make_optimizer(optimizer, weight_decay=5e-4),
+        optax.scale_by_learning_rate(RATE),
     )
     wrapped = sparse_training(tx, method_of("rigl"), key=method_key)
     wrapper_state = wrapped.init(params)
