@@ -4,10 +4,18 @@ The defaults are those of Sup-tickets on CIFAR. [paper] marks numbers of the pap
 its supplement, [release] those of its code where the paper is silent.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from experiments.config.values import (
+    has_field,
+    read_value,
+    set_field,
+    split_argument,
+)
 
 ALIASES = {
     "model": "model.name",
@@ -62,86 +70,66 @@ def default() -> ConfigDict:
 def with_argument(config: Any, argument: str) -> ConfigDict:
     """Changes fields as ``FILE.py:name=value,name=value`` says.
 
-    With "mask" or "masks" the method is "static" and there are no cheap tickets, unless
-    the argument says so itself: the masks that were asked for are trained as they are.
-
     Args:
       config: changed in place, and returned.
-      argument: names are those of `ALIASES` or dotted fields; values are read by the
-        type that the field has. An empty text changes nothing. "tost" is "true",
-        "false", "released", or some of its parts, as "soft+labels".
+      argument: names are those of `ALIASES` or dotted fields; values are texts as in
+        `experiments.config.values`. An empty text changes nothing.
 
     Raises:
       ValueError: for an unknown name, or a value of another type.
     """
-    parts = list(filter(None, argument.split(",")))
-    if any(part.partition("=")[0] in ("mask", "masks") for part in parts):
-        config.method.name, config.sup.enabled = "static", False
-    for part in parts:
-        name, equals, text = part.partition("=")
-        if not equals:
-            raise ValueError(
-                f"the argument of the configuration has {part!r}; it must look like "
-                "model=vgg16,method=rigl,sparsity=0.95"
-            )
+    given = []
+    for name, text in split_argument(argument, ALIASES):
         field = ALIASES.get(name, name)
-        *path, last = field.split(".")
-        section = config
-        for step in path:
-            section = section.get(step) if isinstance(section, ConfigDict) else None
-        if not isinstance(section, ConfigDict) or last not in section:
+        if not has_field(config, field):
             raise ValueError(
                 f"the argument of the configuration has an unknown name {name!r}; "
                 f"short names are {', '.join(ALIASES)}, and any field can be given by "
                 "its dotted name"
             )
-        with section.ignore_type():
-            section[last] = value_of(name, text, section.get_type(last))
-        if name == "tost":
-            _set_tost(config, text)
+        set_field(config, field, read_value(name, field, text))
+        given.append(field)
+    return settle(config, given)
+
+
+def settle(config: Any, given: Collection[str]) -> ConfigDict:
+    """Sets what follows from the fields that were given, whichever way they were.
+
+    With "mask.name" or "masks" the method is "static" and there are no cheap tickets,
+    unless these are given too: the masks that were asked for are trained as they are.
+    "tost.parts" may be "true", "false" or "released", which sets "tost.released" too.
+    Doing it again, with more fields, is as doing it once with all of them.
+
+    Args:
+      config: changed in place, and returned.
+      given: dotted names of the fields that the user set.
+
+    Raises:
+      ValueError: for parts that ToST does not have.
+    """
+    if "mask.name" in given or ("masks" in given and config.masks is not None):
+        if "method.name" not in given:
+            config.method.name = "static"
+        if "sup.enabled" not in given:
+            config.sup.enabled = False
+    if "tost.parts" in given:
+        tost, words = config.tost, config.tost.parts.lower()
+        tost.parts = _tost_parts(tost.parts)
+        if words == "released" and "tost.released" not in given:
+            tost.released = True
     return config
 
 
-def _set_tost(config: Any, text: str) -> None:
-    """All parts of ToST, none, some, or all as they were released."""
-    tost = config.tost
-    tost.released = text == "released"
-    whole = {"true": TOST_PARTS, "released": TOST_PARTS, "false": ()}
-    parts = whole.get(text, tuple(text.split("+")))
+def _tost_parts(text: str) -> str:
+    whole = {"true": TOST_PARTS, "released": TOST_PARTS, "false": (), "": ()}
+    parts = whole.get(text.lower(), tuple(text.split("+")))
     for part in parts:
         if part not in TOST_PARTS:
             raise ValueError(
                 f"tost must be true, false, released or some of "
                 f"{', '.join(TOST_PARTS)} with + between, got {text!r}"
             )
-    tost.parts = "+".join(parts)
-
-
-def value_of(name: str, text: str, kind: type) -> Any:
-    """A value from text.
-
-    Args:
-      name: of the field, for the error.
-      text: of the value.
-      kind: what it must be.
-
-    Raises:
-      ValueError: if the text is not such a value.
-    """
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{name} must be true or false, got {text!r}")
-        return text.lower() == "true"
-    if kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError as error:
-            raise ValueError(
-                f"{name} must be of type {kind.__name__}, got {text!r}"
-            ) from error
-    if kind is str:
-        return text
-    raise ValueError(f"{name} cannot be given here; use --config.{name}=...")
+    return "+".join(parts)
 
 
 def _data() -> ConfigDict:
@@ -200,7 +188,7 @@ def _tost() -> ConfigDict:
     docs/results/tost_pilot.md.
     """
     tost: Any = ConfigDict()
-    tost.parts = ""  # of TOST_PARTS, with + between; see also the argument "tost"
+    tost.parts = ""  # of TOST_PARTS, with + between; or true, false, released
     tost.released = False  # True: nothing fades, as in the code of ToST
     tost.ghost_fraction = 0.2  # of phase 1, after which ghosts are gone
     tost.soft = "swish"  # ghost neurons; or "mish"

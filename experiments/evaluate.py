@@ -7,7 +7,6 @@ several times.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.build import experiment as build
+from experiments.command import Parser, check_devices, folder_path, start
 from experiments.config.fields import Config
 from experiments.reports.page import Table, aligned
-from experiments.runs.folder import read_config
+from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.masks import layer_table
 from sup_tickets.training.network_files import load_sparse
@@ -87,12 +87,9 @@ def scores_table(found: dict[str, tuple[Metrics, Network]], split: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.evaluate",
-        description="Evaluates networks of a finished run again.",
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="its folder")
+    """The command."""
+    parser = Parser("experiments.evaluate", __doc__)
+    parser.add_argument("run", metavar="RUN", type=folder_path, help="its folder")
     parser.add_argument(
         "--split", choices=("test", "validation"), help="by default the run's own"
     )
@@ -102,14 +99,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME",
         help='"final" (the default), "tickets/ticket-1", ..., or "all"',
     )
-    options = parser.parse_args(argv)
-    try:
-        found = evaluate(
-            options.run, split=options.split, networks=options.network or ["final"]
-        )
-        split = options.split or read_config(options.run).get("evaluate", "test")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    check_devices()
+    found = evaluate(
+        options.run, split=options.split, networks=options.network or ["final"]
+    )
+    split = options.split or read_config(options.run).get("evaluate", "test")
     print(scores_table(found, split))
 
 

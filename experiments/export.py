@@ -7,13 +7,13 @@ small, see `sup_tickets.training.network_files`.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from experiments.command import Parser, folder_path, start
 from experiments.reports.page import Table, aligned
 from experiments.runs.networks import chosen_files
 from sup_tickets.training.flops import active_counts
@@ -108,12 +108,10 @@ def size_table(written: Sequence[Exported]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.export", description="Exports networks of a run."
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="its folder")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    """The command."""
+    parser = Parser("experiments.export", __doc__)
+    parser.add_argument("run", metavar="RUN", type=folder_path, help="its folder")
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
     parser.add_argument("--format", choices=(*FORMATS, "both"), default="both")
     parser.add_argument(
         "--network",
@@ -121,17 +119,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME",
         help='"final" (the default), "tickets/ticket-1", ..., or "all"',
     )
-    options = parser.parse_args(argv)
-    formats = FORMATS if options.format == "both" else (options.format,)
-    try:
-        written = export(
-            options.run,
-            options.out,
-            formats=formats,
-            networks=options.network or ["final"],
-        )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    written = export(
+        options.run,
+        options.out,
+        formats=FORMATS if options.format == "both" else (options.format,),
+        networks=options.network or ["final"],
+    )
     print(size_table(written))
 
 

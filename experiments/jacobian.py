@@ -11,7 +11,6 @@ times. Writes the picture and, next to it, all values as FILE.csv.
 import argparse
 import csv
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.build import experiment as build
+from experiments.command import Parser, check_devices, file_path, folder_path, start
 from experiments.config.fields import Config
 from experiments.reports.figures import panels, style
-from experiments.reports.page import Table, aligned, make_file
-from experiments.runs.folder import read_config
+from experiments.reports.page import Table, aligned
+from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.checks import check_whole
+from sup_tickets.files import atomic_write
 from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network, network_of
@@ -181,7 +182,7 @@ def draw_values(path: Path, found: Values) -> None:
 
 def write_values(path: Path, found: Values) -> None:
     """All values as CSV: network, example and rank from 1, singular value."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["network", "example", "rank", "singular_value"])
         for name, values in found.items():
@@ -206,12 +207,9 @@ def values_table(found: Values) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.jacobian",
-        description="Singular values of the input-output Jacobian of a run's networks.",
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="its folder")
+    """The command."""
+    parser = Parser("experiments.jacobian", __doc__)
+    parser.add_argument("run", metavar="RUN", type=folder_path, help="its folder")
     parser.add_argument(
         "--network",
         action="append",
@@ -220,28 +218,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--examples", type=int, default=8, metavar="N")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.png", help="by default RUN/jacobian.png"
+        "--out", type=file_path, metavar="FILE.png", help="by default RUN/jacobian.png"
     )
-    options = parser.parse_args(argv)
-    try:
-        out = _picture_path(options.out or options.run / "jacobian.png")
-        found = jacobian_values(
-            options.run,
-            networks=options.network or ["final"],
-            examples=options.examples,
-        )
-        make_file(out, functools.partial(draw_values, found=found))
-        make_file(out.with_suffix(".csv"), lambda path: write_values(path, found))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    check_devices()
+    out = _picture_path(options.out or options.run / "jacobian.png")
+    found = jacobian_values(
+        options.run,
+        networks=options.network or ["final"],
+        examples=options.examples,
+    )
+    atomic_write(out, functools.partial(draw_values, found=found))
+    atomic_write(out.with_suffix(".csv"), lambda place: write_values(place, found))
     print(values_table(found))
     print(f"\n{out} and {out.with_suffix('.csv').name}")
 
 
-def _picture_path(path: Path) -> Path:
-    if path.suffix != ".png":
-        raise ValueError(f"--out must be a name that ends in .png, got {str(path)!r}")
-    return path
+def _picture_path(place: Path) -> Path:
+    if place.suffix != ".png":
+        raise ValueError(f"--out must be a name that ends in .png, got {str(place)!r}")
+    return place
 
 
 if __name__ == "__main__":

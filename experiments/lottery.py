@@ -22,7 +22,6 @@ https://arxiv.org/abs/1912.05671
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,12 +32,11 @@ from experiments import run
 from experiments.build.experiment import build
 from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
-from experiments.config import reading as command_line
+from experiments.command import Parser, check_devices, folder_path, numbers, start
 from experiments.config.fields import Config, check_config
 from experiments.reports.page import write_file
 from experiments.runs.folder import check_same_run
 from experiments.runs.progress import say
-from experiments.runs.stopping import Stopped
 from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count, exact
 from sup_tickets.masks import apply_masks, full_masks, size
@@ -157,7 +155,7 @@ def table(workdir: Path) -> str:
     """Sparsity and accuracy of every round and ticket."""
     lines = []
     for folder in sorted(p for p in workdir.glob("*-*") if p.is_dir()):
-        results = json.loads((folder / "results.json").read_text())
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         row = results["rows"][-1]
         sparsity = 1 - row["active"] / row["total"] if row["total"] else 0.0
         accuracy = f"{100 * row['accuracy']:.2f}%"
@@ -328,20 +326,11 @@ def _write(
     )
 
 
-def _load(file_and_argument: str) -> Config:
-    """A configuration whose masks are fixed, unless it names a method too."""
-    file, _, argument = file_and_argument.partition(":")
-    return command_line.load_config(f"{file}:mask=random,{argument}")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.lottery",
-        description="Finds lottery tickets and trains them.",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE.py[:name=value,...]")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    """The command."""
+    parser = Parser("experiments.lottery", __doc__)
+    parser.add_config()
+    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
     parser.add_argument("--variant", choices=VARIANTS, default="iterative")
     parser.add_argument(
         "--prune_fraction", type=float, default=0.2, help="of each round (0.2)"
@@ -349,29 +338,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rewind_epoch", type=int, default=0, help="0: the beginning")
     parser.add_argument(
         "--targets",
-        type=lambda text: tuple(float(part) for part in text.split(",")),
+        type=numbers,
         default=(),
         metavar="SPARSITY,...",
         help="of the tickets; by default the configuration's",
     )
-    chosen = parser.parse_args(argv)
-    try:
-        lottery(
-            _load(chosen.config),
-            chosen.workdir,
-            Options(
-                chosen.variant,
-                chosen.prune_fraction,
-                chosen.rewind_epoch,
-                chosen.targets,
-            ),
-        )
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    print(table(chosen.workdir))
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    # Masks are fixed, unless a method is named too.
+    config = options.config.make(implied=["mask.name"])
+    check_devices()
+    chosen = Options(
+        options.variant, options.prune_fraction, options.rewind_epoch, options.targets
+    )
+    lottery(config, options.workdir, chosen)
+    print(table(options.workdir))
 
 
 if __name__ == "__main__":

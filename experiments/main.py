@@ -1,55 +1,77 @@
 """Runs an experiment.
 
-python -m experiments.main --config=configs/digits.py --workdir=/tmp/digits
+    python -m experiments.main --config=configs/digits.py --workdir=/tmp/digits
 
-This file is kept short; see `run.py` for what happens.
+This file is kept short; see `run.py` for what happens, `command.py` for flags, errors
+and exit codes.
 """
 
-import sys
+import argparse
+import re
+from collections.abc import Sequence
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
 
-from experiments.config.reading import parse
+from experiments.command import Parser, check_devices, folder_path, start
 from experiments.run import run
-from experiments.runs.stopping import Stopped
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "The file of the configuration, FILE.py or FILE.py:name=value,name=value.",
-    lock_config=True,
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder for everything written.")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Whether this is one of several processes, as on a TPU pod, each started alike.",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Where no cluster says so: ADDRESS:PORT of the first process."
-)
-_PROCESSES = flags.DEFINE_integer("processes", None, "Likewise: how many there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "Likewise: which one this is, from 0.")
 
 
-def main(argv: list[str]) -> None:
-    """Runs the experiment of the flags; errors of the user's end in one line."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = Parser("experiments.main", __doc__)
+    parser.add_config()
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=folder_path,
+        metavar="DIR",
+        help="for everything written",
+    )
+    parser.add_switch("--distributed", "one of several processes, each started alike")
+    parser.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="of the first process, where no cluster says so",
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="likewise, how many")
+    parser.add_argument(
+        "--process", type=int, metavar="I", help="likewise, which one, from 0"
+    )
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    config = options.config.make()
+    _join(options)
+    check_devices()
+    run(config, options.workdir)
+
+
+def _join(options: argparse.Namespace) -> None:
+    """Joins the other processes, if there are any."""
+    address, count, index = options.coordinator, options.processes, options.process
+    _check_processes(options.distributed, address, count, index)
+    if not options.distributed:
+        return
     try:
-        if _DISTRIBUTED.value:
-            jax.distributed.initialize(
-                _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-            )
-        run(_CONFIG.value, str(_WORKDIR.value))
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        jax.distributed.initialize(address, count, index)
+    except RuntimeError as error:
+        raise ValueError(f"--distributed: {error}") from None
+
+
+def _check_processes(
+    distributed: bool, address: str | None, count: int | None, index: int | None
+) -> None:
+    if not distributed and (address, count, index) != (None, None, None):
+        raise ValueError("--coordinator, --processes and --process need --distributed")
+    port = re.fullmatch(r"[^\s:/]+:(\d+)|\[[\da-fA-F:]+\]:(\d+)", address or "")
+    if address is not None and not (port and 0 < int(port[1] or port[2]) < 2**16):
+        raise ValueError(f"--coordinator must be HOST:PORT, got {address!r}")
+    if count is not None and count < 1:
+        raise ValueError(f"--processes must be at least 1, got {count}")
+    if index is not None and not 0 <= index < (count or index + 1):
+        raise ValueError(f"--process must be from 0 and below {count}, got {index}")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    main()

@@ -15,13 +15,13 @@ FILES or from FILES/NAME:
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.command import Parser, folder_path, start
 from sup_tickets.checks import check_one_of
 from sup_tickets.data.datasets import DATASETS, Dataset, load_dataset
 from sup_tickets.data.files import DataNotPrepared, OtherFormat, data_folder
@@ -40,8 +40,8 @@ _CIFAR_FILES = {
 def prepare(
     name: str,
     *,
-    data_dir: str | None = None,
-    from_files: str | None = None,
+    data_dir: str | Path | None = None,
+    from_files: str | Path | None = None,
     tell: Callable[[str], None] = print,
 ) -> None:
     """Prepares one set, checks it, and decodes it once so that runs start at once.
@@ -165,32 +165,24 @@ class _Unpacked:
         return str(self._folder / urls.rsplit("/", 1)[-1].removesuffix(".gz"))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the command line in one line."""
-
-    def error(self, message: str) -> Any:
-        """Ends the program."""
-        sys.exit(f"error: {message}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepares the sets of the command line; errors of the user's end in one line."""
-    parser = _Parser(
-        prog="python -m experiments.prepare_data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = Parser("experiments.prepare_data", __doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--data_dir", help="by default $TFDS_DATA_DIR")
-    parser.add_argument("--from_files", metavar="FILES", help="nothing is downloaded")
-    options = parser.parse_args(arguments)
-    try:
-        for name in options.names:
-            check_one_of("the name of the data set", name, NAMES)
-        for name in options.names:
-            prepare(name, data_dir=options.data_dir, from_files=options.from_files)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    parser.add_argument(
+        "--data_dir", type=folder_path, help="by default $TFDS_DATA_DIR"
+    )
+    parser.add_argument(
+        "--from_files", type=folder_path, metavar="FILES", help="nothing is downloaded"
+    )
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    for name in options.names:
+        check_one_of("the name of the data set", name, NAMES)
+    for name in options.names:
+        prepare(name, data_dir=options.data_dir, from_files=options.from_files)
 
 
 if __name__ == "__main__":

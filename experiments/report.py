@@ -6,15 +6,14 @@ gathers all runs at or under the given folders into DIR: `report.md`, `results.c
 pictures, and `index.html`, which holds all of it in one file.
 """
 
-import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from experiments.command import Parser, folder_path, start
 from experiments.config.fields import flat
 from experiments.reports.figures import (
     draw_curves,
@@ -22,15 +21,6 @@ from experiments.reports.figures import (
     draw_plane,
     draw_tickets,
     draw_topology,
-)
-from experiments.reports.gather import (
-    StoredRun,
-    is_ticket,
-    read_events,
-    read_run,
-    read_runs,
-    run_folders,
-    with_others,
 )
 from experiments.reports.gathered import write_gathered
 from experiments.reports.page import (
@@ -41,11 +31,31 @@ from experiments.reports.page import (
     Table,
     Text,
     aligned,
-    make_file,
     to_html,
     to_markdown,
-    write_file,
 )
+from experiments.runs.events import read_events
+from experiments.runs.layout import (
+    CONFIG,
+    LOG,
+    MADE_BY,
+    PLAN,
+    REPORT,
+    RESULTS,
+    SUMMARY,
+    SUPERPOSED,
+    is_ticket,
+    read_object,
+    run_folders,
+)
+from experiments.runs.stored import (
+    StoredRun,
+    check_results,
+    read_run,
+    read_runs,
+    with_others,
+)
+from sup_tickets.files import atomic_write
 
 # --- One run --------------------------------------------------------------------------
 
@@ -58,9 +68,13 @@ def write_report(folder: Any, results: Mapping[str, Any]) -> None:
       results: the content of ``results.json``; of it "rows" must be there.
     """
     path, others = _others(folder)
+    check_results(path / RESULTS, results)
+    record = getattr(folder, "record", lambda name: None)
+    for name in (*_PICTURES, "index.html", "summary.md"):
+        record(f"{REPORT}/{name}")
     blocks = _run_blocks(path, with_others(results, others), others)
-    write_file(path / "report" / "index.html", to_html(blocks))
-    write_file(path / "report" / "summary.md", to_markdown(blocks))
+    atomic_write(path / REPORT / "index.html", to_html(blocks))
+    atomic_write(path / SUMMARY, to_markdown(blocks))
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -92,23 +106,45 @@ def _run_blocks(
     ]
     if _number(results.get("seconds")):
         blocks.append(Text(f"It took {results['seconds']:.0f} s in all."))
-    report = path / "report"
-    blocks += _training(report, read_events(path / "metrics.jsonl"), others)
+    report = path / REPORT
+    blocks += _training(report, read_events(path / LOG), others)
     blocks += _tickets(report, analysis)
     blocks += _layers(report, results.get("layers") or {})
     blocks += _cost(results.get("cost") or {})
-    if (path / "plan.txt").is_file():
-        blocks += [Heading(2, "Plan"), Code((path / "plan.txt").read_text())]
+    if (path / PLAN).is_file():
+        text = (path / PLAN).read_text(encoding="utf-8", errors="replace")
+        blocks += [Heading(2, "Plan"), Code(text)]
     if config:
         lines = (f"{name}: {json.dumps(value)}" for name, value in config.items())
         blocks += [Heading(2, "Configuration"), Code("\n".join(lines))]
-    return blocks
+    return blocks + _made_by(path, results)
+
+
+def _made_by(path: Path, results: Mapping[str, Any]) -> list[Block]:
+    """Versions, device and command of all that trained, and of who evaluated."""
+    try:
+        sessions = read_object(path / MADE_BY).get("sessions", [])
+    except (OSError, ValueError):
+        sessions = []
+    texts = [
+        _maker(f"trained from step {session.get('from_step')}", session.get("by"))
+        for session in sessions
+        if isinstance(session, dict)
+    ]
+    if results.get("made_by"):
+        texts.append(_maker("evaluated", results["made_by"]))
+    return [Heading(2, "Made by"), Code("\n\n".join(texts))] if texts else []
+
+
+def _maker(what: str, by: Any) -> str:
+    named = by if isinstance(by, dict) else {}
+    return "\n".join([f"{what}:", *(f"  {name}: {v}" for name, v in named.items())])
 
 
 def _config(path: Path) -> dict[str, Any]:
     """By dotted names; empty if there is none."""
     try:
-        return flat(json.loads((path / "config.json").read_text()))
+        return flat(read_object(path / CONFIG))
     except (OSError, ValueError):
         return {}
 
@@ -155,8 +191,9 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """How the superposed ticket compares with the tickets it was made of."""
-    tickets = [r["accuracy"] for r in rows if is_ticket(r["network"])]
-    ours = [r["accuracy"] for r in rows if r["network"] == "superposed ticket"]
+    known = [r for r in rows if _number(r.get("accuracy"))]
+    tickets = [r["accuracy"] for r in known if is_ticket(r["network"])]
+    ours = [r["accuracy"] for r in known if r["network"] == SUPERPOSED]
     if not (tickets and ours):
         return []
     over_mean = 100 * (ours[0] - sum(tickets) / len(tickets))
@@ -223,7 +260,7 @@ def _overlaps(analysis: Mapping[str, Any]) -> Table:
     ours = analysis.get("superposed_overlap")
     if ours:
         shares = (_shown(share, "{:.2f}%", 100) for share in ours)
-        rows.append(["superposed ticket", *shares])
+        rows.append([SUPERPOSED, *shares])
     return Table(["overlap of masks", *names], rows)
 
 
@@ -238,7 +275,7 @@ def _layers(report: Path, layers: Mapping[str, Any]) -> list[Block]:
     for counts in zip(*chosen.values(), strict=True):
         cells = [counts[0]["layer"], str(counts[0]["size"])]
         for row in counts:
-            share = 1 - row["active"] / row["size"]
+            share = 1 - row["active"] / (row["size"] or 1)
             cells += [str(row["active"]), f"{100 * share:.2f}%"]
         rows.append(cells)
     return [
@@ -255,12 +292,16 @@ def _layers(report: Path, layers: Mapping[str, Any]) -> list[Block]:
 def _before_and_after(layers: Mapping[str, Any]) -> dict[str, Any]:
     """The last ticket and what was made of them all; else the last network."""
     names = list(layers)
-    if "superposed ticket" not in names:
+    if SUPERPOSED not in names:
         return {name: layers[name] for name in names[-1:]}
     tickets = [name for name in names if is_ticket(name)]
-    return {name: layers[name] for name in [*tickets[-1:], "superposed ticket"]}
+    return {name: layers[name] for name in [*tickets[-1:], SUPERPOSED]}
 
 
+_PICTURES = (
+    *("curves.png", "topology.png", "tickets.png", "plane.png"),
+    "layer_sparsity.png",
+)
 _COSTS = (
     ("parameters", "active_parameters", "parameters", "{:,.0f}", 1.0),
     ("bytes_dense", "bytes_sparse", "file, MB", "{:.3f}", 1e-6),
@@ -302,8 +343,13 @@ def _cost(cost: Mapping[str, Any]) -> list[Block]:
     ]
 
 
-def _picture(path: Path, caption: str, draw: Any) -> list[Picture]:
-    return [Picture(path, caption)] if make_file(path, draw) else []
+def _picture(path: Path, caption: str, draw: Any) -> list[Block]:
+    try:
+        return [Picture(path, caption)] if atomic_write(path, draw) else []
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        # A file that somebody changed; the rest of the report is as good as ever.
+        what = f"{type(error).__name__}: {error}"
+        return [Text(f"Left out: {path.name}, whose numbers are not whole ({what}).")]
 
 
 def _number(value: Any) -> bool:
@@ -336,17 +382,15 @@ def report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.report", description="Gathers runs into one report."
+    """The command."""
+    parser = Parser("experiments.report", __doc__)
+    parser.add_argument(
+        "runs", nargs="+", type=folder_path, metavar="RUN", help="folders, looked into"
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders, looked into")
-    parser.add_argument("--out", required=True, metavar="DIR", help="for the report")
-    options = parser.parse_args(argv)
-    try:
-        print(report(options.runs, options.out))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    parser.add_argument(
+        "--out", required=True, type=folder_path, metavar="DIR", help="for the report"
+    )
+    start(parser, lambda options: print(report(options.runs, options.out)), argv)
 
 
 if __name__ == "__main__":

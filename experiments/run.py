@@ -2,22 +2,28 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import jax
 
 from experiments.build.experiment import Run, build, comparisons
 from experiments.config.fields import Config
 from experiments.report import table, write_report
-from experiments.reports.gather import read_run, with_others
-from experiments.runs.folder import RunFolder, is_finished
-from experiments.runs.progress import Progress, file_name, say
+from experiments.runs.folder import RunFolder, is_finished, is_trained
+from experiments.runs.identity import named_fields
+from experiments.runs.layout import FINAL, PLAN, RESULTS, SUPERPOSED, file_name
+from experiments.runs.made_by import command, made_by, versions
+from experiments.runs.progress import Progress, say
 from experiments.runs.results import analysis_of, cost_of
 from experiments.runs.stopping import RunKeeper, Signals, Stopped
+from experiments.runs.stored import read_run, with_others
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.loop import Outcome, TrainingStopped, train
+from sup_tickets.training.processes import check_agreement, is_first, on_first
 from sup_tickets.training.state import RunState, network_of
 
 
@@ -40,11 +46,20 @@ def run(
       OSError: one line, if something cannot be written.
       Stopped: after a signal, once everything is saved.
     """
-    with Signals().caught() as signals:
-        results = _run(config, Path(workdir), devices, signals, config.method.name)
-    if results is not None:
-        say(table(results))
-        say(f"{results['seconds']:.0f} s; report: {workdir}/report/index.html")
+    if not os.fspath(workdir).strip():
+        raise ValueError("workdir is empty; give the folder for everything written")
+    place = Path(workdir)
+    try:
+        with Signals().caught() as signals:
+            results = _run(config, place, devices, signals, config.method.name)
+            if results is not None:
+                say(table(results))
+                say(f"{results['seconds']:.0f} s; report: {place}/report/index.html")
+            signals.check(f"{place}: finished, and stopped as asked")
+    except Exception as error:
+        if jax.process_count() == 1 or not _is_lost(error):
+            raise
+        _leave(place, error)
 
 
 def _run(
@@ -55,31 +70,65 @@ def _run(
     name: str,
 ) -> dict[str, Any] | None:
     """The results, or ``None`` if they were there already."""
-    if is_finished(workdir, config):
+    check_agreement(named_fields(config) | versions())
+    if on_first(lambda: is_finished(workdir, config)):
         say(f"{workdir}: this run is finished; see {workdir}/report/summary.md")
         return None
-    ours = build(config, devices=devices)
-    if not any((workdir / "checkpoints").glob("*")):
-        ours.check_files()  # before anything is written; later they are not needed
-    folder = RunFolder(workdir, config)
+    trained = on_first(lambda: is_trained(workdir, config))
+    # Whatever can be wrong is found before the folder is touched.
+    ours = None if trained else build(config, devices=devices)
     try:
-        say(ours.plan_text)
-        results = _train(config, ours, folder, signals, name)
-        others = []
-        for other, its_config in comparisons(config).items():
-            plainly = config.tost.parts and not its_config.tost.parts
-            how = ", trained without ToST" if plainly else ""
-            say(f"{other}, for comparison{how}")
-            place = workdir / file_name(other)
-            _run(its_config, place, devices, signals, other)
-            others.append(read_run(place))
-        if folder.writes:
-            write_report(folder, results)
-        folder.sync()
-        return with_others(results, others)
+        if ours is not None:
+            on_first(partial(_check_files, ours, workdir))
+        folder = RunFolder(workdir, config)
+        try:
+            if ours is None:
+                say(f"{workdir}: trained already; what lacks is the report")
+                results = folder.results()
+            else:
+                say(ours.plan_text)
+                results = _train(config, ours, folder, signals, name)
+            return _compare_and_report(config, folder, results, devices, signals)
+        finally:
+            folder.close()
     finally:
-        folder.close()
-        ours.inputs.close()
+        if ours is not None:
+            ours.inputs.close()
+
+
+def _check_files(ours: Run, workdir: Path) -> None:
+    """Checks the files that a run starts from; once it has begun it needs them not."""
+    if not any((workdir / "checkpoints").glob("*")):
+        ours.check_files()
+
+
+def _compare_and_report(
+    config: Config,
+    folder: RunFolder,
+    results: dict[str, Any],
+    devices: Sequence[Any] | None,
+    signals: Signals,
+) -> dict[str, Any]:
+    others = []
+    for other, its_config in comparisons(config).items():
+        signals.check(_trained_text(folder))
+        plainly = config.tost.parts and not its_config.tost.parts
+        how = ", trained without ToST" if plainly else ""
+        say(f"{other}, for comparison{how}")
+        place = folder.path / file_name(other)
+        _run(its_config, place, devices, signals, other)
+        if is_first():
+            others.append(read_run(place))
+    signals.check(_trained_text(folder))
+    on_first(lambda: write_report(folder, results))
+    return with_others(results, others)
+
+
+def _trained_text(folder: RunFolder) -> str:
+    return (
+        f"{folder.path}: stopped; it is trained, and all is saved; the same command "
+        f"goes on: {command()}"
+    )
 
 
 def _train(
@@ -91,24 +140,27 @@ def _train(
     try:
         start, notes = _start(ours, folder, checkpoints)
         step = int(start.train.step)
+        for line in folder.go_on(step):
+            say(f"{folder.path}: made by others than before: {line}")
         progress = Progress(
             name,
             ours.plan,
             folder,
             lambda network: ours.score(network, config.evaluate),
             learning_rate=ours.learning_rate,
+            line_steps=config.train.check_every_steps,
             notes=notes,
             step=step,
         )
         if not notes:
             progress.began(network_of(start.train), step)
-        keeper = RunKeeper(config, checkpoints, progress, signals, step=step)
+        keeper = RunKeeper(config, checkpoints, progress, signals, folder, step=step)
         outcome = train(ours.experiment, start, progress, keeper)
-        return _results(config, ours, folder, progress, outcome)
+        return _results(config, ours, folder, progress, outcome, signals)
     except TrainingStopped as stop:
         raise Stopped(
             f"{folder.path}: stopped after {stop.step} of {ours.plan.total_steps} "
-            f"steps, all saved; the same command goes on: {_command()}",
+            f"steps, all saved; the same command goes on: {command()}",
             signals.received,
         ) from stop
     finally:
@@ -117,24 +169,23 @@ def _train(
         checkpoints.close()
 
 
-def _command() -> str:
-    """What was typed; of ``python -m MODULE`` the interpreter shows the file alone."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    words = ["-m", spec.name] if spec else [sys.argv[0]]
-    return shlex.join(["python", *words, *sys.argv[1:]])
-
-
 def _start(
     ours: Run, folder: RunFolder, checkpoints: Checkpoints
 ) -> tuple[RunState, dict[str, Any]]:
     """The newest good checkpoint, or the beginning."""
-    restored = checkpoints.restore(ours.like, ours.shardings.replicated)
+    restored = checkpoints.restore(
+        ours.like,
+        ours.shardings.replicated,
+        saved=folder.saved,
+        check=folder.check_notes,
+    )
     if restored is None:
         if folder.begun:
             say(f"{folder.path}: this run was begun and left no checkpoint")
-        folder.empty()
-        folder.write("plan.txt", ours.plan_text + "\n")
-        return ours.init(), {}
+        state = ours.init()  # may fail, and then nothing is removed
+        folder.start_over()
+        folder.write(PLAN, ours.plan_text + "\n")
+        return state, {}
     for line in restored.broken:
         say(f"{folder.path}: a checkpoint is broken and set aside: {line}")
     say(f"{folder.path}: going on after {restored.step} steps")
@@ -142,23 +193,53 @@ def _start(
 
 
 def _results(
-    config: Config, ours: Run, folder: RunFolder, progress: Progress, outcome: Outcome
+    config: Config,
+    ours: Run,
+    folder: RunFolder,
+    progress: Progress,
+    outcome: Outcome,
+    signals: Signals,
 ) -> dict[str, Any]:
     """Evaluates what training ended with, and writes ``final/`` and the results."""
+    signals.check(_trained_text(folder))
     final = outcome.network
     if outcome.superposed is not None:
         final = ours.finish(outcome.superposed, outcome.state.train)
-        progress.add_row("superposed ticket", ours.plan.total_steps, final)
-    folder.save_network("final/network", final)
+        progress.add_row(SUPERPOSED, ours.plan.total_steps, final)
+    folder.agree()
+    folder.save_network(FINAL, final)
+    cost = cost_of(config, ours, folder, final, progress.changes)
+    signals.check(_trained_text(folder))
     results = {
         "name": progress.run,
         "evaluated_on": config.evaluate,
         "seconds": round(progress.seconds, 1),
         "rows": progress.rows,
         "layers": progress.layers,
-        "cost": cost_of(config, ours, folder, final),
+        "cost": cost,
         "analysis": analysis_of(config, ours, folder, final),
+        "made_by": made_by(),
     }
-    folder.write("results.json", json.dumps(results, indent=2) + "\n")
-    folder.sync()
+    folder.write(RESULTS, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether an error is of the communication; JAX gives it one type or another."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return True
+    return any(word in str(error) for word in ("Gloo", "Connection closed", "peer"))
+
+
+def _leave(workdir: Path, error: Exception) -> NoReturn:
+    """Ends one of several processes that has lost another, in one line."""
+    what = str(error).partition("\n")[0][:200]
+    print(
+        f"error: {workdir}: process {jax.process_index()} of {jax.process_count()} has "
+        f"lost another one ({what}); stop those that are left and start all of them "
+        f"again to go on from the last checkpoint: {command()}",
+        file=sys.stderr,
+        flush=True,
+    )
+    # The usual way out waits for the one that is lost, and is aborted in 30 lines.
+    os._exit(1)

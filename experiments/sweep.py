@@ -4,13 +4,15 @@
         --grid='method=set,rigl sparsity=0.8,0.9,0.95 seed=0..4'
 
 Names are those of `configs.common.ALIASES` or dotted fields; ``a..b`` are the whole
-numbers from a to b. Each combination has a folder; a finished one is left alone, and
-one that was broken off goes on. At the end all are gathered into OUT/report.
+numbers from a to b; values with commas or spaces are put into quotes. Each combination
+has a folder; a finished one is left alone, and one that was broken off goes on. At the
+end all are gathered into OUT/report.
 """
 
 import argparse
 import difflib
 import itertools
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,14 +22,23 @@ from typing import Any, NamedTuple
 from configs.common import ALIASES
 from experiments import run
 from experiments.build import experiment as build
-from experiments.config import reading as command_line
-from experiments.config.fields import Config, check_config, flat
+from experiments.command import (
+    Parser,
+    check_devices,
+    end_with_failures,
+    folder_path,
+    start,
+)
+from experiments.config.fields import FIELDS, Config, check_config, flat
+from experiments.config.reading import Source, as_source
+from experiments.config.values import split, unquoted
 from experiments.report import report
 from experiments.runs import folder as run_folder
 from experiments.runs.stopping import Stopped
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MOST = 10_000  # combinations; more are a mistake
+_LONGEST = 255  # bytes of a folder's name
 
 
 class Member(NamedTuple):
@@ -55,13 +66,14 @@ def parse_grid(text: str) -> dict[str, list[str]]:
       {'method': ['set', 'rigl'], 'seed': ['0', '1', '2']}
     """
     grid: dict[str, list[str]] = {}
-    for part in text.split():
+    for part in filter(None, split(re.sub(r"\s", " ", text), " ")):
+        part = part.strip()
         name, equals, values = part.partition("=")
         if not (name and equals and values):
             raise ValueError(f"--grid has {part!r}; it must look like seed=0..4")
         if name in grid:
             raise ValueError(f"--grid has {name!r} twice")
-        grid[name] = [v for word in values.split(",") for v in _values(part, word)]
+        grid[name] = [v for word in split(values) for v in _values(part, word)]
         if len(set(grid[name])) < len(grid[name]):
             raise ValueError(f"--grid has a value twice in {part!r}")
     if not grid:
@@ -79,9 +91,12 @@ def parse_grid(text: str) -> dict[str, list[str]]:
 def _values(part: str, word: str) -> list[str]:
     match = _RANGE.fullmatch(word)
     if match is None:
-        if not word or ".." in word or "/" in word:
+        name = part.partition("=")[0]
+        field = FIELDS.get(ALIASES.get(name, name))
+        is_path = field is not None and field.kind.startswith("path")
+        if not word or (not is_path and (".." in word or "/" in word)):
             raise ValueError(f"--grid has {word!r} in {part!r}, which is no value")
-        return [word]
+        return [unquoted(word)]
     first, last = int(match[1]), int(match[2])
     if last < first or last - first >= _MOST:
         raise ValueError(f"--grid has {word!r}, which must go upwards")
@@ -89,16 +104,37 @@ def _values(part: str, word: str) -> list[str]:
 
 
 def combinations(grid: Mapping[str, Sequence[str]]) -> list[str]:
-    """All combinations as arguments of a configuration, the last name fastest.
+    """The names of all combinations, the last name of the grid fastest.
 
     Example:
       >>> combinations({"method": ["set", "rigl"], "seed": ["0"]})
       ['method=set,seed=0', 'method=rigl,seed=0']
     """
+    return [folder_name(pairs) for pairs in _pairs(grid)]
+
+
+def _pairs(grid: Mapping[str, Sequence[str]]) -> list[list[tuple[str, str]]]:
     return [
-        ",".join(f"{name}={value}" for name, value in zip(grid, values, strict=True))
+        list(zip(grid, values, strict=True))
         for values in itertools.product(*grid.values())
     ]
+
+
+def folder_name(pairs: Sequence[tuple[str, str]]) -> str:
+    """One name of a folder for names and values; slashes are written as in addresses.
+
+    Raises:
+      ValueError: if it is too long for one.
+    """
+    name = ",".join(
+        f"{name}={value.replace('%', '%25').replace('/', '%2F')}"
+        for name, value in pairs
+    )
+    if len(os.fsencode(name)) > _LONGEST:
+        raise ValueError(
+            f"--grid makes a folder's name of over {_LONGEST} bytes: {name}"
+        )
+    return name
 
 
 def check_names(grid: Mapping[str, Any], fields: Sequence[str]) -> None:
@@ -127,24 +163,26 @@ def check_names(grid: Mapping[str, Any], fields: Sequence[str]) -> None:
 # --- The runs -------------------------------------------------------------------------
 
 
-def members(config: str, grid: Mapping[str, Sequence[str]], out: Path) -> list[Member]:
+def members(
+    config: Source | str, grid: Mapping[str, Sequence[str]], out: Path
+) -> list[Member]:
     """Every combination with its configuration, names and types checked.
 
     Args:
-      config: "FILE.py" or "FILE.py:name=value,name=value".
+      config: "FILE.py" or "FILE.py:name=value,name=value", or that file as it was read.
       grid: of `parse_grid`.
       out: the folder of the sweep.
 
     Raises:
       ValueError: naming the combination and what is wrong with it.
     """
-    load = command_line.load_config
-    check_names(grid, list(flat(load(config))))
-    file, _, argument = config.partition(":")
+    source = as_source(config)
+    check_names(grid, list(flat(source.make())))
     found = []
-    for name in combinations(grid):
+    for pairs in _pairs(grid):
+        name = folder_name(pairs)
         try:
-            made = load(f"{file}:{','.join(filter(None, [argument, name]))}")
+            made = source.make(pairs)
             check_config(made)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
@@ -176,7 +214,7 @@ def check_members(found: Sequence[Member], devices: Sequence[Any] | None) -> lis
 
 
 def sweep(
-    config: str,
+    config: Source | str,
     grid: str,
     out: Path,
     *,
@@ -253,30 +291,19 @@ def _one_line(error: Exception) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.sweep",
-        description="Runs every combination of some values.",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE.py[:name=value,...]")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    """The command."""
+    parser = Parser("experiments.sweep", __doc__)
+    parser.add_config()
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
     parser.add_argument("--grid", required=True, metavar="'name=value,value ...'")
-    parser.add_argument("--dry_run", action="store_true", help="check and print only")
-    options = parser.parse_args(argv)
-    try:
-        failed = sweep(
-            options.config, options.grid, options.out, dry_run=options.dry_run
-        )
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    if failed:
-        print(f"\n{len(failed)} failed:", file=sys.stderr)
-        for name, error in failed.items():
-            print(f"  {name}: {error}", file=sys.stderr)
-        sys.exit(1)
+    parser.add_switch("--dry_run", "check and print only")
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    check_devices()
+    failed = sweep(options.config, options.grid, options.out, dry_run=options.dry_run)
+    end_with_failures(failed)
 
 
 if __name__ == "__main__":

@@ -15,28 +15,34 @@ differences from the first way to train, and OUT/tost.csv a line for every run.
 import argparse
 import csv
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.build.rules import without_unused
 from experiments.build.start import MASKS
-from experiments.config import reading as command_line
+from experiments.command import (
+    Parser,
+    check_devices,
+    end_with_failures,
+    folder_path,
+    start,
+)
 from experiments.config.fields import check_config
+from experiments.config.reading import Source, as_source
 from experiments.lottery import Options, find_tickets
-from experiments.reports.gather import StoredRun, pair, read_run, spread
+from experiments.reports.gather import pair, spread
 from experiments.reports.page import (
     Block,
     Heading,
     Table,
     Text,
     to_markdown,
-    write_file,
 )
-from experiments.runs.stopping import Stopped
+from experiments.runs.stored import StoredRun, read_run
 from experiments.sweep import Member, parse_grid, run_members
 from sup_tickets.checks import check_one_of
+from sup_tickets.files import atomic_write
 
 LOTTERY = "lottery"
 
@@ -48,7 +54,7 @@ _TITLES = {"false": "plain", "true": "all of ToST"}  # in tables; others as they
 class Study(NamedTuple):
     """What is compared; texts as in the argument of a configuration."""
 
-    config: str  # "FILE.py" or "FILE.py:name=value"
+    config: Source
     seeds: Sequence[str]
     sparsities: Sequence[str]
     masks: Sequence[str]  # of `MASKS`, or `LOTTERY`
@@ -56,11 +62,13 @@ class Study(NamedTuple):
     lottery: Options = Options()  # its targets are the sparsities
 
 
-def study_of(config: str, options: Mapping[str, str], lottery: Options) -> Study:
+def study_of(
+    config: Source | str, options: Mapping[str, str], lottery: Options
+) -> Study:
     """A study from lists of values.
 
     Args:
-      config: see `Study`.
+      config: "FILE.py" or "FILE.py:name=value", or that file as it was read.
       options: "seeds", "sparsities", "masks" and "tost", as values of a sweep's grid.
       lottery: see `Study`.
 
@@ -76,7 +84,7 @@ def study_of(config: str, options: Mapping[str, str], lottery: Options) -> Study
         targets = tuple(map(float, lists["sparsities"]))
     except ValueError as error:
         raise ValueError(f"sparsities must be numbers: {error}") from error
-    return Study(config, **lists, lottery=lottery._replace(targets=targets))
+    return Study(as_source(config), **lists, lottery=lottery._replace(targets=targets))
 
 
 def run_study(
@@ -132,9 +140,7 @@ def _members(
 
 
 def _config(study: Study, **values: str) -> Any:
-    file, _, argument = study.config.partition(":")
-    parts = [argument, *(f"{name}={value}" for name, value in values.items())]
-    return command_line.load_config(f"{file}:{','.join(filter(None, parts))}")
+    return study.config.make(list(values.items()))
 
 
 # --- The tables -----------------------------------------------------------------------
@@ -155,11 +161,11 @@ def write_tables(out: Path) -> Path:
         raise ValueError(f"there is no finished run in {out}")
     rows = [_row(names, run) for names, run in runs]
     rows.sort(key=lambda row: (row["sparsity"], row["mask"], int(row["seed"])))
-    with open(out / "tost.csv", "w", newline="") as file:
+    with open(out / "tost.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*_FIELDS, *_SCORES))
         writer.writerows([row[name] for name in (*_FIELDS, *_SCORES)] for row in rows)
-    write_file(out / "tost.md", to_markdown(_blocks(rows)))
+    atomic_write(out / "tost.md", to_markdown(_blocks(rows)))
     return out / "tost.md"
 
 
@@ -234,34 +240,28 @@ def _gain(ours: Mapping[int, Any], base: Mapping[int, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.tost_study",
-        description="Compares ways to train a mask.",
-    )
-    parser.add_argument("--config", metavar="FILE.py[:name=value,...]")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    """The command."""
+    parser = Parser("experiments.tost_study", __doc__)
+    parser.add_config(required=False)
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
     parser.add_argument("--seeds", default="0..2")
     parser.add_argument("--sparsities", default="0.95,0.98")
     parser.add_argument("--masks", default=",".join((*MASKS, LOTTERY)))
     parser.add_argument("--tost", default="false,true,soft,skips,rescale,labels")
     parser.add_argument("--prune_fraction", type=float, default=0.2, help="of a round")
     parser.add_argument("--rewind_epoch", type=int, default=0)
-    chosen = parser.parse_args(argv)
-    lists = {n: getattr(chosen, n) for n in ("seeds", "sparsities", "masks", "tost")}
-    lottery = Options("iterative", chosen.prune_fraction, chosen.rewind_epoch)
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    lists = {n: getattr(options, n) for n in ("seeds", "sparsities", "masks", "tost")}
+    lottery = Options("iterative", options.prune_fraction, options.rewind_epoch)
     failed: dict[str, str] = {}
-    try:
-        if chosen.config:  # else the tables alone
-            failed = run_study(study_of(chosen.config, lists, lottery), chosen.out)
-        print(f"\n{write_tables(chosen.out)}")
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    if failed:
-        sys.exit("\n".join(f"failed: {n}: {error}" for n, error in failed.items()))
+    if options.config:  # else the tables alone
+        check_devices()
+        failed = run_study(study_of(options.config, lists, lottery), options.out)
+    print(f"\n{write_tables(options.out)}")
+    end_with_failures(failed)
 
 
 if __name__ == "__main__":

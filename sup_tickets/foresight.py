@@ -213,7 +213,7 @@ def synflow(apply: Apply, params: Params, shape: Sequence[int]) -> Scores:
         inputs = jnp.ones(tuple(shape), jnp.result_type(leaves[0]))
         flows = _flow(apply, params, inputs)
         return _by_mean_layer(flows, _masks(params, None))
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(_own_cpu()):
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         flows = _compiled_flow(apply, wide, np.ones(tuple(shape)))
         flows = _by_mean_layer(flows, _masks(params, None))
@@ -358,6 +358,14 @@ def _flow(apply: Apply, params: Params, inputs: Any) -> Params:
 
 # One program for all rounds of the same function.
 _compiled_flow = jax.jit(_flow, static_argnums=0)
+
+
+def _own_cpu() -> Any:
+    """A processor of this very process; where there is none, its first device."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names others alone
+        return jax.local_devices()[0]
 
 
 def _by_mean_layer(flows: Scores, masks: Masks) -> Scores:

@@ -47,7 +47,8 @@ def test_quick_tables(tmp_path, capsys):
 def test_errors_are_one_line(words, message):
     with pytest.raises(SystemExit) as caught:
         main(["--quick", *words])
-    text = str(caught.value.code)
+    text = str(caught.value)
+    assert caught.value.code == 2
     assert text.startswith("error: ") and message in text and "\n" not in text
 
 

@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from experiments import run as run_module
 from experiments.build.experiment import build, comparisons
 from experiments.build.parts import make_parts
 from experiments.config.fields import FIELDS, check_config, flat
-from experiments.config.reading import parse
+from experiments.main import main
 from experiments.run import run
 from experiments.runs.folder import RunFolder
+from experiments.runs.made_by import command
 from experiments.runs.progress import Progress
 from experiments.runs.stopping import Stopped
-from sup_tickets.training.network_files import load_sparse
+from sup_tickets.training.network_files import load_sparse, provenance_of
 from sup_tickets.trees import named_leaves
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +93,7 @@ def test_a_run_leaves_every_file(folder):
     }
     own = {
         *("config.json", "plan.txt", "metrics.jsonl", "results.json", ".lock"),
+        *("made_by.json", "written.json"),
         *(f"tickets/{n}.safetensors" for n in ("phase-1", "ticket-1", "ticket-2")),
         "final/network.safetensors",
         "report/summary.md",
@@ -213,15 +216,15 @@ def test_a_run_that_diverges_keeps_what_it_had(tmp_path):
 
 def signalled(monkeypatch, number, at):
     """Sends this process a signal once ``at`` steps are done."""
-    original = Progress.losses
+    original = Progress.reported
 
-    def losses(self, phase, steps, values):
+    def reported(self, phase, steps, values):
         original(self, phase, steps, values)
         if steps[-1] + 1 >= at and not getattr(Progress, "sent", False):
             monkeypatch.setattr(Progress, "sent", True, raising=False)
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Progress, "losses", losses)
+    monkeypatch.setattr(Progress, "reported", reported)
 
 
 @pytest.mark.parametrize(
@@ -252,24 +255,81 @@ def test_the_command_to_go_on_with_is_the_one_typed(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "argv", ["/x/experiments/main.py", "--workdir=a b"])
-    assert run_module._command() == "python -m experiments.main '--workdir=a b'"
+    assert command() == "python -m experiments.main '--workdir=a b'"
 
 
 def assert_same_results(one, other):
-    """The same networks bit by bit, the same rows, the same events."""
+    """The same networks bit by bit, the same rows, the same log."""
     names = sorted(str(p.relative_to(other)) for p in other.rglob("*.safetensors"))
     assert names
     for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     rows = [json.loads((p / "results.json").read_text())["rows"] for p in (one, other)]
     assert rows[0] == rows[1]
-    events = [
-        [json.loads(x) for x in (p / "metrics.jsonl").read_text().splitlines()]
-        for p in (one, other)
+    logs = [(p / "metrics.jsonl").read_text() for p in (one, other)]
+    assert logs[0] == logs[1]
+
+
+def test_what_a_run_needs_is_in_its_checkpoint(tmp_path, monkeypatch, capsys):
+    config = config_of(**{"train.check_every_steps": 1, "report.path_points": 0})
+    signalled(monkeypatch, signal.SIGTERM, 22)
+    with pytest.raises(Stopped):
+        run(config, tmp_path, devices=one())
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"another run: config.seed is 0 there and 1"):
+        run(config_of(seed=1), tmp_path, devices=one())
+
+    original = run_module.cost_of
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "cost_of", interrupted)
+        with pytest.raises(Stopped, match="it is trained, and all is saved"):
+            run(config, tmp_path, devices=one())
+    assert "lines of metrics.jsonl are gone" in capsys.readouterr().out
+    assert not (tmp_path / "results.json").exists()
+    run(config, tmp_path, devices=one())
+    results = json.loads((tmp_path / "results.json").read_text())
+    # As in `test_the_costs_are_those_of_the_convention`.
+    assert results["cost"]["training_flops"] == 256 * (
+        27 * 3 * 592 + 5 * (2 * 592 + 1184)
+    )
+    assert [row["network"] for row in results["rows"]] == [
+        *("phase 1", "ticket 1", "ticket 2", "superposed ticket")
     ]
-    # A checkpoint cuts a mean of losses in two.
-    kept = [[e for e in part if e["event"] != "loss"] for part in events]
-    assert kept[0] == kept[1]
+    origin = provenance_of(tmp_path / "final/network.safetensors")["made_by"]
+    for by in (results["made_by"], origin):
+        assert {"jax", "jaxlib", "python", "device", "commit", "command"} <= by.keys()
+    assert f"jax: {jax.__version__}" in (tmp_path / "report/summary.md").read_text()
+
+    # To save space; and what is left is the report.
+    shutil.rmtree(tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "report")
+    before = (tmp_path / "results.json").read_bytes()
+    run(config, tmp_path, devices=one())
+    assert "trained already" in capsys.readouterr().out
+    assert (tmp_path / "report/index.html").exists()
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_a_run_whose_checkpoints_are_gone_stops_and_removes_nothing(tmp_path):
+    config = config_of()
+    first = RunFolder(tmp_path, config)
+    first.log({"event": "old"})
+    first.record("checkpoints")
+    first.close()
+    with pytest.raises(ValueError, match="all that were saved are gone"):
+        run(config, tmp_path, devices=one())
+    assert "old" in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_workdir_must_be_named():
+    with pytest.raises(ValueError, match="workdir is empty"):
+        run(config_of(), "", devices=one())
 
 
 def test_a_folder_is_held_by_one(tmp_path):
@@ -321,7 +381,8 @@ def test_nothing_is_ever_half_written(tmp_path):
         folder.make("note.txt", fails)
     assert (tmp_path / "note.txt").read_text() == "whole"
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == [".lock", "config.json", "note.txt"]
+    written = ["config.json", "made_by.json", "note.txt", "written.json"]
+    assert names == [".lock", *written]
 
 
 # --- Configurations -------------------------------------------------------------------
@@ -349,7 +410,6 @@ def test_every_configuration_has_exactly_the_known_fields(name):
         ("sparsity=much", r"sparsity must be of type float, got 'much'"),
         ("epochs=1.5", r"epochs must be of type int, got '1.5'"),
         ("sup=yes", r"sup must be true or false, got 'yes'"),
-        ("method.dense=a", r"method.dense cannot be given here; use --config.method"),
     ],
 )
 def test_wrong_arguments_of_a_configuration(argument, message):
@@ -380,6 +440,17 @@ def test_every_short_name_is_a_field():
         ({"method.dense": ("nothing",)}, r"config.method: .*'nothing' matches no leaf"),
         ({"data.name": "digts"}, r"config.data: name must be one of .*'digts'.*digits"),
         ({"data.crop_padding": 8}, r"config.data: crop_padding must be below the 8"),
+        (
+            {"data.batch_size": 4096},
+            r"config.data: batch_size=4096 is more than the 1257 examples",
+        ),
+        (
+            {"model.options.features": (0,)},
+            r"config.model: a layer would have no weights, .*'features': \(0,\)",
+        ),
+        ({"model.options.features": (-3,)}, r"config.model: .*\(64, -3\)"),
+        ({"model.options.features": (1.5,)}, r"config.model: .*\(64, 1.5\)"),
+        ({"model.options.features": "x"}, r"config.model: .*\(64, 'x'\)"),
         ({"data.cutout": 9}, r"config.data: cutout must be below the 8 pixels"),
         ({"train.block_steps": 0}, r"config.train.block_steps must be at least 1"),
         ({"train.clip_norm": -1.0}, r"config.train.clip_norm must be at least 0"),
@@ -408,7 +479,7 @@ def test_every_short_name_is_a_field():
         ({"train.learning_rate": 0.0}, r"config.train: base_lr must be positive"),
         ({"train.epochs": 2}, r"config.sup: cycles=2 of cycle_epochs=1 take 2"),
         ({"sup.lr_min": 0.1}, r"config.sup: lr_min=0.1 and lr_max=0.\d+"),
-        ({"sup.decay": 0.5}, r"config.sup: decay must be None for kind 'cia'"),
+        ({"sup.decay": 0.5}, r"config.sup.decay=0.5 would .*sup.kind is 'cima'"),
         ({"sup.kind": "cima"}, r"config.sup: decay must be in \[0, 1\]"),
         (
             {"method.name": "gmp", "method.prune_end_fraction": 1.0},
@@ -449,7 +520,8 @@ def test_unknown_and_missing_fields_are_refused():
 def test_a_wrong_command_line_ends_in_one_line(words, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match=message) as caught:
-        parse(["main", "--config=configs/digits.py", *words, "--workdir=x"])
+        main(["--config=configs/digits.py", *words, "--workdir=x"])
+    assert caught.value.code == 2
     assert "\n" not in str(caught.value)
 
 
@@ -464,7 +536,7 @@ def test_an_error_ends_the_program_without_a_traceback(tmp_path):
         text=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: config.method.spars")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,9 @@ from experiments.reports.figures import (
     draw_bars,
     draw_by_sparsity,
     draw_curves,
+    draw_layers,
     draw_plane,
+    shown_name,
 )
 from experiments.reports.gather import (
     base_rows,
@@ -21,11 +23,7 @@ from experiments.reports.gather import (
     group_runs,
     network_scores,
     pair,
-    read_events,
-    read_run,
-    read_runs,
     spread,
-    with_others,
 )
 from experiments.reports.page import (
     Heading,
@@ -33,9 +31,11 @@ from experiments.reports.page import (
     Table,
     Text,
     aligned,
-    make_file,
     to_html,
 )
+from experiments.runs.events import read_events
+from experiments.runs.stored import read_run, read_runs, with_others
+from sup_tickets.files import atomic_write
 from tests.fabricated import config_of, row, write_run
 from tests.helpers import quick
 
@@ -328,6 +328,65 @@ def test_errors_end_in_one_line(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": None}, r"rows must be a list, got None"),
+        ({"rows": {}}, r"rows must be a list"),
+        ({"rows": [None]}, r"rows\[0\] must be an object, got None"),
+        ({"rows": [{"accuracy": 0.5}]}, r"rows\[0\] lacks a name"),
+        ({"rows": [{"network": 3}]}, r"rows\[0\] lacks a name"),
+        (
+            {"rows": [{"network": "a", "nll": "low"}]},
+            r"rows\[0\].nll must be a number or null, got 'low'",
+        ),
+        ({"layers": [1]}, r"layers must be an object"),
+        ({"layers": {"a": [{"layer": "k", "active": 1}]}}, r"layers\['a'\]\[0\] lacks"),
+        ({"layers": {"a": 3}}, r"layers\['a'\]\[0\] lacks the counts"),
+        ({"cost": 3}, r"cost must be an object"),
+        ({"analysis": "x"}, r"analysis must be an object"),
+    ],
+)
+def test_results_that_are_not_whole_are_told_in_one_line(tmp_path, change, message):
+    results = write_run(tmp_path / "run", config_of(), full=False)
+    (tmp_path / "run/results.json").write_text(json.dumps(results | change))
+    for act in (
+        lambda: read_run(tmp_path / "run"),
+        lambda: write_report(tmp_path / "run", results | change),
+    ):
+        with pytest.raises(ValueError, match=rf"results.json .*{message}") as caught:
+            act()
+        assert "\n" not in str(caught.value)
+
+
+def test_rows_without_numbers_are_shown_without(tmp_path):
+    rows = [{"network": "ticket 1"}, {"network": "superposed ticket", "accuracy": None}]
+    results = write_run(tmp_path / "run", config_of(), full=False) | {"rows": rows}
+    results["analysis"] = {"tickets": ["a", "b"], "kl": [[0]], "disagreement": "x"}
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    write_report(tmp_path / "run", results)
+    summary = (tmp_path / "run/report/summary.md").read_text()
+    assert "| superposed ticket | -" in summary
+    assert "Left out: tickets.png, whose numbers are not whole" in summary
+    report([tmp_path], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name", ["a$b$c", r"a\$b^_{$", "$", r"\alpha", "_hidden", "x^2"]
+)
+def test_names_are_no_mathematics(tmp_path, name):
+    path = tmp_path / "x.png"
+    assert draw_curves(path, {name: [{"event": "loss", "step": 0, "loss": 1.0}]})
+    assert draw_bars(path, {name: {name: (1.0, None)}}, "x")
+    assert draw_by_sparsity(path, {name: {0.9: (1.0, None), 0.8: (2.0, 0.1)}}, "x")
+    counts = [{"layer": f"{name}/kernel", "active": 0, "size": 0}]
+    assert draw_layers(path, {name: counts})
+    assert shown_name(name).strip().replace(r"\$", "$") in (
+        name,
+        name.replace(r"\$", "$"),
+    )
+
+
 # --- Numbers --------------------------------------------------------------------------
 
 
@@ -404,7 +463,7 @@ def test_files_are_whole_or_not_there(tmp_path):
 
     (tmp_path / "note").write_text("old")
     with pytest.raises(OSError, match="disk full"):
-        make_file(tmp_path / "note", fails)
+        atomic_write(tmp_path / "note", fails)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("note", "old")]
 
 

@@ -133,6 +133,53 @@ def test_two_processes_stop_together_and_go_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_hosts_need_no_file_system_in_common(tmp_path):
+    words = distributed()
+    places = [tmp_path / "first" / "run", tmp_path / "second" / "run"]
+    both = [
+        begin(DIGITS, place, *words, f"--process={i}") for i, place in enumerate(places)
+    ]
+    outputs = [finished(process) for process in both]
+    assert "superposed ticket" in outputs[0]
+    assert (places[0] / "report/index.html").exists() and not places[1].exists()
+
+
+@pytest.mark.slow
+def test_processes_with_other_seeds_end_in_one_line_each(tmp_path):
+    words = distributed()
+    both = [
+        begin(DIGITS, tmp_path / "run", *words, f"--process={i}", f"--config.seed={i}")
+        for i in (0, 1)
+    ]
+    for process in both:
+        errors = [x for x in process.communicate()[0].splitlines() if "error" in x]
+        assert process.returncode != 0 and len(errors) == 1
+        assert "config.seed is 0 in process 0 and 1 in process 1" in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_whose_partner_died_says_so(victim, tmp_path):
+    words = distributed()
+    both = [begin(DIGITS, tmp_path / "run", *words, f"--process={i}") for i in (0, 1)]
+    while not list((tmp_path / "run/checkpoints").glob("[1-9]*")):
+        time.sleep(0.1)
+    both[victim].send_signal(signal.SIGKILL)
+    outputs = [process.communicate()[0] for process in both]
+    assert "has lost another one" in outputs[1 - victim]
+    assert "start all of them again" in outputs[1 - victim]
+    assert "Traceback" not in outputs[1 - victim]
+
+
+def distributed():
+    with socket.socket() as port:
+        port.bind(("localhost", 0))
+        address = f"localhost:{port.getsockname()[1]}"
+    return ["--distributed", f"--coordinator={address}", "--processes=2"]
+
+
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on(tmp_path):
     """Files above a size cannot be written: the checkpoints, not the small ones."""
     limit = (

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import sweep as sweeping
+from experiments.config.reading import read_source
 from experiments.runs.stopping import Stopped
 from experiments.sweep import (
     check_names,
@@ -81,6 +82,38 @@ def test_a_wrong_value_is_named(tmp_path):
         members(DIGITS, parse_grid("seed=1 sparsity=1.5"), tmp_path)
     with pytest.raises(ValueError, match="seed=x: seed must be of type int, got 'x'"):
         members(DIGITS, parse_grid("seed=x"), tmp_path)
+
+
+def test_a_grid_has_lists_paths_and_quotes(tmp_path):
+    one, other = (f"runs/a=1,seed={i}/x.st" for i in range(2))
+    grid = parse_grid(f"train.drop_epochs=(1,2),3 masks='{one}',\"{other}\",none")
+    assert grid == {"train.drop_epochs": ["(1,2)", "3"], "masks": [one, other, "none"]}
+    found = members(DIGITS, grid, tmp_path)
+    assert len({member.path for member in found}) == 6
+    assert all(member.path.parent == tmp_path for member in found)
+    assert found[0].name == "train.drop_epochs=(1,2),masks=runs%2Fa=1,seed=0%2Fx.st"
+    config = found[1].config
+    assert (config.masks, config.train.drop_epochs) == (other, (1, 2))
+    assert [m.config.method.name for m in found[:3]] == ["static", "static", "rigl"]
+
+
+def test_a_sweep_takes_overrides(tmp_path, fake, capsys):
+    words = [f"--config={DIGITS}:model=mlp", f"--out={tmp_path}", "--grid=seed=0,2"]
+    main([*words, "--config.train.epochs=50", "--noconfig.sup.enabled", "--dry_run"])
+    assert "2 runs, 0 of them finished" in capsys.readouterr().out
+    source = read_source(f"{DIGITS}:model=mlp", [("train.epochs", "50")])
+    for member in members(source, parse_grid("seed=0,2 sup=false"), tmp_path):
+        config = member.config
+        assert (config.model.name, config.train.epochs) == ("mlp", 50)
+        assert not config.sup.enabled
+
+
+def test_files_without_an_argument_can_be_swept(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("from configs import common\nget_config = common.default\n")
+    found = members(str(file), parse_grid("seed=3,4 mask=snip"), tmp_path)
+    assert [member.config.seed for member in found] == [3, 4]
+    assert found[0].config.method.name == "static"
 
 
 # --- The runs -------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import itertools
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,8 @@ import numpy as np
 import optax
 
 import sup_tickets as st
+from experiments.command import Parser, check_devices, start
+from sup_tickets.checks import check_whole
 
 SPARSITY = 0.9
 SHARE = 10  # one weight in ten is kept
@@ -325,12 +327,18 @@ def untargeted_rows(found: dict[str, Figures]) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Measures everything and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = Parser("experiments.benchmarks.core", __doc__)
     parser.add_argument("--repeats", type=int, default=7, help="timed calls of each")
-    parser.add_argument("--fast", action="store_true", help="leave the sorts out")
-    options = parser.parse_args()
+    parser.add_switch("--fast", "leave the sorts out")
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    """Measures everything and prints the table."""
+    check_whole("--repeats", options.repeats, 1)
+    check_devices()
     params, gradients = normal_tree(0), normal_tree(1)
     counts = jax.tree.map(lambda leaf: leaf.size // SHARE, params)
     masks = st.random_masks(jax.random.key(0), params, counts)

@@ -32,6 +32,7 @@ from experiments.build.parts import (
     make_parts,
     make_superposition,
 )
+from experiments.command import Parser, check_devices, file_path, start
 from experiments.config.fields import Config
 from sup_tickets.checks import check_whole
 from sup_tickets.data.datasets import Dataset, Split
@@ -581,19 +582,6 @@ def bench(models: Sequence[str], scale: Scale) -> dict[str, list[Result]]:
     return results
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m experiments.benchmarks.train",
-        description="Time and memory of training steps, sparse beside dense.",
-    )
-    parser.add_argument("--models", default=",".join(MODELS), help="with commas")
-    parser.add_argument("--batch_size", type=int, help="128, or 8 if quick")
-    parser.add_argument("--repeats", type=int, help="5, or 1 if quick")
-    parser.add_argument("--quick", action="store_true", help="tiny widths, a test")
-    parser.add_argument("--out", help=f"{OUT}; if quick, none")
-    return parser.parse_args(argv)
-
-
 def _scale(options: argparse.Namespace) -> Scale:
     quick = options.quick
     size, repeats = options.batch_size, options.repeats
@@ -608,20 +596,26 @@ def _scale(options: argparse.Namespace) -> Scale:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; errors of the user's end in one line."""
-    options = _options(argv)
+    """The command."""
+    parser = Parser("experiments.benchmarks.train", __doc__)
+    parser.add_argument("--models", default=",".join(MODELS), help="with commas")
+    parser.add_argument("--batch_size", type=int, help="128, or 8 if quick")
+    parser.add_argument("--repeats", type=int, help="5, or 1 if quick")
+    parser.add_switch("--quick", "tiny widths, a test")
+    parser.add_argument("--out", type=file_path, help=f"{OUT}; if quick, none")
     words = sys.argv[1:] if argv is None else argv
     command = " ".join(["python -m experiments.benchmarks.train", *words])
-    out = options.out or (None if options.quick else OUT)
-    try:
-        if out is not None and not Path(out).parent.is_dir():
-            raise ValueError(f"--out={out}: there is no such folder")
-        results = bench(options.models.split(","), _scale(options))
-        text = page(command, results)
-        if out is not None:
-            Path(out).write_text(text)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    start(parser, lambda options: _main(options, command), argv)
+
+
+def _main(options: argparse.Namespace, command: str) -> None:
+    check_devices()
+    out = options.out or (None if options.quick else Path(OUT))
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"--out={out}: there is no such folder")
+    text = page(command, bench(options.models.split(","), _scale(options)))
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
     print(text)
 
 

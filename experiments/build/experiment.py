@@ -10,10 +10,10 @@ import jax
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
+from experiments.build.checks import checked_network
 from experiments.build.inputs import Inputs, make_inputs
 from experiments.build.parts import (
     make_loss,
-    make_network,
     make_optimizer,
     make_parts,
     make_superposition,
@@ -147,7 +147,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
     model, young = with_tost(
         config,
-        make_network(config, classes=inputs.classes),
+        checked_network(config, classes=inputs.classes, example=inputs.example),
         phase1_steps=plan.phase1_steps,
         epoch_steps=plan.epoch_steps,
     )

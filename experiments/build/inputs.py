@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.build.checks import check_examples
 from experiments.build.parts import section
 from experiments.config.fields import Config
 from sup_tickets.data import imagenet, resident
@@ -133,6 +134,7 @@ def _streamed(config: Config, *, key: jax.Array, shardings: Shardings) -> Inputs
         raise ValueError(
             f"validation_examples={cut} leaves none of {len(train)} to train on"
         )
+    check_examples(len(train) - cut, imagenet.CLASSES, data.batch_size)
     order = np.random.default_rng(data.split_seed).permutation(len(train))
     parts = {"validation": Chosen(train, np.sort(order[:cut])), "test": test}
     options = {
@@ -202,6 +204,8 @@ def _check_sizes(config: Config, dataset: Dataset) -> None:
                 f"{config.data[name]}"
             )
     _check_split(config, len(dataset.validation.labels))
+    examples = len(dataset.train.labels)
+    check_examples(examples, dataset.classes, config.data.batch_size)
 
 
 def _check_split(config: Config, examples: int) -> None:

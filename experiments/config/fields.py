@@ -16,7 +16,7 @@ Config = Any
 class Field(NamedTuple):
     """What a field may hold."""
 
-    kind: str  # "int", "float", "bool", "str", "ints" or "strs"; or "float or none"
+    kind: str  # "int", "float", "bool", "str", "path", "ints" or "strs"; "... or none"
     low: float = float("-inf")
     high: float = float("inf")
     words: tuple[str, ...] = ()  # of a str: all that it may be, if that is checked here
@@ -30,7 +30,7 @@ FIELDS: dict[str, Field] = {
     "evaluate": Field("str", words=("test", "validation")),
     "compare": Field("bool"),
     "data.name": Field("str"),
-    "data.dir": Field("str or none"),
+    "data.dir": Field("path or none"),
     "data.split_seed": _SEED,
     "data.validation_examples": Field("int", 0),
     "data.training_examples": Field("int", 0),
@@ -54,7 +54,7 @@ FIELDS: dict[str, Field] = {
     "method.drop_schedule": Field("str", words=("cosine", "linear", "constant")),
     "method.initial_sparsity": Field("float or none", 0, 1),
     "method.prune_end_fraction": Field("float", 0, 1),
-    "masks": Field("str or none"),
+    "masks": Field("path or none"),
     "mask.name": Field("str"),
     "mask.rounds": Field("int", 0),
     "mask.scope": Field("str", words=("global", "layer")),
@@ -177,6 +177,8 @@ def _check_value(name: str, field: Field, value: Any) -> None:
         ):
             least, most = f"at least {field.low:g}", f" and at most {field.high:g}"
             most = "" if field.high == float("inf") else most
+            if field.high == 1 and 1 < number <= 100:
+                most += f" ({number:g}% is {number / 100:g})"
             raise ValueError(f"{name} must be {least}{most}, got {value!r}")
 
 
@@ -190,7 +192,7 @@ def _is_kind(kind: str, value: Any) -> bool:
     match kind:
         case "bool":
             return isinstance(value, bool)
-        case "str":
+        case "str" | "path":
             return isinstance(value, str)
         case "int":
             return number and isinstance(value, int)

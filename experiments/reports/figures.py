@@ -57,6 +57,14 @@ def panels(
     return figure, list(axes[:, 0])
 
 
+def shown_name(name: str) -> str:
+    """A name as it is: Matplotlib takes what is between two $ for mathematics, and
+    leaves out of a legend what begins with an underscore.
+    """
+    plain = name.replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 # --- Training -------------------------------------------------------------------------
 
 
@@ -85,7 +93,9 @@ def draw_curves(path: Path, events: Mapping[str, Sequence[Mapping[str, Any]]]) -
             if kind == "loss":
                 steps, values = _means(steps, values)
             look = style(i) | ({"marker": ""} if kind == "loss" else {})
-            place.plot(steps, [scale * v for v in values], label=name, **look)
+            place.plot(
+                steps, [scale * v for v in values], label=shown_name(name), **look
+            )
         _mark_cycles(place, next(iter(events.values())))
         place.set_ylabel(title)
         if field == "loss":
@@ -199,16 +209,17 @@ def draw_layers(path: Path, layers: Layers) -> bool:
     rows = np.arange(len(names))
     for i, (network, counts) in enumerate(layers.items()):
         place.plot(
-            [100 * (1 - row["active"] / row["size"]) for row in counts],
+            [100 * (1 - row["active"] / (row["size"] or 1)) for row in counts],
             rows,
             linestyle="",
             marker=("o", "x", "s", "^")[i % 4],
             markersize=8 - 2 * (i % 4),
             markerfacecolor="white" if i % 4 != 1 else "black",
             color="black",
-            label=network,
+            label=shown_name(network),
         )
-    place.set_yticks(rows, [name.removesuffix("/kernel") for name in names], fontsize=8)
+    shown = [shown_name(name.removesuffix("/kernel")) for name in names]
+    place.set_yticks(rows, shown, fontsize=8)
     place.set_ylim(len(names) - 0.5, -0.5)  # in their order from the top
     place.grid(axis="y", color="0.9")
     place.set_axisbelow(True)
@@ -245,8 +256,9 @@ def _draw_pairs(figure: Any, place: Any, analysis: Mapping[str, Any], names: Any
         for j in range(len(names)):
             text = "-" if i == j else f"{100 * share[i, j]:.2f}%\n{kl[i, j]:.4f}"
             place.text(j, i, text, ha="center", va="center", fontsize=8)
-    place.set_xticks(range(len(names)), names, fontsize=8)
-    place.set_yticks(range(len(names)), names, fontsize=8)
+    shown = [shown_name(str(name)) for name in names]
+    place.set_xticks(range(len(names)), shown, fontsize=8)
+    place.set_yticks(range(len(names)), shown, fontsize=8)
     place.set_title(
         "different answers, and KL(row || column) in nats", fontsize=9, loc="left"
     )
@@ -254,7 +266,7 @@ def _draw_pairs(figure: Any, place: Any, analysis: Mapping[str, Any], names: Any
 
 def _draw_paths(place: Any, paths: Sequence[Mapping[str, Any]]) -> None:
     for i, way in enumerate(paths):
-        label = f"{way['from']} to {way['to']}"
+        label = shown_name(f"{way['from']} to {way['to']}")
         if _number(way.get("barrier")):
             label += f", barrier {way['barrier']:.4f}"
         place.plot(way["positions"], _floats(way["losses"]), label=label, **style(i))
@@ -287,7 +299,7 @@ def draw_plane(path: Path, plane: Mapping[str, Any]) -> bool:
             color="black",
             markerfacecolor="white",
             markersize=9,
-            label=name,
+            label=shown_name(name),
         )
     place.set(xlabel="distance in weights", ylabel="distance in weights")
     place.set_aspect("equal", adjustable="box")
@@ -330,7 +342,7 @@ def draw_by_sparsity(
             [line[sparsity][0] for sparsity in at],
             [line[sparsity][1] or 0 for sparsity in at],
             capsize=3,
-            label=name,
+            label=shown_name(name),
             **_paired_style(name, list(lines)),
         )
     place.set_xticks(range(len(sparsities)), [f"{100 * s:g}" for s in sparsities])
@@ -383,7 +395,7 @@ def draw_bars(path: Path, bars: Mapping[str, Mapping[str, Point]], label: str) -
                 color=_FILLS[i % 5],
                 hatch=_HATCHES[i % 5],
                 edgecolor="black",
-                label=name if name not in _labels(place) else None,
+                label=_new_label(place, name),
             )
             ends += [mean - (deviation or 0), mean + (deviation or 0)]
             y += 1
@@ -392,7 +404,7 @@ def draw_bars(path: Path, bars: Mapping[str, Mapping[str, Point]], label: str) -
     # Bars that are all alike from far away are cut, and the axis says so.
     cut = high - low < 0.5 * abs(low)
     place.set_xlim(low - 0.4 * (high - low or 1) if cut else min(0, low), None)
-    place.set_yticks(ticks, list(bars), fontsize=8)
+    place.set_yticks(ticks, list(map(shown_name, bars)), fontsize=8)
     place.invert_yaxis()
     place.set_xlabel(f"{label} (axis cut)" if cut else label)
     figure.legend(loc="outside upper left", ncols=2, fontsize=8)
@@ -400,5 +412,6 @@ def draw_bars(path: Path, bars: Mapping[str, Mapping[str, Point]], label: str) -
     return True
 
 
-def _labels(place: Any) -> list[str]:
-    return place.get_legend_handles_labels()[1]
+def _new_label(place: Any, name: str) -> str | None:
+    known = place.get_legend_handles_labels()[1]
+    return None if shown_name(name) in known else shown_name(name)

@@ -1,168 +1,17 @@
-"""Reads finished runs from their folders, and groups them over seeds.
-
-A run's folder has ``config.json`` and ``results.json``; folders within it that have
-both are runs to compare it with. Whatever else is missing is left out.
-"""
+"""Groups finished runs over seeds, and compares them with and without Sup-tickets."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, sqrt
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.config.fields import flat
-
-MAIN_NETWORKS = ("superposed ticket", "final")
-"""What a run is judged by: with Sup-tickets and without."""
+from experiments.runs.identity import ASIDE
+from experiments.runs.layout import SUPERPOSED, is_ticket
+from experiments.runs.stored import StoredRun
 
 _SCORES = ("accuracy", "nll", "ece", "brier")
-# Fields that do not change what is trained.
-_ASIDE = ("seed", "compare", "report.", "checkpoint.")
-
-
-class StoredRun(NamedTuple):
-    """A run as its folder tells it."""
-
-    path: Path
-    name: str  # what it is called in its own files
-    config: dict[str, Any]  # by dotted names
-    results: dict[str, Any]
-    events: list[dict[str, Any]]  # of metrics.jsonl
-    others: tuple["StoredRun", ...]  # runs to compare it with, in its folder
-
-    @property
-    def seed(self) -> Any:
-        """Of the run; ``None`` if the configuration has none."""
-        return self.config.get("seed")
-
-    @property
-    def superposes(self) -> bool:
-        """Whether the run makes tickets."""
-        return bool(self.config.get("sup.enabled", False))
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One for each network, with those of the runs to compare it with."""
-        return with_others(self.results, self.others)["rows"]
-
-    def row(self, network: str) -> dict[str, Any] | None:
-        """The row of a network of this very run."""
-        for row in self.results.get("rows", ()):
-            if row.get("network") == network:
-                return row
-        return None
-
-    @property
-    def main_row(self) -> dict[str, Any] | None:
-        """The network that the run is judged by."""
-        found = [row for name in MAIN_NETWORKS if (row := self.row(name))]
-        rows = self.results.get("rows", [])
-        return found[0] if found else (rows[-1] if rows else None)
-
-
-def read_run(path: Path) -> StoredRun:
-    """The run in a folder.
-
-    Raises:
-      ValueError: if ``config.json`` or ``results.json`` cannot be read.
-      OSError: if one is not there.
-    """
-    config, results = (_json(path / f"{name}.json") for name in ("config", "results"))
-    inner = [folder for folder in run_folders([path]) if folder != path]
-    return StoredRun(
-        path=path,
-        name=str(results.get("name") or path.name),
-        config=flat(config),
-        results=results,
-        events=read_events(path / "metrics.jsonl"),
-        others=tuple(read_run(folder) for folder in _outermost(inner)),
-    )
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of events; lines that were cut short are left out."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return []
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
-
-
-def run_folders(paths: Iterable[Path], *, finished: bool = True) -> list[Path]:
-    """Folders of runs at or under some paths, in order.
-
-    Args:
-      paths: where to look.
-      finished: those with results; otherwise those without.
-
-    Raises:
-      ValueError: naming the first path that is not a folder.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            raise ValueError(f"there is no folder {str(path)!r}")
-        for config in sorted(path.rglob("config.json")):
-            if (config.parent / "results.json").exists() == finished:
-                found.append(config.parent)
-    return list(dict.fromkeys(found))
-
-
-def read_runs(paths: Sequence[Path]) -> list[StoredRun]:
-    """All finished runs at or under some paths.
-
-    Raises:
-      ValueError: if there is none, or a file of one cannot be read.
-    """
-    folders = _outermost(run_folders(paths))
-    if not folders:
-        raise ValueError(f"no finished run in {', '.join(map(str, paths))}")
-    return [read_run(folder) for folder in folders]
-
-
-def _outermost(folders: Sequence[Path]) -> list[Path]:
-    """Without folders that are within another."""
-    known = set(folders)
-    return [folder for folder in folders if not known & set(folder.parents)]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} cannot be read: it is not an object")
-    return value
-
-
-def with_others(
-    results: Mapping[str, Any], others: Iterable[StoredRun]
-) -> dict[str, Any]:
-    """Results whose table also has the networks of runs to compare with."""
-    rows = list(results.get("rows", ()))
-    for other in others:
-        known = {row.get("network") for row in rows}
-        for row in other.results.get("rows", ()):
-            network = row.get("network")
-            alone = network in (*MAIN_NETWORKS, other.name)
-            name = other.name if alone else f"{other.name}, {network}"
-            if name not in known:
-                rows.append({**row, "network": name})
-    return {**results, "rows": rows}
-
-
-# --- Groups ---------------------------------------------------------------------------
 
 
 class Group(NamedTuple):
@@ -193,7 +42,7 @@ def setting_of(run: StoredRun) -> dict[str, Any]:
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in sorted(run.config.items())
-        if not name.startswith(_ASIDE)
+        if not name.startswith(ASIDE)
     }
 
 
@@ -261,22 +110,17 @@ def _all_networks(run: StoredRun) -> dict[str, dict[str, Any]]:
     tickets = [row for name, row in rows.items() if is_ticket(name)]
     known: dict[str, dict[str, Any]] = {}
     for name, row in rows.items():
-        if name == "superposed ticket" and tickets:
+        if name == SUPERPOSED and tickets:
             known["mean of the tickets"] = {
                 score: mean.mean
                 for score in _SCORES
                 if (mean := spread(row.get(score) for row in tickets))
             }
-            ensemble = run.results.get("analysis", {}).get("ensemble")
+            ensemble = (run.results.get("analysis") or {}).get("ensemble")
             if ensemble:
                 known["ensemble of the tickets"] = ensemble
         known[name] = row
     return known
-
-
-def is_ticket(network: str) -> bool:
-    """Whether a row is of one of the tickets that are superposed."""
-    return network.startswith("ticket ")
 
 
 # --- Base and Sup-tickets -------------------------------------------------------------

@@ -10,12 +10,10 @@ from experiments.reports.gather import (
     Group,
     Pairing,
     Spread,
-    StoredRun,
     base_rows,
     base_setting,
     differing,
     group_runs,
-    is_ticket,
     network_scores,
     pair,
     spread,
@@ -26,11 +24,12 @@ from experiments.reports.page import (
     Picture,
     Table,
     Text,
-    make_file,
     to_html,
     to_markdown,
-    write_file,
 )
+from experiments.runs.layout import is_ticket
+from experiments.runs.stored import StoredRun
+from sup_tickets.files import atomic_write
 
 _COLUMNS = (
     *("run", "data", "model", "method", "sparsity", "sup", "seed", "evaluated_on"),
@@ -69,7 +68,7 @@ def write_gathered(
     """
     groups = group_runs(runs)
     names = _group_names(groups)
-    make_file(out / "results.csv", lambda path: _write_csv(path, runs))
+    atomic_write(out / "results.csv", lambda path: _write_csv(path, runs))
     blocks: list[Block] = [Heading(1, "Results"), Text(_overview(runs, groups))]
     if unfinished:
         listed = ", ".join(map(str, unfinished))
@@ -85,8 +84,8 @@ def write_gathered(
     blocks += _diversity(groups, names)
     blocks += _costs(groups, names)
     blocks += _settings(groups, names)
-    write_file(out / "report.md", to_markdown(blocks))
-    write_file(out / "index.html", to_html(blocks))
+    atomic_write(out / "report.md", to_markdown(blocks))
+    atomic_write(out / "index.html", to_html(blocks))
     return out / "index.html"
 
 
@@ -132,7 +131,7 @@ def _value(field: str, value: Any) -> str:
 
 
 def _write_csv(path: Path, runs: Sequence[StoredRun]) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
         for one in (one for run in runs for one in (run, *run.others)):
@@ -243,7 +242,7 @@ def _pictures(out: Path, groups: Sequence[Group], names: Sequence[str]) -> list[
                     return True
                 return draw_bars(to, _bars(chosen, score, scale), label)
 
-            if make_file(path, draw):
+            if atomic_write(path, draw):
                 where = f" ({title})" if title else ""
                 found.append(Picture(path, f"{label[0].upper()}{label[1:]}{where}"))
     return found

@@ -6,10 +6,9 @@ tables scroll within their frame.
 
 import base64
 import html
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Heading(NamedTuple):
@@ -184,35 +183,3 @@ def _figure(picture: Picture) -> str:
         f'<figure><img src="data:image/png;base64,{data}" alt="{caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
-
-
-# --- Files ----------------------------------------------------------------------------
-
-
-def make_file(path: Path, write: Callable[[Path], Any]) -> bool:
-    """Has a file written, whole or not at all.
-
-    Args:
-      path: of the file; its folder is made.
-      write: writes to the path it is given; False says that there is nothing to write,
-        and an older file goes.
-
-    Returns:
-      Whether the file is there now.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept: it tells Matplotlib the format.
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        if write(temporary) is False:
-            path.unlink(missing_ok=True)
-            return False
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
-def write_file(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all."""
-    make_file(path, lambda temporary: temporary.write_text(text))

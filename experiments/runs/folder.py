@@ -1,50 +1,78 @@
-"""What a run leaves behind: a folder of files, none of them ever half written."""
+"""What a run leaves behind: a folder of files, none of them ever half written.
+
+A run removes only what its own record, ``written.json``, says it wrote, and never
+results.
+"""
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 import jax
-from jax.experimental import multihost_utils
 
-from experiments.config.fields import Config, flat
-from sup_tickets.training.network_files import load_sparse, save_sparse
+from experiments.config.fields import Config
+from experiments.runs.events import read_events
+from experiments.runs.identity import (
+    CONTENTS,
+    difference,
+    identity_of,
+    named_fields,
+)
+from experiments.runs.layout import (
+    CHECKPOINTS,
+    CONFIG,
+    LOCK,
+    LOG,
+    MADE_BY,
+    RESULTS,
+    SUFFIX,
+    SUMMARY,
+    WRITTEN,
+    read_config,
+    read_object,
+)
+from experiments.runs.made_by import changed, made_by, without_places
+from sup_tickets.files import atomic_write, leftovers, named, sync_file
+from sup_tickets.training.network_files import parse_sparse, save_sparse
+from sup_tickets.training.processes import (
+    from_first,
+    gather,
+    is_first,
+    on_first,
+    on_host,
+)
 from sup_tickets.training.state import Network
 
-_WRITTEN = ("plan.txt", "metrics.jsonl", "results.json", "tensorboard")
-_WRITTEN += ("tickets", "final", "networks", "report")
-
-# Fields that may change while a run goes on: they do not change what it computes.
-_FREE = ("checkpoint.", "report.", "data.dir", "data.workers")
+_KEPT = (CONFIG, MADE_BY, RESULTS)  # whatever happens
 
 
 class RunFolder:
-    """The files of one run, held by one process at a time.
+    """The files of one run, held by one process at a time; see `layout`.
 
-    ``config.json``, ``plan.txt``, ``metrics.jsonl`` (one line an event),
-    ``checkpoints/``, ``tickets/`` and ``final/`` (networks, see `save_sparse`),
-    ``results.json`` (the last file that a run writes before its report), ``report/``.
-
-    Of several processes, as on a TPU pod, the first alone writes.
+    Of several processes, as on a TPU pod, the first alone writes and reads; an error of
+    it is raised in all.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: Config):
         """Takes the folder for a configuration.
 
         Args:
-          path: made if it is not there. Another run's folder is refused.
+          path: made if it is not there. Another run's folder is refused, and one with
+            files that no run wrote.
           config: of the run.
 
         Raises:
           ValueError: naming the first field that differs from the run's in the folder,
-            or saying that another process holds it.
+            a file that is in the way, or saying that another process holds it.
+          OSError: if it cannot be written to.
         """
         self.path = Path(path)
-        self.writes = jax.process_index() == 0
+        self.writes = is_first()
+        self.failure: OSError | None = None  # of the log, until all have learnt of it
+        self._config = json.loads(json.dumps(config.to_dict()))
         self._provenance = {
             "data": config.data.name,
             "model": config.model.name,
@@ -53,102 +81,230 @@ class RunFolder:
             "seed": config.seed,
             "masks": config.masks or config.mask.name,
         }
+        self._written: list[str] = []
+        self.identity, self.begun = on_first(lambda: self._take(config))
+
+    def _take(self, config: Config) -> tuple[dict[str, Any], bool]:
+        identity = identity_of(config)
         check_same_run(self.path, config)
-        self.begun = (self.path / "config.json").exists()
-        if self.writes:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path)
-        if not self.begun:
-            text = json.dumps(_plain(config), indent=2)
-            self.write("config.json", text + "\n")
+        check_ours(self.path)
+        begun = (self.path / WRITTEN).exists()
+        if begun:
+            self._written = _record(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.path)
+        for name in self._written:
+            for path in leftovers(self.path / name):
+                path.unlink()
+        if not begun:
+            self._write(CONFIG, json.dumps(self._config, indent=2) + "\n")
+            contents = {CONTENTS: identity[CONTENTS], "sessions": []}
+            self._write(MADE_BY, json.dumps(contents, indent=2) + "\n")
+        return identity, begun
 
     def close(self) -> None:
         """Lets others have the folder."""
         if self.writes:
             self._lock.release()
 
+    # --- What is there ----------------------------------------------------------------
+
     @property
     def checkpoints(self) -> Path:
         """The folder of `sup_tickets.training.checkpoint.Checkpoints`."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
-    def empty(self) -> None:
-        """Removes what a run wrote that left no checkpoint to go on from."""
-        for name in _WRITTEN if self.writes else ():
-            _remove(self.path / name)
+    @property
+    def saved(self) -> bool:
+        """Whether a checkpoint was ever written whole; known to the first process."""
+        return CHECKPOINTS in self._written
 
-    def write(self, name: str, text: str | bytes) -> None:
-        """Writes a file, whole or not at all."""
-        data = text.encode() if isinstance(text, str) else text
-        self.make(name, lambda path: path.write_bytes(data))
-
-    def make(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Has a file written under another name, then renames it."""
-        if not self.writes:
-            return
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix is kept: it tells Matplotlib the format.
-        temporary = target.with_name(f".{os.getpid()}.{target.name}")
-        try:
-            write(temporary)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def log(self, event: Mapping[str, Any]) -> None:
-        """Appends one line to ``metrics.jsonl``."""
-        if self.writes:
-            with open(self.path / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(event) + "\n")
-
-    def logged_bytes(self) -> int:
-        """The size of ``metrics.jsonl``, to come back to by `forget_after`."""
-        path = self.path / "metrics.jsonl"
-        return path.stat().st_size if path.exists() else 0
-
-    def forget_after(self, size: int) -> None:
-        """Cuts ``metrics.jsonl`` to what it was when a checkpoint was made."""
-        if self.writes and self.logged_bytes() > size:
-            os.truncate(self.path / "metrics.jsonl", size)
+    def results(self) -> dict[str, Any]:
+        """The results."""
+        return on_first(lambda: read_object(self.path / RESULTS))
 
     def metrics(self) -> list[dict[str, Any]]:
         """All events so far."""
-        text = (self.path / "metrics.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
-
-    def save_network(self, name: str, network: Network, **origin: Any) -> None:
-        """Writes ``NAME.safetensors``, a compressed sparse network; all may read it."""
-        if self.writes:
-            save_sparse(
-                self.path / f"{name}.safetensors",
-                jax.device_get(network),
-                provenance=self._provenance | {"network": name} | origin,
-            )
-        self.sync()
-
-    def sync(self) -> None:
-        """Of several processes, waits until all have come here: files are written."""
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(str(self.path))
+        return read_events(self.path / LOG)
 
     def size_of(self, name: str) -> int:
         """Bytes of a file."""
-        return (self.path / name).stat().st_size
+        return on_first(lambda: (self.path / name).stat().st_size)
 
     def load_network(self, name: str) -> Network:
         """Reads what `save_network` wrote."""
-        return load_sparse(self.path / f"{name}.safetensors")
+        path, read = self.path / f"{name}{SUFFIX}", []
+        on_first(lambda: read.append(path.read_bytes()))
+        return parse_sparse(path, from_first(b"".join(read)))
+
+    # --- Beginning and going on -------------------------------------------------------
+
+    def check_notes(self, notes: Mapping[str, Any]) -> None:
+        """Raises unless a checkpoint is of this very run.
+
+        Raises:
+          ValueError: naming the first field that differs.
+        """
+        if "identity" not in notes:
+            raise ValueError(
+                f"{self.path}: its checkpoints are of an earlier version; finish the "
+                "run with that, or give another --workdir"
+            )
+        _check_same(self.path, notes["identity"], self.identity)
+
+    def start_over(self) -> None:
+        """Removes what a run wrote that left no checkpoint to go on from.
+
+        Raises:
+          ValueError: if it cannot be known whose run that was.
+        """
+        on_first(self._start_over)
+
+    def _start_over(self) -> None:
+        if not (self.path / CONFIG).exists():
+            raise ValueError(
+                f"{self.path}: {CONFIG} is gone, and no checkpoint says which run this "
+                "was; give another --workdir"
+            )
+        for name in self._written:
+            path = self.path / name
+            if name not in _KEPT and path.is_file():
+                path.unlink()
+
+    def go_on(self, step: int) -> list[str]:
+        """Writes down who trains from a step on.
+
+        Returns:
+          In what that differs from who trained last; empty at the beginning.
+        """
+        return on_first(lambda: self._go_on(step))
+
+    def _go_on(self, step: int) -> list[str]:
+        if not (self.path / CONFIG).exists():
+            self._write(CONFIG, json.dumps(self._config, indent=2) + "\n")
+        known, now = _made_by(self.path), made_by()
+        known.setdefault(CONTENTS, self.identity[CONTENTS])
+        sessions = known.setdefault("sessions", [])
+        last = sessions[-1]["by"] if sessions else now
+        sessions.append({"from_step": step, "by": now})
+        self._write(MADE_BY, json.dumps(known, indent=2) + "\n")
+        return changed(last, now)
+
+    # --- Writing ----------------------------------------------------------------------
+
+    def record(self, name: str) -> None:
+        """Writes down, once, that the run writes a file; before it does."""
+        if self.writes and name not in self._written:
+            self._written.append(name)
+            text = json.dumps({"written": self._written}, indent=2) + "\n"
+            atomic_write(self.path / WRITTEN, text)
+
+    def write(self, name: str, text: str | bytes) -> None:
+        """Writes a file, whole or not at all."""
+        on_first(lambda: self._write(name, text))
+
+    def make(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Has a file written under another name, then renames it."""
+        on_first(lambda: self._write(name, write))
+
+    def _write(self, name: str, content: Any) -> None:
+        self.record(name)
+        atomic_write(self.path / name, content)
+
+    def save_network(self, name: str, network: Network, **origin: Any) -> None:
+        """Writes ``NAME.safetensors``, a compressed sparse network."""
+        whole = on_host(network)
+        maker = made_by()
+        maker["command"] = without_places(maker["command"])
+        where = self._provenance | {"network": name, "made_by": maker} | origin
+
+        def save() -> None:
+            self.record(f"{name}{SUFFIX}")
+            save_sparse(self.path / f"{name}{SUFFIX}", whole, provenance=where)
+
+        on_first(save)
+
+    # --- The log ----------------------------------------------------------------------
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Appends one line to ``metrics.jsonl``.
+
+        Raises:
+          OSError: if it cannot; of several processes all raise it where they next agree
+            on anything.
+        """
+        if not self.writes or self.failure:
+            return
+        try:
+            self.record(LOG)
+            with open(self.path / LOG, "a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+        except OSError as error:
+            self.fail(error if error.filename else named(error, self.path / LOG))
+
+    def fail(self, error: OSError) -> None:
+        """Raises an error of this process; of several, where they next agree."""
+        self.failure = error
+        if jax.process_count() == 1:
+            raise error
+
+    def agree(self) -> None:
+        """Of several processes, raises in all what failed in one."""
+        failures = gather(None if self.failure is None else str(self.failure))
+        if any(failures):
+            raise self.failure or OSError(next(filter(None, failures)))
+
+    def logged_bytes(self) -> int:
+        """The size of ``metrics.jsonl`` on the disk, to come back to."""
+        path = self.path / LOG
+        if not (self.writes and path.exists()):
+            return 0
+        try:
+            sync_file(path)
+        except OSError as error:
+            self.fail(named(error, path))
+        return path.stat().st_size
+
+    def forget_after(self, size: int) -> bool:
+        """Cuts ``metrics.jsonl`` to what it was when a checkpoint was made.
+
+        Returns:
+          Whether all that was in it then is still there.
+        """
+        return on_first(lambda: self._forget_after(size))
+
+    def _forget_after(self, size: int) -> bool:
+        path, found = self.path / LOG, self.logged_bytes()
+        if found > size:
+            os.truncate(path, size)
+        if found and size:
+            with open(path, "rb+") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # cut in the middle of a line
+                    file.write(b"\n")
+        return found >= size
+
+
+# --- Which run a folder holds ---------------------------------------------------------
 
 
 def is_finished(path: str | os.PathLike[str], config: Config) -> bool:
     """Whether the folder holds the report of this very run.
 
     Raises:
-      ValueError: naming the first field that differs from the run's in the folder.
+      ValueError: naming the first field that differs from the run's in the folder, or
+        a file that no run wrote.
     """
     check_same_run(Path(path), config)
-    return (Path(path) / "report" / "summary.md").exists()
+    check_ours(Path(path))
+    return (Path(path) / SUMMARY).exists()
+
+
+def is_trained(path: str | os.PathLike[str], config: Config) -> bool:
+    """Whether the folder holds the results of this very run; raises likewise."""
+    check_same_run(Path(path), config)
+    known = (Path(path) / CONFIG).exists()
+    return known and (Path(path) / RESULTS).exists()
 
 
 def check_same_run(path: Path, config: Config) -> None:
@@ -157,42 +313,57 @@ def check_same_run(path: Path, config: Config) -> None:
     Raises:
       ValueError: naming the first field that differs.
     """
-    if not (path / "config.json").exists():
+    if not (path / CONFIG).exists():
         return
-    old, new = flat(read_config(path)), flat(_plain(config))
-    for name in (n for n in [*new, *old] if not n.startswith(_FREE)):
-        if old.get(name, "nothing") != new.get(name, "nothing"):
-            raise ValueError(
-                f"{path} holds another run: config.{name} is "
-                f"{old.get(name, 'nothing')!r} there and {new.get(name, 'nothing')!r} "
-                "here; give another --workdir"
-            )
+    there = named_fields(read_config(path)) | {CONTENTS: _made_by(path).get(CONTENTS)}
+    _check_same(path, there, identity_of(config))
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of the run in a folder.
+def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    found = difference(old, new)
+    if found:
+        raise ValueError(f"{path} holds another run: {found}; give another --workdir")
+
+
+def check_ours(path: Path) -> None:
+    """Raises if the folder has files, and they are not a run's.
 
     Raises:
-      ValueError: if there is none, or it cannot be read.
+      ValueError: naming one of them.
     """
-    file = path / "config.json"
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError as error:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is no folder; give another --workdir")
+    if (path / WRITTEN).exists() or (
+        (path / SUMMARY).exists() and (path / CONFIG).exists()
+    ):
+        return
+    for inside in sorted(path.rglob("*")) if path.is_dir() else ():
+        if inside.is_dir() or inside == path / LOCK:
+            continue
         raise ValueError(
-            f"{path} is not the folder of a run: no config.json"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{file} is not a configuration: {error}") from error
+            f"{path} is not empty, and no run wrote what is in it "
+            f"({inside.relative_to(path)}); give another --workdir"
+        )
 
 
-def _plain(config: Config) -> dict[str, Any]:
-    """As JSON gives it back: tuples are lists."""
-    return json.loads(json.dumps(config.to_dict()))
+def _made_by(path: Path) -> dict[str, Any]:
+    """Of a folder; empty if it says nothing."""
+    return read_object(path / MADE_BY) if (path / MADE_BY).exists() else {}
+
+
+def _record(path: Path) -> list[str]:
+    names = read_object(path / WRITTEN).get("written")
+    if not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+        raise ValueError(f"{path / WRITTEN} cannot be read: it lacks a list of names")
+    inside = path.resolve()
+    for name in names:
+        if not (path / name).resolve().is_relative_to(inside):
+            raise ValueError(f"{path / WRITTEN} names {name!r}, which is elsewhere")
+    return names
 
 
 def _locked(path: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(path / ".lock", timeout=0)
+    lock = filelock.FileLock(path / LOCK, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
@@ -201,10 +372,3 @@ def _locked(path: Path) -> filelock.BaseFileLock:
             "--workdir"
         ) from error
     return lock
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

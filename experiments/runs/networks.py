@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.runs.layout import FINAL, LAST, SUFFIX
 from sup_tickets.checks import did_you_mean
-
-_SUFFIX = ".safetensors"
 
 
 def network_files(run: Path) -> dict[str, Path]:
@@ -17,9 +16,9 @@ def network_files(run: Path) -> dict[str, Path]:
     Raises:
       ValueError: if there is none.
     """
-    files = {"final": run / "final" / f"network{_SUFFIX}"}
-    tickets = sorted((run / "tickets").glob(f"*{_SUFFIX}"), key=_in_order)
-    files |= {f"tickets/{path.name.removesuffix(_SUFFIX)}": path for path in tickets}
+    files = {LAST: run / f"{FINAL}{SUFFIX}"}
+    tickets = sorted((run / "tickets").glob(f"*{SUFFIX}"), key=_in_order)
+    files |= {f"tickets/{path.name.removesuffix(SUFFIX)}": path for path in tickets}
     found = {name: path for name, path in files.items() if path.is_file()}
     if not found:
         raise ValueError(f"{run} has no network; is it the folder of a finished run?")
@@ -43,7 +42,7 @@ def chosen_files(run: Path, names: Sequence[str]) -> dict[str, Path]:
         if name == "all":
             chosen |= known
             continue
-        plain = name.replace(" ", "-").removesuffix(_SUFFIX)
+        plain = name.replace(" ", "-").removesuffix(SUFFIX)
         full = plain if plain in known else f"tickets/{plain}"
         if full not in known:
             hint = did_you_mean(plain, known)

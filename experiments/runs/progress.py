@@ -1,14 +1,17 @@
 """Prints how a run gets on, and writes it down."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
+from experiments.runs.board import Board
 from experiments.runs.folder import RunFolder
+from experiments.runs.layout import LAST, LOG, epoch_file, ticket_file
+from experiments.runs.lines import Lines
 from sup_tickets.masks import layer_table
 from sup_tickets.training.plan import Plan
 from sup_tickets.training.state import Network
@@ -36,6 +39,7 @@ class Progress:
         evaluate: Callable[[Network], Metrics],
         *,
         learning_rate: Schedule,
+        line_steps: int = 50,
         notes: dict[str, Any] | None = None,
         step: int = 0,
     ):
@@ -47,6 +51,7 @@ class Progress:
           folder: to write to.
           evaluate: the metrics for the table.
           learning_rate: schedule, to be written down.
+          line_steps: steps whose mean loss is one line of the log.
           notes: of the checkpoint that the run goes on from.
           step: at which it goes on.
         """
@@ -61,17 +66,25 @@ class Progress:
         self.validated_step = -1
         self.rows: list[dict[str, Any]] = notes.get("rows", [])
         self.layers: dict[str, list[dict[str, Any]]] = notes.get("layers", {})
-        folder.forget_after(notes.get("logged_bytes", 0))
-        # Events of steps that a killed run had done and that are done again are hidden.
-        self._board = SummaryWriter(
-            str(folder.path / "tensorboard"),
-            purge_step=step,
-            write_to_disk=folder.writes,
-        )
+        # Of the topology, with the active weights of each layer where those changed.
+        self.changes: list[dict[str, Any]] = notes.get("changes", [])
+        known = [change["layers"] for change in self.changes if "layers" in change]
+        self._counts: list[int] | None = known[-1] if known else None
+        if not folder.forget_after(notes.get("logged_bytes", 0)):
+            say(
+                f"{folder.path}: lines of {LOG} are gone; the report will lack them, "
+                "and nothing else"
+            )
+        self._board = Board(folder, step=step)
+        self._lines = Lines(self._write, line_steps, step, notes.get("lines", {}))
 
     def notes(self) -> dict[str, Any]:
         """What a run needs to go on as if it had not been stopped."""
+        self._try(self._board.flush)
         return {
+            "identity": self._folder.identity,
+            "changes": self.changes,
+            "lines": self._lines.notes(),
             "seconds": self.seconds,
             "accuracy": self.accuracy,
             "rows": self.rows,
@@ -85,7 +98,9 @@ class Progress:
         return self._seconds_before + time.perf_counter() - self._begun
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Writes out what is buffered, as far as that is possible."""
+        with contextlib.suppress(OSError):  # the disk is full, which was said
+            self._lines.flush()
         self._board.close()
 
     def reported(
@@ -94,8 +109,7 @@ class Progress:
         """Writes down the means; prints a line now and then."""
         means = {name: float(np.mean(values)) for name, values in report.items()}
         done, loss = steps[-1] + 1, means["loss"]
-        rate = float(self._rate(steps[-1]))
-        self._log("loss", phase, done, **means, learning_rate=rate)
+        self._lines.reports(phase, steps, report)
         now = time.perf_counter()
         if self._rated is None:
             self._rated = (done, now)
@@ -111,6 +125,7 @@ class Progress:
         del network
         self.accuracy, self.validated_step = metrics["accuracy"], step
         self._validation = f", validation {100 * metrics['accuracy']:.1f}%"
+        self._lines.flush()
         self._log("validation", phase, step, **metrics)
 
     def changed(
@@ -131,27 +146,26 @@ class Progress:
         self, event: str, step: int, network: Network, **shares: float
     ) -> None:
         *layers, total = layer_table(network.masks)
-        self._log(
-            event,
-            self._plan.phase_of(step),
-            step,
-            active=total.active,
-            **shares,
-            layers=[layer.active for layer in layers],
-        )
+        counts = [layer.active for layer in layers]
+        change = {"event": event, "step": step}
+        if counts != self._counts:
+            change["layers"] = self._counts = counts
+        self.changes.append(change)
+        phase = self._plan.phase_of(step)
+        self._log(event, phase, step, active=total.active, **shares, layers=counts)
 
     def collected(self, name: str, step: int, network: Network) -> None:
         """Adds a row to the table, and keeps the network."""
         if not self._plan.collections:
-            name = "final"
+            name = LAST
         else:
-            self._folder.save_network(f"tickets/{file_name(name)}", network)
+            self._folder.save_network(ticket_file(name), network)
         self.add_row(name, step, network)
 
     def kept(self, step: int, network: Network) -> None:
         """Keeps the network, with how far it was trained."""
         epoch = step // self._plan.epoch_steps
-        self._folder.save_network(f"networks/epoch-{epoch}", network, step=step)
+        self._folder.save_network(epoch_file(epoch), network, step=step)
 
     def add_row(self, name: str, step: int, network: Network) -> None:
         """Evaluates a network for the table."""
@@ -168,14 +182,26 @@ class Progress:
             {"layer": layer.name, "active": layer.active, "size": layer.size}
             for layer in layers
         ]
+        self._lines.flush()
         self._log("network", self._plan.phase_of(step - 1), step, **row)
 
     def _log(self, event: str, phase: str, step: int, **values: Any) -> None:
-        place = {"run": self.run, "event": event, "phase": phase, "step": step}
-        self._folder.log({**place, **values})
-        for name, value in values.items():
+        self._lines.event({"event": event, "phase": phase, "step": step, **values})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        kind, step = event["event"], event["step"]
+        if kind == "loss":
+            event["learning_rate"] = float(self._rate(step - 1))
+        self._folder.log({"run": self.run, **event})
+        for name, value in event.items():
             if isinstance(value, float):
-                self._board.add_scalar(f"{event}/{name}", value, step)
+                self._try(self._board.add, f"{kind}/{name}", value, step)
+
+    def _try(self, action: Callable[..., Any], *values: Any) -> None:
+        try:
+            action(*values)
+        except OSError as error:
+            self._folder.fail(error)
 
     def _line(self, phase: str, done: int, now: float, loss: float) -> str:
         assert self._rated is not None
@@ -191,11 +217,6 @@ class Progress:
             f"{self.run}: {phase}, epoch {epoch}/{epochs}, step {done}, {rate}{left}, "
             f"loss {loss:.4f}{self._validation}"
         )
-
-
-def file_name(network: str) -> str:
-    """The name of a network without spaces, "ticket-1"."""
-    return network.replace(" ", "-")
 
 
 def _span(seconds: float) -> str:

@@ -1,6 +1,6 @@
 """What a run is worth: how its tickets differ, and what all of it costs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,7 @@ from experiments.build.experiment import Run
 from experiments.config.fields import Config
 from experiments.runs.analysis import analyse
 from experiments.runs.folder import RunFolder
-from experiments.runs.progress import file_name
+from experiments.runs.layout import FINAL, SUFFIX, ticket_file, ticket_name
 from sup_tickets.data.resident import Weighted
 from sup_tickets.training.flops import (
     Stretch,
@@ -22,6 +22,7 @@ from sup_tickets.training.flops import (
     training_flops,
 )
 from sup_tickets.training.libraries.linen import kernel_uses
+from sup_tickets.training.processes import placed
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
 
@@ -40,13 +41,11 @@ def analysis_of(
     cycles = len(ours.plan.collections)
     if cycles < 2:
         return {}
-    names = [f"ticket {i}" for i in range(1, cycles + 1)]
-    tickets = {
-        name: folder.load_network(f"tickets/{file_name(name)}") for name in names
-    }
+    names = [ticket_name(i) for i in range(1, cycles + 1)]
+    tickets = {name: folder.load_network(ticket_file(name)) for name in names}
     batches = _first(ours.inputs.splits[config.evaluate](), config.report.examples)
     return analyse(
-        jax.device_put(tickets, ours.shardings.replicated),
+        placed(tickets, ours.shardings.replicated),
         final,
         predict=ours.predict,
         evaluate=lambda network: ours.evaluate(network, batches),
@@ -57,9 +56,21 @@ def analysis_of(
 
 
 def cost_of(
-    config: Config, ours: Run, folder: RunFolder, final: Network
+    config: Config,
+    ours: Run,
+    folder: RunFolder,
+    final: Network,
+    changes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Parameters, bytes and operations of the run and of its last network."""
+    """Parameters, bytes and operations of the run and of its last network.
+
+    Args:
+      config: of the run.
+      ours: the run.
+      folder: where that network is.
+      final: the last network.
+      changes: of the topology, see `experiments.runs.progress.Progress.changes`.
+    """
     uses = kernel_uses(ours.model, ours.inputs.example)
     params = final.params
     dense = dense_flops(uses, params)
@@ -72,11 +83,11 @@ def cost_of(
         "parameters": weights,
         "active_parameters": sum(active.values()),
         "bytes_dense": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
-        "bytes_sparse": folder.size_of("final/network.safetensors"),
+        "bytes_sparse": folder.size_of(f"{FINAL}{SUFFIX}"),
         "inference_flops": flops_of(uses, active),
         "dense_inference_flops": dense,
         "training_flops": training_flops(
-            _history(config, ours, uses, active, folder.metrics()),
+            _history(ours, uses, active, changes),
             dense=dense,
             batch_size=size,
             all_gradients=ours.method.observes,
@@ -88,13 +99,12 @@ def cost_of(
 
 
 def _history(
-    config: Config,
     ours: Run,
     uses: dict[str, int],
     active: dict[str, int],
-    events: list[dict[str, Any]],
+    changes: Sequence[Mapping[str, Any]],
 ) -> list[Stretch]:
-    """The stretches between changes of the topology, from what was written down."""
+    """The stretches between changes of the topology."""
     names = [
         name
         for name, _ in named_leaves(ours.like(ours.plan.total_steps).train.method.masks)
@@ -104,13 +114,13 @@ def _history(
         "update": method.update_needs_gradients,
         "explore": method.explore_needs_gradients,
     }
-    changes = [e for e in events if e["event"] in ("start", "update", "explore")]
     ends = [*(e["step"] for e in changes), ours.plan.total_steps]
-    stretches = []
+    stretches, layers = [], []
     for i, (event, (begin, end)) in enumerate(
         zip(changes, pairwise(ends), strict=True)
     ):
-        counts = active | dict(zip(names, event["layers"], strict=True))
+        layers = event.get("layers", layers)
+        counts = active | dict(zip(names, layers, strict=True))
         replaced = int(event["event"] == "update" and method.consumes_step)
         # The gradient of the next change is taken with the weights that are active now.
         after = changes[i + 1]["event"] if i + 1 < len(changes) else None

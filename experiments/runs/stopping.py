@@ -1,5 +1,6 @@
 """How a run is asked to stop, and when it saves: signals, the clock, steps."""
 
+import os
 import signal
 import sys
 import time
@@ -8,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from experiments.config.fields import Config
+from experiments.runs.folder import RunFolder
+from experiments.runs.layout import CHECKPOINTS
 from experiments.runs.progress import Progress
 from sup_tickets.training.checkpoint import Checkpoints
+from sup_tickets.training.processes import gather
 from sup_tickets.training.state import RunState
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -30,7 +32,7 @@ class Stopped(Exception):
 
 
 class Signals:
-    """Remembers the first signal; a second one ends the program as usual."""
+    """Remembers the first signal; a second one ends the program at once."""
 
     def __init__(self):
         self.received = 0
@@ -50,10 +52,29 @@ class Signals:
 
     def _remember(self, number: int, frame: Any) -> None:
         del frame
-        self.received = number
-        self._restore()
         name = signal.Signals(number).name
+        if self.received:
+            # Not through the handlers of a program that is busy writing.
+            print(
+                f"{name} again: stopped; the last checkpoint is safe", file=sys.stderr
+            )
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self.received = number
         print(f"{name}: saving, then stopping; again to stop at once", file=sys.stderr)
+
+    def check(self, text: str) -> None:
+        """Raises after a signal to any process; all must come here.
+
+        Args:
+          text: what is safe already, and how to go on.
+
+        Raises:
+          Stopped: with the text.
+        """
+        received = max(gather(self.received))
+        if received:
+            raise Stopped(text, received)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -70,6 +91,7 @@ class RunKeeper:
         checkpoints: Checkpoints,
         progress: Progress,
         signals: Signals,
+        folder: RunFolder,
         *,
         step: int,
     ):
@@ -80,12 +102,13 @@ class RunKeeper:
           checkpoints: where to.
           progress: whose notes go with a checkpoint.
           signals: that ask to stop.
+          folder: of the run.
           step: at which the run goes on.
         """
         self._every_steps = config.checkpoint.every_steps
         self._every_seconds = 60 * config.checkpoint.every_minutes
         self._checkpoints, self._progress = checkpoints, progress
-        self._signals, self._step = signals, step
+        self._signals, self._folder, self._step = signals, folder, step
         self._asked = step // _AGREE_EVERY
         self._time = time.monotonic()
 
@@ -106,12 +129,16 @@ class RunKeeper:
         if step // _AGREE_EVERY == self._asked:
             return False
         self._asked = step // _AGREE_EVERY
-        return bool(multihost_utils.process_allgather(np.int32(received)).max())
+        self._folder.agree()
+        return max(gather(received)) != 0
 
     def save(self, state: RunState) -> None:
         """Writes a checkpoint."""
         step, progress = int(state.train.step), self._progress
         # The best is known by the accuracy of this very network.
         accuracy = progress.accuracy if progress.validated_step == step else None
-        self._checkpoints.save(state, progress.notes(), accuracy=accuracy)
+        notes = progress.notes()
+        self._folder.agree()
+        self._checkpoints.save(state, notes, accuracy=accuracy)
+        self._folder.record(CHECKPOINTS)
         self._step, self._time = step, time.monotonic()

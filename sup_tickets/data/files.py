@@ -1,13 +1,15 @@
 """What the readers of data sets on disk share: folders, errors, a cache."""
 
+import contextlib
 import importlib
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from sup_tickets.files import atomic_write
 
 
 class Split(NamedTuple):
@@ -94,12 +96,9 @@ def write_cache(path: Path, data: TrainTest, *, source: str = "") -> None:
       data: the arrays.
       source: what they were made of.
     """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
+
+    def write(to: Path) -> None:
+        with open(to, "wb") as file:  # np.savez adds a suffix to names
             np.savez(
                 file,
                 source=np.array(source),
@@ -108,7 +107,9 @@ def write_cache(path: Path, data: TrainTest, *, source: str = "") -> None:
                 test_images=data.test.images,
                 test_labels=data.test.labels,
             )
-        os.chmod(temporary, 0o644)  # mkstemp lets nobody else read
-        os.replace(temporary, path)  # other runs see the old file or the new one
-    except OSError:  # the disk is full
-        os.unlink(temporary)
+
+    if not path.parent.is_dir():
+        return
+    # Other runs see the old file or the new one.
+    with contextlib.suppress(OSError):
+        atomic_write(path, write)

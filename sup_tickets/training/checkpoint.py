@@ -2,13 +2,17 @@
 
 A checkpoint holds a `RunState`, its masks packed to one bit a weight, and notes that
 the caller wants back with it. The newest two are kept, and the best besides. Last of
-all the checksums of its files are written: what was killed in between, and files that
-were cut, lost or altered since, are noticed and said; such a checkpoint is set aside,
-and the one before it is taken.
+all the checksums of its files are written, once the files are on the disk: what was
+killed in between, and files that were cut, lost or altered since, are noticed and
+said; such a checkpoint is set aside, and the one before it is taken.
+
+Of several processes the first alone reads and writes; the others get the state from
+its memory, and its errors.
 """
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -16,14 +20,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from sup_tickets.files import atomic_write, sync_file, sync_folder
 from sup_tickets.masks import pack, unpack
+from sup_tickets.training.processes import on_first, on_host, placed, share
 from sup_tickets.training.state import RunState
 
 _KEPT = 2  # the newest, and the one to go back to
 _CHECKSUMS = "checksums.json"
+_UNFINISHED = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
 
 
 class BrokenCheckpoints(ValueError):
@@ -47,22 +55,15 @@ class Checkpoints:
 
         Args:
           path: of the folder, made if it is not there.
+
+        Raises:
+          OSError: if it cannot be made.
         """
         self._path = Path(path).absolute()
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics["accuracy"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        latest = checkpoint_managers.LatestN(_KEPT)
-        policy = checkpoint_managers.AnyPreservationPolicy([latest, best])
-        # Not in the background: an error comes at once, and a step that has returned
-        # is safe.
-        self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, enable_async_checkpointing=False
-        )
-        self._manager = ocp.CheckpointManager(self._path, options=self._options)
+        self._manager: Any = None  # of the first process
+        self._read: Any = None  # a state, until it is handed out
         self._pack = jax.jit(_packed)
+        on_first(self._open)
 
     def save(
         self, state: RunState, notes: dict[str, Any], *, accuracy: float | None = None
@@ -77,21 +78,93 @@ class Checkpoints:
         Raises:
           OSError: if it cannot be written; those before are untouched.
         """
-        step = int(state.train.step)
+        step, packed = int(state.train.step), on_host(self._pack(state))
+        on_first(lambda: self._save(step, packed, notes, accuracy))
+
+    def restore(
+        self,
+        like: Callable[[int], RunState],
+        sharding: jax.sharding.Sharding,
+        *,
+        saved: bool = False,
+        check: Callable[[dict[str, Any]], Any] = lambda notes: None,
+    ) -> Restored | None:
+        """The newest checkpoint that can be read, or ``None`` if there are none.
+
+        Args:
+          like: from completed steps to a state of shapes (`jax.eval_shape`).
+          sharding: of every array.
+          saved: whether it is known that one was written whole, some time ago.
+          check: raises if the notes of a whole checkpoint are not those of this run;
+            called before its arrays are looked at.
+
+        Raises:
+          BrokenCheckpoints: if there were some and none can be read; nothing is
+            removed.
+        """
+        found = on_first(lambda: self._newest(like, saved, check))
+        if found is None:
+            return None
+        step, notes, broken = found
+        shapes = like(step)
+        packed = share(self._read, jax.eval_shape(_packed, shapes))
+        self._read = None
+        unpacked = jax.jit(
+            lambda state: _unpacked(state, shapes), out_shardings=sharding
+        )(placed(packed, sharding))
+        return Restored(step, unpacked, notes, tuple(broken))
+
+    def close(self) -> None:
+        """Ends the threads of the manager."""
+        if self._manager is not None:
+            self._manager.close()
+
+    # --- The first process ------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._path.mkdir(parents=True, exist_ok=True)
+        for folder in self._path.iterdir():
+            if _UNFINISHED.fullmatch(folder.name) and folder.is_dir():
+                shutil.rmtree(folder)
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics["accuracy"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        latest = checkpoint_managers.LatestN(_KEPT)
+        alone = {}
+        if jax.process_count() > 1:
+            alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            )
+        # Not in the background: an error comes at once, and a step that has returned
+        # is safe.
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [latest, best]
+            ),
+            enable_async_checkpointing=False,
+            create=False,
+            **alone,
+        )
+        self._manager = ocp.CheckpointManager(self._path, options=options)
+
+    def _save(
+        self, step: int, packed: Any, notes: dict[str, Any], accuracy: float | None
+    ) -> None:
         if step in self._manager.all_steps():
             return
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(self._pack(state)),
+                    state=ocp.args.StandardSave(packed),
                     notes=ocp.args.JsonSave(notes),
                 ),
                 metrics=None if accuracy is None else {"accuracy": accuracy},
                 force=True,
             )
-            if jax.process_index() == 0:
-                _write_checksums(self._path / str(step))
+            _write_checksums(self._path / str(step))
         except Exception as error:  # Tensorstore's errors are of many types.
             shutil.rmtree(self._path / str(step), ignore_errors=True)
             sealed = [s for s in self._manager.all_steps() if self._is_sealed(s)]
@@ -101,83 +174,94 @@ class Checkpoints:
                 f"{max(sealed, default=None)}"
             ) from error
 
-    def restore(
-        self, like: Callable[[int], RunState], sharding: jax.sharding.Sharding
-    ) -> Restored | None:
-        """The newest checkpoint that can be read, or ``None`` if there are none.
-
-        Args:
-          like: from completed steps to a state of shapes (`jax.eval_shape`).
-          sharding: of every array.
-
-        Raises:
-          BrokenCheckpoints: if there are some and all are broken; nothing is removed.
-        """
+    def _newest(
+        self, like: Callable[[int], RunState], saved: bool, check: Callable[[Any], Any]
+    ) -> tuple[int, dict[str, Any], list[str]] | None:
         broken: list[str] = []
         steps = sorted(self._manager.all_steps(), reverse=True)
-        if not any(map(self._is_sealed, steps)):  # killed while the first was written
+        # A process was killed while it wrote the first, at most.
+        if not saved and len(steps) < 2 and not any(map(self._is_sealed, steps)):
             self._set_aside(steps)
             return None
         for step in steps:
             try:
-                state, notes = self._read(step, like(step), sharding)
+                _check_files(self._path / str(step))
+                notes = self._restored(step, notes=ocp.args.JsonRestore()).notes
             except Exception as error:  # Whatever broken bytes lead to.
+                broken.append(f"step {step}: {_one_line(error)}")
+                continue
+            check(notes)
+            try:
+                self._read = self._arrays(step, like(step))
+            except Exception as error:
                 broken.append(f"step {step}: {_one_line(error)}")
             else:
                 self._set_aside([s for s in steps if s > step])
-                return Restored(step, state, notes, tuple(broken))
-        if broken:
-            raise BrokenCheckpoints(
-                f"{self._path}: no checkpoint can be read ({'; '.join(broken)}); "
-                "remove that folder to start from the beginning"
-            )
-        return None
-
-    def close(self) -> None:
-        """Ends the threads of the manager."""
-        self._manager.close()
+                return step, notes, broken
+        what = "; ".join(broken) or "all that were saved are gone"
+        raise BrokenCheckpoints(
+            f"{self._path}: no checkpoint can be read ({what}); remove the whole run "
+            "to start from the beginning, or give another folder"
+        )
 
     def _is_sealed(self, step: int) -> bool:
         return (self._path / str(step) / _CHECKSUMS).exists()
 
-    def _read(
-        self, step: int, like: RunState, sharding: jax.sharding.Sharding
-    ) -> tuple[RunState, dict[str, Any]]:
-        _check_files(self._path / str(step))
-        shapes = jax.eval_shape(_packed, like)
+    def _restored(self, step: int, **args: Any) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(**args))
+
+    def _arrays(self, step: int, like: RunState) -> Any:
         target = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+            lambda s: np.zeros(s.shape, s.dtype), jax.eval_shape(_packed, like)
         )
-        read = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target), notes=ocp.args.JsonRestore()
-            ),
-        )
-        if int(read.state.train.step) != step:
-            raise ValueError(f"it is of step {int(read.state.train.step)}")
-        unpacked = jax.jit(_unpacked, out_shardings=sharding)(read.state)
-        return unpacked, read.notes
+        read = self._restored(step, state=ocp.args.StandardRestore(target)).state
+        if int(read.train.step) != step:
+            raise ValueError(f"it is of step {int(read.train.step)}")
+        return read
 
     def _set_aside(self, steps: list[int]) -> None:
         """Renames broken checkpoints, so that their steps can be written again."""
         if not steps:
             return
         self._manager.close()
-        if jax.process_index() == 0:
-            for step in steps:
-                folder = self._path / str(step)
-                number = len(list(self._path.parent.glob(f"broken-{step}-*")))
-                folder.rename(self._path.parent / f"broken-{step}-{number}")
-        self._manager = ocp.CheckpointManager(self._path, options=self._options)
+        for step in steps:
+            folder = self._path / str(step)
+            number = len(list(self._path.parent.glob(f"broken-{step}-*")))
+            folder.rename(self._path.parent / f"broken-{step}-{number}")
+        self._open()
+
+
+# --- Arrays ---------------------------------------------------------------------------
 
 
 def _packed(state: RunState) -> RunState:
-    return _with_masks(state, pack)
+    """Masks in bits, and random keys as numbers."""
+    state = _with_masks(state, pack)
+    return jax.tree.map(
+        lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state
+    )
 
 
-def _unpacked(state: RunState) -> RunState:
+def _unpacked(state: RunState, like: RunState) -> RunState:
+    def as_it_was(leaf: Any, shape: Any) -> Any:
+        if not _is_key(shape):
+            return leaf
+        return jax.random.wrap_key_data(leaf, impl=_key_impl(shape))
+
+    shapes = jax.eval_shape(lambda s: _with_masks(s, pack), like)
+    state = jax.tree.map(as_it_was, state, shapes)
     return _with_masks(state, lambda masks: unpack(masks, state.train.params))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_impl(shape: Any) -> Any:
+    """Of the shape of a key."""
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), shape)
+    return found[0]
 
 
 def _with_masks(state: RunState, change: Callable[[Any], Any]) -> RunState:
@@ -190,10 +274,14 @@ def _with_masks(state: RunState, change: Callable[[Any], Any]) -> RunState:
     return state.replace(train=state.train.replace(method=method))
 
 
+# --- Files ----------------------------------------------------------------------------
+
+
 def _write_checksums(folder: Path) -> None:
-    temporary = folder / f".{_CHECKSUMS}"
-    temporary.write_text(json.dumps(_checksums(folder)))
-    temporary.replace(folder / _CHECKSUMS)
+    """Once all files of a checkpoint are on the disk."""
+    for path in [*folder.rglob("*"), folder, folder.parent]:
+        (sync_folder if path.is_dir() else sync_file)(path)
+    atomic_write(folder / _CHECKSUMS, json.dumps(_checksums(folder)))
 
 
 def _check_files(folder: Path) -> None:
@@ -215,7 +303,7 @@ def _checksums(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
         for path in files
-        if path.name not in (_CHECKSUMS, f".{_CHECKSUMS}")
+        if not path.name.endswith(_CHECKSUMS)
     }
 
 

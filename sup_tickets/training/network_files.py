@@ -9,9 +9,10 @@ has the same for leaves without a mask; for a leaf with one
 
 so that a network of 32-bit weights takes about ``32 * density + 1`` bits a weight. Its
 metadata have a version, the shapes of the leaves with masks, and where the network is
-from.
+from. Both have a checksum, SHA-256, of all that is in them.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -25,12 +26,15 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
+from sup_tickets.files import atomic_write
 from sup_tickets.masks import check_masks
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
 
 _FORMAT = "sup-tickets sparse network"
 _VERSION = "1"
+_CHECKSUM = "sha256"
+_METADATA = {"format", "version", "shapes", "provenance"}
 _DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -67,7 +71,7 @@ def save_dense(path: Path_, network: Network) -> int:
     Raises:
       ValueError: if a tree is not made of dicts, or has a dtype that cannot be stored.
     """
-    return _write(path, save(_arrays(network)))
+    return _write(path, _sealed(save(_arrays(network))))
 
 
 def load_dense(path: Path_) -> Network:
@@ -83,7 +87,7 @@ def load_dense(path: Path_) -> Network:
       ValueError: if the file is damaged, or not such a file.
       OSError: if it cannot be read.
     """
-    arrays, metadata = _read(path)
+    arrays, metadata, intact = _parse(path, Path(path).read_bytes())
     if metadata.get("format") == _FORMAT:
         raise ValueError(f"{path} is a sparse network; load it with load_sparse")
     values: dict[str, dict[str, np.ndarray]] = {"params": {}, "batch_stats": {}}
@@ -92,7 +96,9 @@ def load_dense(path: Path_) -> Network:
         if part not in values or not slash:
             raise _wrong(path, f"it has an array {name!r}")
         values[part][leaf] = array
-    return _network(path, values["params"], values["batch_stats"], {})
+    network = _network(path, values["params"], values["batch_stats"], {})
+    _check_intact(path, intact)
+    return network
 
 
 # --- Sparse ---------------------------------------------------------------------------
@@ -135,7 +141,7 @@ def save_sparse(
         "shapes": json.dumps({name: mask.shape for name, mask in masks.items()}),
         "provenance": json.dumps(dict(provenance or {})),
     }
-    return _write(path, _ordered(save(arrays, metadata=metadata)))
+    return _write(path, _sealed(save(arrays, metadata=metadata)))
 
 
 def load_sparse(path: Path_) -> Network:
@@ -151,7 +157,12 @@ def load_sparse(path: Path_) -> Network:
       ValueError: if the file is damaged, not such a file, or of another version.
       OSError: if it cannot be read.
     """
-    arrays, metadata = _read_sparse(path)
+    return parse_sparse(path, Path(path).read_bytes())
+
+
+def parse_sparse(path: Path_, data: bytes) -> Network:
+    """`load_sparse` of a file that was read already; ``path`` is for its errors."""
+    arrays, metadata, intact = _parse_sparse(path, data)
     shapes = _shapes(path, metadata)
     values: dict[str, dict[str, np.ndarray]] = {
         part: {} for part in ("params", "batch_stats", "mask", "active")
@@ -168,7 +179,9 @@ def load_sparse(path: Path_) -> Network:
         mask = _unpack(path, name, values["mask"][name], shape)
         values["params"][name] = _spread(path, name, mask, values["active"][name])
         masks[name] = mask
-    return _network(path, values["params"], values["batch_stats"], masks)
+    network = _network(path, values["params"], values["batch_stats"], masks)
+    _check_intact(path, intact)
+    return network
 
 
 def provenance_of(path: Path_) -> dict[str, Any]:
@@ -178,11 +191,32 @@ def provenance_of(path: Path_) -> dict[str, Any]:
       ValueError: if the file is damaged, not such a file, or of another version.
       OSError: if it cannot be read.
     """
-    return _json(path, _read_sparse(path)[1], "provenance")
+    _, metadata, intact = _parse_sparse(path, Path(path).read_bytes())
+    _check_intact(path, intact)
+    return _json(path, metadata, "provenance")
 
 
-def _read_sparse(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    arrays, metadata = _read(path)
+def contents_digest(path: Path_) -> str:
+    """SHA-256 of a network file, but for what wrote it: equal digests train alike.
+
+    Raises:
+      ValueError: if the file is damaged, or not such a file.
+      OSError: if it cannot be read.
+    """
+    data = Path(path).read_bytes()
+    _, metadata, intact = _parse(path, data)
+    _check_intact(path, intact)
+    if "provenance" in metadata:
+        origin = _json(path, metadata, "provenance")
+        origin.pop("made_by", None)
+        metadata["provenance"] = json.dumps(origin, sort_keys=True)
+    return _digest(_header(data)[0] | {"__metadata__": metadata}, _header(data)[1])
+
+
+def _parse_sparse(
+    path: Path_, data: bytes
+) -> tuple[dict[str, np.ndarray], dict[str, str], bool]:
+    arrays, metadata, intact = _parse(path, data)
     if metadata.get("format") != _FORMAT:
         raise _wrong(path, f"it is not a {_FORMAT}")
     if metadata.get("version") != _VERSION:
@@ -191,7 +225,7 @@ def _read_sparse(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"it is of version {metadata.get('version')!r}, "
             f"and this program knows version {_VERSION!r}",
         )
-    return arrays, metadata
+    return arrays, metadata, intact
 
 
 def _json(path: Path_, metadata: dict[str, str], key: str) -> dict[str, Any]:
@@ -270,36 +304,41 @@ def _arrays(network: Network) -> dict[str, np.ndarray]:
     return found
 
 
-def _ordered(data: bytes) -> bytes:
-    """The same file with its metadata in order; safetensors shuffles them."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+def _sealed(data: bytes) -> bytes:
+    """The same file with its metadata in order, and a checksum among them."""
+    header, body = _header(data)
+    metadata = header.get("__metadata__", {})
+    metadata[_CHECKSUM] = _digest(header | {"__metadata__": metadata}, body)
+    header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header of a safetensors file, and what follows it."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
+def _digest(header: Mapping[str, Any], body: bytes) -> str:
+    """SHA-256 of a file, whatever the order and the spacing of its header."""
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(text + body).hexdigest()
 
 
 def _write(path: Path_, data: bytes) -> int:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(path, data)
     return len(data)
 
 
-def _read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    data = Path(path).read_bytes()
+def _parse(
+    path: Path_, data: bytes
+) -> tuple[dict[str, np.ndarray], dict[str, str], bool]:
+    """Arrays, metadata without the checksum, and whether that is right."""
     try:
         stored = safetensors.deserialize(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header, body = _header(data)
     except (safetensors.SafetensorError, ValueError) as error:
         raise _wrong(path, f"it is damaged or cut short ({error})") from error
     arrays = {}
@@ -308,7 +347,18 @@ def _read(path: Path_) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             raise _wrong(path, f"array {name!r} is of the type {view['dtype']}")
         flat = np.frombuffer(view["data"], _DTYPES[view["dtype"]])
         arrays[name] = flat.reshape(view["shape"]).copy()
-    return arrays, header.get("__metadata__", {})
+    metadata = header.get("__metadata__", {})
+    wanted = metadata.pop(_CHECKSUM, None)
+    # Files of others, and of earlier versions, have none; ours have no other names.
+    intact = metadata.keys() <= _METADATA or _FORMAT not in metadata.values()
+    if wanted is not None:
+        intact = wanted == _digest(header | {"__metadata__": metadata}, body)
+    return arrays, metadata, intact
+
+
+def _check_intact(path: Path_, intact: bool) -> None:
+    if not intact:
+        raise _wrong(path, "its checksum is wrong; it was damaged after it was written")
 
 
 def _network(path: Path_, params: Any, batch_stats: Any, masks: Any) -> Network:

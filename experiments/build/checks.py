@@ -1,0 +1,58 @@
+"""Checks of what fits together only once the data set is known."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from experiments.build.parts import make_network, section
+from experiments.config.fields import Config
+
+
+def checked_network(config: Config, *, classes: int, example: jax.Array) -> nn.Module:
+    """The model of the configuration, whose layers can be made for the examples.
+
+    Args:
+      config: of the run.
+      classes: of the data set.
+      example: [1, H, W, C], of which the shape matters.
+
+    Raises:
+      ValueError: naming the section ``model``, if a layer cannot be made or is empty.
+    """
+    model = make_network(config, classes=classes)
+
+    def init(key: jax.Array) -> Any:
+        return model.init(key, example, train=False)
+
+    with section("model"):
+        try:
+            params = jax.eval_shape(init, jax.random.key(0))["params"]
+            empty = any(0 in leaf.shape for leaf in jax.tree.leaves(params))
+        except ZeroDivisionError:  # of an initializer, which divides by the inputs
+            empty = True
+        if empty:
+            options = config.model.options.to_dict()
+            raise ValueError(
+                f"a layer would have no weights, with the options {options}"
+            )
+    return model
+
+
+def check_examples(examples: int, classes: int, batch_size: int) -> None:
+    """Raises unless there is something to learn, a whole batch at a time.
+
+    Args:
+      examples: to train on.
+      classes: of the set.
+      batch_size: of the configuration.
+
+    Raises:
+      ValueError: naming what there is too little of.
+    """
+    if classes < 2:
+        raise ValueError(f"the set has {classes} class; at least 2 are needed")
+    if batch_size > examples:
+        raise ValueError(
+            f"batch_size={batch_size} is more than the {examples} examples to train on"
+        )
