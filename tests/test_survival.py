@@ -203,7 +203,7 @@ def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
+    (last,) = done.stderr.strip().splitlines()
     assert last.startswith("error: ") and "could not be written" in last
     output = finished(begin(DIGITS, tmp_path / "run"))
     assert "report/index.html" in output

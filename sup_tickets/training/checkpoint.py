@@ -10,18 +10,21 @@ Of several processes the first alone reads and writes; the others get the state 
 its memory, and its errors.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from sup_tickets.files import atomic_write, sync_file, sync_folder
@@ -155,15 +158,16 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(packed),
-                    notes=ocp.args.JsonSave(notes),
-                ),
-                metrics=None if accuracy is None else {"accuracy": accuracy},
-                force=True,
-            )
+            with _in_silence():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(packed),
+                        notes=ocp.args.JsonSave(notes),
+                    ),
+                    metrics=None if accuracy is None else {"accuracy": accuracy},
+                    force=True,
+                )
             _write_checksums(self._path / str(step))
         except Exception as error:  # Tensorstore's errors are of many types.
             shutil.rmtree(self._path / str(step), ignore_errors=True)
@@ -305,6 +309,24 @@ def _checksums(folder: Path) -> dict[str, int]:
         for path in files
         if not path.name.endswith(_CHECKSUMS)
     }
+
+
+@contextlib.contextmanager
+def _in_silence() -> Iterator[None]:
+    """Without the 100 lines that threads print of an error that is raised as well."""
+    verbosity, hook = logging.get_verbosity(), sys.excepthook
+
+    def said(kind: Any, error: Any, trace: Any) -> None:
+        if str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    logging.set_verbosity(logging.FATAL)
+    sys.excepthook = said
+    try:
+        yield
+        sys.excepthook = hook  # else Tensorstore's threads call it yet
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _one_line(error: BaseException) -> str:
