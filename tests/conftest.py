@@ -10,7 +10,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 )
 
-# Many tests compile the same small programs: once is enough for all workers, and for the
+# Many tests compile the same small programs; once is enough for all workers and the
 # commands that tests start. The controller makes the folder, and workers inherit it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sup-tickets-")
