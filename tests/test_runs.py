@@ -463,7 +463,7 @@ import os
 from pathlib import Path
 from experiments.runs import lost
 lost.filter_errors(Path("w"))
-os.write(2, b"before\\n")
+os.write(2, b"E1 Polled an error from coordination service (this can be\\nbefore\\n")
 {}
 os.write(2, b"*** Check failure stack trace: ***\\n")
 os.abort()

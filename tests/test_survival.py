@@ -174,7 +174,7 @@ def test_a_process_whose_partner_died_says_so(victim, tmp_path):
     errors = [
         line for line in said if " phase 1, " not in line and "[Gloo]" not in line
     ]
-    assert [line for line in errors if "error" in line.lower()] == errors[-1:]
+    assert [line for line in errors if "error" in line.lower()] == errors[-1:], said
     assert errors[-1].startswith("error: ")
 
 

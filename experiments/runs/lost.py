@@ -18,16 +18,21 @@ from experiments.runs.made_by import command
 _LOST = "has lost another one"
 _SAID_BY_JAX = "JAX distributed service detected fatal errors"
 
-# All lines pass but those after the first that says it.
+# What JAX says of it before, or of less; it ends nothing.
+_NOISE = "coordination service|CoordinationService|grpc_status"
+
+# All lines pass but noise and those after the first that says it.
 _FILTER = """
-import os, signal, sys
+import os, re, signal, sys
 for number in (signal.SIGINT, signal.SIGTERM):  # of a scheduler, to all processes
     signal.signal(number, signal.SIG_IGN)
-ours, theirs, line = map(os.fsencode, sys.argv[1:])
+ours, theirs, noise, line = map(os.fsencode, sys.argv[1:])
 for text in sys.stdin.buffer:
-    os.write(2, line if theirs in text else text)
     if theirs in text or ours in text:
+        os.write(2, line if theirs in text else text)
         break
+    if not re.search(noise, text):
+        os.write(2, text)
 for text in sys.stdin.buffer:
     pass
 """
@@ -50,7 +55,8 @@ def lost_text(workdir: Path, what: str) -> str:
 def filter_errors(workdir: Path) -> None:
     """From now on the standard error has one line of a lost process, and no others."""
     line = lost_text(workdir, "JAX noticed it") + "\n"
-    words = [sys.executable, "-S", "-c", _FILTER, _LOST, _SAID_BY_JAX, line]
+    marks = [_LOST, _SAID_BY_JAX, _NOISE]
+    words = [sys.executable, "-S", "-c", _FILTER, *marks, line]
     # In a session of its own: Ctrl-C is not for it.
     through = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
     assert through.stdin is not None
