@@ -14,8 +14,10 @@ from collections.abc import Sequence
 
 # Read when JAX is imported, which sets it to 1, for processes that it starts too. Of a
 # lost process we say ourselves, in one line.
-_SEVERAL = any(word.lstrip("-").startswith("distributed") for word in sys.argv[1:])
-if _SEVERAL and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+if (
+    any(word.lstrip("-").startswith("distributed") for word in sys.argv[1:])
+    and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1"
+):
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
