@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from experiments.build import experiment as build
 from experiments.command import Parser, check_devices, folder_path, start
-from experiments.config.fields import Config
+from experiments.config.fields import as_config
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
@@ -45,7 +44,7 @@ def evaluate(
     Raises:
       ValueError: one line, if the folder lacks something or a file is damaged.
     """
-    config: Config = ConfigDict(read_config(run))
+    config = as_config(read_config(run))
     files = chosen_files(run, networks)
     loaded = {name: load_sparse(path) for name, path in files.items()}
     ours = build.build(config, devices=devices)

@@ -27,7 +27,6 @@ from experiments.build.start import (
 )
 from experiments.build.tost import Young, with_tost
 from experiments.config.fields import Config, check_config
-from experiments.runs.progress import say
 from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
@@ -41,6 +40,7 @@ from sup_tickets.training.evaluation import (
 from sup_tickets.training.loop import Ghosts, Job, Keeper, Listener, average_like
 from sup_tickets.training.mesh import data_mesh, placement
 from sup_tickets.training.plan import Plan, describe
+from sup_tickets.training.processes import say
 from sup_tickets.training.state import Network, RunState, TrainState
 from sup_tickets.training.steps import Form, Steps, make_steps
 from sup_tickets.types import Schedule
