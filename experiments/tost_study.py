@@ -33,7 +33,7 @@ from experiments.command import (
 from experiments.config.fields import check_config
 from experiments.config.reading import Source, as_source
 from experiments.lottery import Options, find_tickets
-from experiments.reports.gather import numbers, pair, spread, write_csv
+from experiments.reports.gather import Frame, Series, numbers, pair, spread, write_csv
 from experiments.reports.page import Block, Heading, Table, Text, to_markdown
 from experiments.runs.stored import StoredRun, read_run
 from experiments.sweep import Member, parse_grid, run_members
@@ -154,7 +154,7 @@ def write_tables(out: Path) -> Path:
     ]
     if not runs:
         raise ValueError(f"there is no finished run in {out}")
-    rows = pd.DataFrame([_row(names, run) for names, run in runs], dtype=object)
+    rows: Frame = pd.DataFrame([_row(names, run) for names, run in runs], dtype=object)
     rows["seed"] = rows["seed"].astype(int)
     rows = rows.sort_values(["sparsity", "mask", "seed"])
     lines = rows.to_dict("records")
@@ -168,8 +168,8 @@ def _row(names: Mapping[str, str], run: StoredRun) -> dict[str, Any]:
     return {name: names.get(name, scores.get(name)) for name in _COLUMNS}
 
 
-def _blocks(rows: pd.DataFrame) -> list[Block]:
-    ways = list(rows["tost"].unique())
+def _blocks(rows: Frame) -> list[Block]:
+    ways: list[str] = list(rows["tost"].unique())
     base = "false" if "false" in ways else ways[0]
     ways = [base, *(way for way in ways if way != base)]
     titles = [_TITLES.get(way, way) for way in ways]
@@ -203,7 +203,7 @@ def _blocks(rows: pd.DataFrame) -> list[Block]:
     return blocks
 
 
-def _score(by_seed: pd.Series, scale: float, digits: int) -> str:
+def _score(by_seed: Series, scale: float, digits: int) -> str:
     found = scale * spread(by_seed)
     if isnan(found["mean"]):
         return ""
@@ -211,7 +211,7 @@ def _score(by_seed: pd.Series, scale: float, digits: int) -> str:
     return text if isnan(found["std"]) else f"{text} ({found['std']:.{digits}f})"
 
 
-def _gain(ours: pd.Series, base: pd.Series) -> str:
+def _gain(ours: Series, base: Series) -> str:
     found = pair(ours, base)
     mean, deviation, _ = 100 * found.spreads["difference"]
     if isnan(mean):

@@ -3,15 +3,19 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from experiments.reports.columns import SCORES
+from experiments.reports.columns import SCORES, is_number
 from experiments.runs.identity import ASIDE
 from experiments.runs.layout import SUPERPOSED, is_ticket
 from experiments.runs.stored import StoredRun
+
+Frame: TypeAlias = Any
+Series: TypeAlias = Any
+"""Of pandas; what is in them the type checker cannot know."""
 
 WITHOUT = "without Sup-tickets"
 """How the name of a network ends that is compared with the superposed ticket."""
@@ -32,7 +36,7 @@ class Group(NamedTuple):
 class Pairing(NamedTuple):
     """The same setting with Sup-tickets and without, over the seeds that both have."""
 
-    spreads: pd.DataFrame  # of "ours", "base", "difference"; see `spread`
+    spreads: Frame  # of "ours", "base", "difference"; see `spread`
     p_value: float | None  # of a paired t-test, two-sided; none if there cannot be one
     seeds: tuple[Any, ...]
 
@@ -52,7 +56,7 @@ def setting_of(run: StoredRun) -> dict[str, Any]:
 def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
     """Groups in the order of their first run; of runs with one seed the first."""
     settings = [setting_of(run) for run in runs]
-    frame = pd.DataFrame(
+    frame: Frame = pd.DataFrame(
         {
             "setting": [json.dumps(setting, default=str) for setting in settings],
             "seed": pd.Series([run.seed for run in runs], dtype=object),
@@ -76,7 +80,7 @@ def _by_number(seed: Any) -> tuple[bool, Any]:
 
 def differing(groups: Sequence[Group]) -> list[str]:
     """The names of the fields in which groups differ."""
-    texts = pd.DataFrame(
+    texts: Frame = pd.DataFrame(
         [{k: str(v) for k, v in group.setting.items()} for group in groups]
     ).fillna("None")
     return [str(name) for name in texts if texts[name].nunique() > 1]
@@ -111,7 +115,7 @@ def sparsity_text(value: Any) -> str:
 # --- Numbers over seeds ---------------------------------------------------------------
 
 
-def spread(values: Iterable[Any]) -> pd.Series:
+def spread(values: Iterable[Any]) -> Series:
     """Of the numbers among some values "mean", "std" (with n - 1) and "count".
 
     What there is not, as the deviation of a single number, is NaN.
@@ -121,7 +125,7 @@ def spread(values: Iterable[Any]) -> pd.Series:
 
 def spreads(
     rows: Sequence[Mapping[str, Any]], by: Sequence[str], names: Sequence[str]
-) -> pd.DataFrame:
+) -> Frame:
     """Of each group of rows the `spread` of each column.
 
     Args:
@@ -132,18 +136,17 @@ def spreads(
     Returns:
       A row for each group, in the order of the first of it; columns (name, "mean").
     """
-    frame = pd.DataFrame(rows, columns=pd.Index([*by, *names]), dtype=object)
+    frame: Frame = pd.DataFrame(rows, columns=pd.Index([*by, *names]), dtype=object)
     values = frame[list(names)].apply(numbers)
     return values.groupby([frame[name] for name in by], sort=False).agg(_SPREAD)
 
 
-def numbers(values: pd.Series) -> pd.Series:
+def numbers(values: Series) -> Series:
     """The same as float64; what is no finite number is NaN."""
-    found = pd.to_numeric(values, errors="coerce").astype("float64")
-    return found.replace([np.inf, -np.inf], np.nan)
+    return values.map(lambda v: v if is_number(v) else np.nan).astype("float64")
 
 
-def network_scores(groups: Sequence[Group]) -> pd.DataFrame:
+def network_scores(groups: Sequence[Group]) -> Frame:
     """The `spread` over seeds of each score of each network.
 
     Besides the networks of the tables "mean of the tickets" and "ensemble of the
@@ -167,7 +170,7 @@ def _all_networks(run: StoredRun) -> dict[str, Mapping[str, Any]]:
     known: dict[str, Mapping[str, Any]] = {}
     for name, row in rows.items():
         if name == SUPERPOSED and tickets:
-            frame = pd.DataFrame(tickets, columns=pd.Index(_SCORES), dtype=object)
+            frame: Frame = pd.DataFrame(tickets, columns=pd.Index(_SCORES))
             known["mean of the tickets"] = frame.apply(numbers).mean().to_dict()
             ensemble = (run.results.get("analysis") or {}).get("ensemble")
             if ensemble:
@@ -185,7 +188,7 @@ def base_setting(setting: Mapping[str, Any]) -> str:
     return json.dumps(shared, default=str)
 
 
-def base_rows(runs: Iterable[StoredRun]) -> pd.DataFrame:
+def base_rows(runs: Iterable[StoredRun]) -> Frame:
     """The last networks without Sup-tickets, of each setting and seed the first.
 
     From runs of their own, from runs within others, and from rows of others' tables.
@@ -200,7 +203,7 @@ def base_rows(runs: Iterable[StoredRun]) -> pd.DataFrame:
         if (row := _row_without(one)) is not None
     ]
     columns = pd.Index(["setting", "seed", *_SCORES])
-    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    frame: Frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return frame.drop_duplicates(["setting", "seed"])
 
 
@@ -211,7 +214,7 @@ def _row_without(run: StoredRun) -> dict[str, Any] | None:
     return next((row for row in rows if row["network"].endswith(WITHOUT)), None)
 
 
-def superposed_rows(group: Group) -> pd.DataFrame:
+def superposed_rows(group: Group) -> Frame:
     """The last networks of a group with Sup-tickets: by seed, the scores."""
     rows = {run.seed: run.main_row for run in group.runs if run.superposes}
     known = {seed: row for seed, row in rows.items() if row}
@@ -224,7 +227,7 @@ def superposed_rows(group: Group) -> pd.DataFrame:
     )
 
 
-def pair(ours: pd.Series, base: pd.Series) -> Pairing:
+def pair(ours: Series, base: Series) -> Pairing:
     """The difference of a score over the seeds that both sides have.
 
     Args:
@@ -232,12 +235,12 @@ def pair(ours: pd.Series, base: pd.Series) -> Pairing:
       base: likewise, of what it is compared with.
     """
     sides = {"ours": numbers(ours), "base": numbers(base)}
-    both = pd.concat(sides, axis=1, join="inner").dropna()
+    both: Frame = pd.concat(sides, axis=1, join="inner").dropna()
     both["difference"] = both["ours"] - both["base"]
     return Pairing(both.agg(_SPREAD), _p_value(both["difference"]), tuple(both.index))
 
 
-def _p_value(differences: pd.Series) -> float | None:
+def _p_value(differences: Series) -> float | None:
     """Of Student's t-test of the mean against 0; none without any variance."""
     from scipy import stats
 
@@ -256,7 +259,7 @@ def write_csv(
 ) -> None:
     """Writes rows as CSV; a number is as Python writes it, and ``None`` is empty."""
     cells = [[_cell(row.get(name)) for name in columns] for row in rows]
-    frame = pd.DataFrame(cells, columns=pd.Index(columns), dtype=object)
+    frame: Frame = pd.DataFrame(cells, columns=pd.Index(columns), dtype=object)
     frame.to_csv(path, index=False, na_rep="nan", lineterminator="\n")
 
 

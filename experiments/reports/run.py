@@ -305,8 +305,9 @@ def _cost(cost: Mapping[str, Any]) -> list[Block]:
 
 
 def _cost_row(cost: Mapping[str, Any], part: Cost) -> list[str]:
-    dense, sparse = values = [cost.get(part.dense), cost.get(part.sparse)]
-    known = is_number(dense) and is_number(sparse) and dense
+    values: list[Any] = [cost.get(part.dense), cost.get(part.sparse)]
+    dense, sparse = values
+    known = all(map(is_number, values)) and dense
     ratio = sparse / dense if known else None
     cells = (shown(value, part.form, part.scale) for value in values)
     return [part.title, *cells, shown(ratio, ".4f")]

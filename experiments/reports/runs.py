@@ -22,6 +22,7 @@ from experiments.reports.columns import (
 )
 from experiments.reports.gather import (
     WITHOUT,
+    Frame,
     Group,
     base_rows,
     base_setting,
@@ -137,7 +138,7 @@ def shown_spread(spread: Any, column: Column, sign: str = "") -> str:
 # --- With and without Sup-tickets -----------------------------------------------------
 
 
-def _versus(groups: Sequence[Group], base: pd.DataFrame) -> list[Block]:
+def _versus(groups: Sequence[Group], base: Frame) -> list[Block]:
     rows = []
     for group in groups:
         ours = superposed_rows(group)
@@ -174,7 +175,7 @@ def _versus(groups: Sequence[Group], base: pd.DataFrame) -> list[Block]:
 # --- Pictures -------------------------------------------------------------------------
 
 
-def _pictures(out: Path, groups: Sequence[Group], scores: pd.DataFrame) -> list[Block]:
+def _pictures(out: Path, groups: Sequence[Group], scores: Frame) -> list[Block]:
     fields = [f for f in ("data.name", "model.name") if f in differing(groups)]
     titles = pd.Series(
         [" ".join(str(group.setting.get(f)) for f in fields) for group in groups]
@@ -198,7 +199,7 @@ Points = Mapping[str, Point]
 """Of networks by their names."""
 
 
-def _points(group: Group, scores: pd.DataFrame, number: int, column: Column) -> Points:
+def _points(group: Group, scores: Frame, number: int, column: Column) -> Points:
     """The networks worth a line: the last of the run and those compared with it."""
     others = {other.name for run in group.runs for other in run.others}
     wanted = {_main_network(group), "mean of the tickets", *others, "dense"}
@@ -210,7 +211,7 @@ def _points(group: Group, scores: pd.DataFrame, number: int, column: Column) -> 
     return found
 
 
-def _of_group(scores: pd.DataFrame, number: int) -> pd.DataFrame:
+def _of_group(scores: Frame, number: int) -> Frame:
     """Scores by network."""
     return scores[scores.index.get_level_values("group") == number].droplevel("group")
 
@@ -252,7 +253,7 @@ def _bars(chosen: Sequence[tuple[Group, Points]]) -> dict[str, dict[str, Point]]
 # --- Tables ---------------------------------------------------------------------------
 
 
-def _all_networks(groups: Sequence[Group], scores: pd.DataFrame) -> list[Block]:
+def _all_networks(groups: Sequence[Group], scores: Frame) -> list[Block]:
     rows = []
     for (number, network), row in scores.iterrows():
         if is_ticket(network):
