@@ -310,7 +310,7 @@ def _write(
         path,
         Network(
             params=apply_masks(masks, start.params),
-            batch_stats=start.batch_stats,
+            model_state=start.model_state,
             masks=masks,
         ),
         provenance={
