@@ -16,6 +16,7 @@ import jax
 from experiments.build import experiment as build
 from experiments.command import Parser, check_devices, folder_path, start
 from experiments.config.fields import as_config
+from experiments.reports.columns import score_cells, score_titles
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
@@ -69,15 +70,14 @@ def scores_table(found: dict[str, tuple[Metrics, Network]], split: str) -> str:
       found: of `evaluate`.
       split: its name, for the head.
     """
-    head = ["network", f"{split} accuracy", "NLL", "ECE", "Brier", "examples"]
+    head = ["network", *score_titles(split), "examples"]
     rows = []
     for name, (metrics, network) in found.items():
         total = layer_table(network.masks)[-1]
         rows.append(
             [
                 name,
-                f"{100 * metrics['accuracy']:.2f}%",
-                *(f"{metrics[name]:.4f}" for name in ("nll", "ece", "brier")),
+                *score_cells(metrics),
                 str(metrics["examples"]),
                 f"{total.active} / {total.size}" if total.size else "all",
             ]

@@ -4,7 +4,7 @@ A score of a network is one line of `SCORES`: it is then in the table of a run, 
 tables of many runs and in their CSV file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -90,6 +90,17 @@ CSV = (
     *("examples", "active", "total"),
     *(name for cost in COSTS if cost.in_csv for name in (cost.sparse, cost.dense)),
 )
+
+
+def score_titles(split: str) -> list[str]:
+    """The scores of a network on a split, for the head of a table."""
+    first, *more = (score.title for score in SCORES)
+    return [f"{split} {first}", *more]
+
+
+def score_cells(row: Mapping[str, Any]) -> list[str]:
+    """The scores of a network as texts."""
+    return [score.shown(row.get(score.name)) for score in SCORES]
 
 
 def is_number(value: Any) -> bool:

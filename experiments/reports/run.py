@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.fields import flat
-from experiments.reports.columns import COSTS, SCORES, Cost, is_number, shown
+from experiments.reports.columns import (
+    COSTS,
+    Cost,
+    is_number,
+    score_cells,
+    score_titles,
+    shown,
+)
 from experiments.reports.page import (
     Block,
     Code,
@@ -152,8 +159,7 @@ def _title(path: Path, config: Mapping[str, Any]) -> str:
 
 def _networks(results: Mapping[str, Any]) -> Table:
     split = results.get("evaluated_on", "test")
-    first, *more = (score.title for score in SCORES)
-    head = ["network", f"{split} {first}", *more, "active / total"]
+    head = ["network", *score_titles(split), "active / total"]
     rows = [_cells(row) for row in results["rows"]]
     ensemble = (results.get("analysis") or {}).get("ensemble")
     if ensemble:
@@ -172,7 +178,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         counts = ["all", "0%"]
     return [
         str(row["network"]),
-        *(score.shown(row.get(score.name)) for score in SCORES),
+        *score_cells(row),
         *counts,
     ]
 
