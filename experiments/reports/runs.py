@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -267,21 +267,11 @@ def _all_networks(groups: Sequence[Group], scores: Frame) -> list[Block]:
 
 def _diversity(groups: Sequence[Group]) -> list[Block]:
     """What the tickets of a run have in common, as the paper's Table 6."""
-    names = [column.name for column in DIVERSITY]
-    found = spreads(
-        [
-            {"group": i, **_diversity_of(run.results.get("analysis") or {})}
-            for i, group in enumerate(groups)
-            for run in group.runs
-        ],
-        ["group"],
-        names,
-    )
+    found = _over_runs(groups, "analysis", _diversity_of, [c.name for c in DIVERSITY])
     rows = [
-        [groups[i].name, *(shown_spread(row[c.name], c) for c in DIVERSITY)]
-        for i, row in found.iterrows()
+        [name, *(shown_spread(row[column.name], column) for column in DIVERSITY)]
+        for name, row in found
     ]
-    rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
     if not rows:
         return []
     head = ["setting", *(column.heading for column in DIVERSITY)]
@@ -303,24 +293,32 @@ def _diversity_of(analysis: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _costs(groups: Sequence[Group]) -> list[Block]:
-    ratios = spreads(
-        [
-            {"group": i, **_ratios(run.results.get("cost") or {})}
-            for i, group in enumerate(groups)
-            for run in group.runs
-        ],
-        ["group"],
-        [cost.share for cost in COSTS],
-    )
+    found = _over_runs(groups, "cost", _ratios, [cost.share for cost in COSTS])
     rows = [
-        [groups[i].name, *(shown(row[cost.share]["mean"], ".4f") for cost in COSTS)]
-        for i, row in ratios.iterrows()
+        [name, *(shown(row[cost.share]["mean"], ".4f") for cost in COSTS)]
+        for name, row in found
     ]
-    rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
     if not rows:
         return []
     head = ["setting", *(cost.share for cost in COSTS)]
     return [Heading(2, "Cost, as a share of the dense network's"), Table(head, rows)]
+
+
+def _over_runs(
+    groups: Sequence[Group],
+    section: str,
+    of: Callable[[dict[str, Any]], Mapping[str, Any]],
+    names: Sequence[str],
+) -> list[tuple[str, Any]]:
+    """Spreads of numbers of a section of the results, where there are any."""
+    rows = [
+        {"group": i, **of(run.results.get(section) or {})}
+        for i, group in enumerate(groups)
+        for run in group.runs
+    ]
+    found = spreads(rows, ["group"], names)
+    known = found[found.xs("count", axis=1, level=1).any(axis=1)]
+    return [(groups[i].name, row) for i, row in known.iterrows()]
 
 
 def _ratios(costs: Mapping[str, Any]) -> dict[str, float]:
