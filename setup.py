@@ -31,6 +31,8 @@ train = [
     "scipy>=1.13",
     "scikit-learn>=1.5",
     "matplotlib>=3.9",
+    "jinja2>=3.1",
+    "pandas>=2.2.2,<4.0",
 ]
 test = [
     "chex>=0.1.90",

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from experiments.build import experiment as build
 from experiments.command import Parser, check_devices, folder_path, start
-from experiments.config.fields import Config
+from experiments.config.fields import as_config
+from experiments.reports.columns import score_cells, score_titles
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
@@ -45,7 +45,7 @@ def evaluate(
     Raises:
       ValueError: one line, if the folder lacks something or a file is damaged.
     """
-    config: Config = ConfigDict(read_config(run))
+    config = as_config(read_config(run))
     files = chosen_files(run, networks)
     loaded = {name: load_sparse(path) for name, path in files.items()}
     ours = build.build(config, devices=devices)
@@ -70,15 +70,14 @@ def scores_table(found: dict[str, tuple[Metrics, Network]], split: str) -> str:
       found: of `evaluate`.
       split: its name, for the head.
     """
-    head = ["network", f"{split} accuracy", "NLL", "ECE", "Brier", "examples"]
+    head = ["network", *score_titles(split), "examples"]
     rows = []
     for name, (metrics, network) in found.items():
         total = layer_table(network.masks)[-1]
         rows.append(
             [
                 name,
-                f"{100 * metrics['accuracy']:.2f}%",
-                *(f"{metrics[name]:.4f}" for name in ("nll", "ece", "brier")),
+                *score_cells(metrics),
                 str(metrics["examples"]),
                 f"{total.active} / {total.size}" if total.size else "all",
             ]

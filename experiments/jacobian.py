@@ -17,12 +17,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from experiments.build import experiment as build
 from experiments.command import Parser, check_devices, file_path, folder_path, start
-from experiments.config.fields import Config
-from experiments.reports.figures import panels, style
+from experiments.config.fields import as_config
+from experiments.reports.figures import panels, shown_name
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
@@ -38,8 +37,6 @@ INITIAL = "initial"
 
 Values = Mapping[str, np.ndarray]
 """Singular values [examples, k] of networks by name, the largest first."""
-
-_DPI = 150
 
 
 # --- Singular values ------------------------------------------------------------------
@@ -99,7 +96,7 @@ def jacobian_values(
         split has too few examples, or if a network's numbers are not finite.
     """
     check_whole("examples", examples, 1)
-    config: Config = ConfigDict(read_config(run))
+    config = as_config(read_config(run))
     loaded = _loaded(run, networks)
     ours = build.build(config, devices=jax.devices()[:1])
     try:
@@ -165,19 +162,17 @@ def draw_values(path: Path, found: Values) -> None:
       path: of the picture.
       found: of `jacobian_values`.
     """
-    figure, (place,) = panels(1, 3.6)
-    for i, (name, values) in enumerate(found.items()):
-        means = values.mean(axis=0)
-        means = np.where(means > 0, means, np.nan)  # a logarithm shows no 0
-        place.plot(np.arange(1, len(means) + 1), means, label=name, **style(i))
-    place.set_yscale("log")
-    place.xaxis.get_major_locator().set_params(integer=True)
-    examples = len(next(iter(found.values())))
-    place.set(xlabel="rank", ylabel=f"singular value, mean of {examples} examples")
-    place.grid(color="0.9")
-    place.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=_DPI)
+    with panels(path, 1, 3.6) as (figure, (place,)):
+        for name, values in found.items():
+            means = values.mean(axis=0)
+            means = np.where(means > 0, means, np.nan)  # a logarithm shows no 0
+            place.plot(np.arange(1, len(means) + 1), means, label=shown_name(name))
+        place.set_yscale("log")
+        place.xaxis.get_major_locator().set_params(integer=True)
+        examples = len(next(iter(found.values())))
+        place.set(xlabel="rank", ylabel=f"singular value, mean of {examples} examples")
+        place.grid()
+        figure.legend(loc="outside upper left", ncols=3)
 
 
 def write_values(path: Path, found: Values) -> None:

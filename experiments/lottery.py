@@ -26,18 +26,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from experiments import run
 from experiments.build.experiment import build
 from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
 from experiments.command import Parser, check_devices, folder_path, numbers, start
-from experiments.config.fields import Config, check_config
+from experiments.config.fields import Config, as_config, check_config
 from experiments.runs.folder import check_no_run, check_same_run
 from experiments.runs.layout import RESULTS
 from experiments.runs.made_by import maker
-from experiments.runs.progress import say
 from experiments.runs.stored import read_run
 from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count, exact
@@ -49,6 +46,7 @@ from sup_tickets.training.network_files import (
     provenance_of,
     save_sparse,
 )
+from sup_tickets.training.processes import say
 from sup_tickets.training.state import Network
 from sup_tickets.trees import default_rule
 
@@ -221,7 +219,7 @@ def _round(
     config: Config, options: Options, sparsity: float, masks: Any, final: float
 ) -> Config:
     """A round that trains masks; without any, the first, which gradual prunes."""
-    ours: Config = ConfigDict(config.to_dict())
+    ours = as_config(config.to_dict())
     ours.compare = ours.sup.enabled = False
     ours.tost.parts = ""
     ours.method.initial_sparsity = None
@@ -233,19 +231,19 @@ def _round(
     if options.variant == "gradual":
         ours.method.name, ours.method.sparsity = "gmp", final
     else:
-        ours.method.name, ours.method.options = "dense", ConfigDict()
+        ours.method.name, ours.method.options = "dense", as_config({})
     ours.checkpoint.keep_epochs = (options.rewind_epoch,)
     return without_unused(ours)
 
 
-def _where(config: Config) -> ConfigDict:
+def _where(config: Config) -> Config:
     """Of the method's own options the one that says which leaves are sparse."""
     options = config.method.options
-    return ConfigDict({name: options[name] for name in options if name == "where"})
+    return as_config({name: options[name] for name in options if name == "where"})
 
 
 def _ticket(config: Config, sparsity: float, masks: Path | None = None) -> Config:
-    ours: Config = ConfigDict(config.to_dict())
+    ours = as_config(config.to_dict())
     ours.method.sparsity = sparsity
     if masks is not None:
         ours.masks, ours.mask.weights = str(masks), "file"

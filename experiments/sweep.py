@@ -32,7 +32,7 @@ from experiments.command import (
 from experiments.config.fields import FIELDS, Config, check_config, flat
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
-from experiments.report import report
+from experiments.reports.runs import report
 from experiments.runs import folder as run_folder
 from experiments.runs.stopping import Stopped
 

@@ -13,11 +13,13 @@ differences from the first way to train, and OUT/tost.csv a line for every run.
 """
 
 import argparse
-import csv
 import itertools
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pandas as pd
 
 from experiments.build.rules import without_unused
 from experiments.build.start import MASKS
@@ -31,14 +33,8 @@ from experiments.command import (
 from experiments.config.fields import check_config
 from experiments.config.reading import Source, as_source
 from experiments.lottery import Options, find_tickets
-from experiments.reports.gather import pair, spread
-from experiments.reports.page import (
-    Block,
-    Heading,
-    Table,
-    Text,
-    to_markdown,
-)
+from experiments.reports.gather import Frame, Series, numbers, pair, spread, write_csv
+from experiments.reports.page import Block, Heading, Table, Text, to_markdown
 from experiments.runs.folder import check_no_run
 from experiments.runs.stored import StoredRun, read_run
 from experiments.sweep import Member, parse_grid, run_members
@@ -47,8 +43,7 @@ from sup_tickets.files import atomic_write
 
 LOTTERY = "lottery"
 
-_FIELDS = ("sparsity", "mask", "tost", "seed")
-_SCORES = ("accuracy", "nll", "ece", "seconds")
+_COLUMNS = ("sparsity", "mask", "tost", "seed", "accuracy", "nll", "ece", "seconds")
 _TITLES = {"false": "plain", "true": "all of ToST"}  # in tables; others as they are
 
 
@@ -161,84 +156,72 @@ def write_tables(out: Path) -> Path:
     ]
     if not runs:
         raise ValueError(f"there is no finished run in {out}")
-    rows = [_row(names, run) for names, run in runs]
-    rows.sort(key=lambda row: (row["sparsity"], row["mask"], int(row["seed"])))
-    with open(out / "tost.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*_FIELDS, *_SCORES))
-        writer.writerows([row[name] for name in (*_FIELDS, *_SCORES)] for row in rows)
+    rows: Frame = pd.DataFrame([_row(names, run) for names, run in runs], dtype=object)
+    rows["seed"] = rows["seed"].astype(int)
+    rows = rows.sort_values(["sparsity", "mask", "seed"])
+    lines = rows.to_dict("records")
+    atomic_write(out / "tost.csv", lambda path: write_csv(path, lines, _COLUMNS))
     atomic_write(out / "tost.md", to_markdown(_blocks(rows)))
     return out / "tost.md"
 
 
 def _row(names: Mapping[str, str], run: StoredRun) -> dict[str, Any]:
     scores = {**(run.main_row or {}), "seconds": run.results.get("seconds")}
-    found = {name: names[name] for name in _FIELDS}
-    return found | {name: scores.get(name) for name in _SCORES}
+    return {name: names.get(name, scores.get(name)) for name in _COLUMNS}
 
 
-def _blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    sparsities, masks, ways = (
-        list(dict.fromkeys(row[name] for row in rows))
-        for name in ("sparsity", "mask", "tost")
-    )
+def _blocks(rows: Frame) -> list[Block]:
+    ways: list[str] = list(rows["tost"].unique())
     base = "false" if "false" in ways else ways[0]
     ways = [base, *(way for way in ways if way != base)]
     titles = [_TITLES.get(way, way) for way in ways]
-    seconds = sum(row["seconds"] or 0 for row in rows)
+    masks = list(rows["mask"].unique())
+    cells = pd.MultiIndex.from_product([masks, ways])
     blocks: list[Block] = [
         Heading(1, "Ways to train a mask"),
         Text(
-            f"{len(rows)} runs of {seconds / 3600:.1f} hours in all. Mean (standard "
-            "deviation) over seeds; differences are paired by seed, with p of a "
-            "two-sided t-test that is not corrected for the number of tests."
+            f"{len(rows)} runs of {numbers(rows['seconds']).sum() / 3600:.1f} hours in "
+            "all. Mean (standard deviation) over seeds; differences are paired by "
+            "seed, with p of a two-sided t-test that is not corrected for the number "
+            "of tests."
         ),
     ]
-    for sparsity in sparsities:
-        blocks.append(Heading(2, f"Sparsity {sparsity}"))
-        cells = {
-            (mask, way): {
-                int(row["seed"]): row
-                for row in rows
-                if (row["sparsity"], row["mask"], row["tost"]) == (sparsity, mask, way)
-            }
-            for mask in masks
-            for way in ways
-        }
-        head = ["accuracy, %", *titles]
-        score = [[m, *(_score(cells[m, w]) for w in ways)] for m in masks]
-        blocks.append(Table(head, score))
-        head = [f"difference from {titles[0]}", *titles[1:]]
+    for sparsity, same in rows.groupby("sparsity", sort=False):
+        # Of each mask and way a column, of each seed a row.
+        by_seed = same.pivot(index="seed", columns=["mask", "tost"])
+        accuracy, nll = (by_seed[s].reindex(columns=cells) for s in ("accuracy", "nll"))
+        score = [[m, *(_score(accuracy[m, w], 100, 2) for w in ways)] for m in masks]
         gain = [
-            [m, *(_gain(cells[m, w], cells[m, base]) for w in ways[1:])] for m in masks
+            [m, *(_gain(accuracy[m, w], accuracy[m, base]) for w in ways[1:])]
+            for m in masks
         ]
-        blocks.append(Table(head, gain))
-        head = ["NLL, nats", *titles]
-        nll = [[m, *(_score(cells[m, w], "nll") for w in ways)] for m in masks]
-        blocks.append(Table(head, nll))
+        losses = [[m, *(_score(nll[m, w], 1, 3) for w in ways)] for m in masks]
+        blocks += [
+            Heading(2, f"Sparsity {sparsity}"),
+            Table(["accuracy, %", *titles], score),
+            Table([f"difference from {titles[0]}", *titles[1:]], gain),
+            Table(["NLL, nats", *titles], losses),
+        ]
     return blocks
 
 
-def _score(by_seed: Mapping[int, Mapping[str, Any]], score: str = "accuracy") -> str:
-    found = spread(row[score] for row in by_seed.values())
-    if found is None:
+def _score(by_seed: Series, scale: float, digits: int) -> str:
+    found = scale * spread(by_seed)
+    if isnan(found["mean"]):
         return ""
-    times, digits = (100, 2) if score == "accuracy" else (1, 3)
-    text = f"{times * found.mean:.{digits}f}"
-    if found.deviation is None:
-        return text
-    return f"{text} ({times * found.deviation:.{digits}f})"
+    text = f"{found['mean']:.{digits}f}"
+    return text if isnan(found["std"]) else f"{text} ({found['std']:.{digits}f})"
 
 
-def _gain(ours: Mapping[int, Any], base: Mapping[int, Any]) -> str:
+def _gain(ours: Series, base: Series) -> str:
     found = pair(ours, base)
-    if found.difference is None:
+    mean, deviation, _ = 100 * found.spreads["difference"]
+    if isnan(mean):
         return ""
-    text = f"{100 * found.difference.mean:+.2f}"
-    if found.difference.deviation is None:
-        return text
+    if isnan(deviation):
+        return f"{mean:+.2f}"
     p = "" if found.p_value is None else f", p {found.p_value:.2g}"
-    return f"{text} ({100 * found.difference.deviation:.2f}{p})"
+    return f"{mean:+.2f} ({deviation:.2f}{p})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,7 @@
-"""The layout shows the architecture: imports go downward, all public names are told."""
+"""The layout shows the architecture: imports go downward, all public names are told.
+
+Of the library first, then of the rooms of `experiments`.
+"""
 
 import ast
 import inspect
@@ -153,3 +156,54 @@ def test_calls_without_an_encoding_are_found():
     }.items():
         (call,) = (n for n in ast.walk(ast.parse(text)) if is_call(n))
         assert without_encoding(call) == wanted, text
+
+
+# --- Experiments ----------------------------------------------------------------------
+
+EXPERIMENTS = ROOT.parent / "experiments"
+# A module may import its own room and those before it; commands import all.
+ROOMS = ["config", "build", "runs", "reports", "commands"]
+# After the build nothing needs ml_collections: what is left of a configuration is a
+# value that `experiments.config` made.
+READ_CONFIGURATIONS = {"config", "build"}
+
+
+def room_of(names: list[str]) -> str:
+    """Of a module below `experiments`, by its path; benchmarks are commands too."""
+    return names[0] if names[0] in ROOMS[:-1] else "commands"
+
+
+def experiments_imports(path: Path) -> set[str]:
+    """Modules of `experiments` that a file imports, also by name from a package."""
+    found = imports(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if is_module(name)}
+    return {module for module in found if module.startswith("experiments.")}
+
+
+def is_module(name: str) -> bool:
+    place = ROOT.parent.joinpath(*name.split("."))
+    return place.is_dir() or place.with_suffix(".py").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(EXPERIMENTS.rglob("*.py")),
+    ids=lambda p: str(p.relative_to(EXPERIMENTS)),
+)
+def test_rooms_import_those_before_them(path):
+    room = room_of(list(path.relative_to(EXPERIMENTS).with_suffix("").parts))
+    for module in experiments_imports(path):
+        other = room_of(module.split(".")[1:])
+        assert ROOMS.index(other) <= ROOMS.index(room), f"{path.name} imports {module}"
+    outside = {module.split(".")[0] for module in imports(path)}
+    assert "tests" not in outside
+    if room not in READ_CONFIGURATIONS:
+        assert "ml_collections" not in outside, f"{path.name} imports ml_collections"
+
+
+def test_every_room_is_there():
+    there = {path.parent.name for path in EXPERIMENTS.glob("*/__init__.py")}
+    assert there == {*ROOMS[:-1], "benchmarks"}

@@ -3,20 +3,15 @@ import json
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.report import main, report, table, write_report
-from experiments.reports.figures import (
-    draw_bars,
-    draw_by_sparsity,
-    draw_curves,
-    draw_layers,
-    draw_plane,
-    shown_name,
-)
+from experiments.report import main
+from experiments.reports.columns import CSV, SCORES, Column
+from experiments.reports.figures import shown_name
 from experiments.reports.gather import (
     base_rows,
     differing,
@@ -24,6 +19,7 @@ from experiments.reports.gather import (
     network_scores,
     pair,
     spread,
+    write_csv,
 )
 from experiments.reports.page import (
     Heading,
@@ -33,6 +29,10 @@ from experiments.reports.page import (
     aligned,
     to_html,
 )
+from experiments.reports.run import table, write_report
+from experiments.reports.run_figures import draw_curves, draw_layers, draw_plane
+from experiments.reports.runs import report
+from experiments.reports.runs_figures import draw_bars, draw_by_sparsity
 from experiments.runs.events import read_events
 from experiments.runs.stored import read_run, read_runs, with_others
 from sup_tickets.files import atomic_write
@@ -152,7 +152,7 @@ def test_the_summary_is_written_last(tmp_path, monkeypatch):
     def fails(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("experiments.report.to_html", fails)
+    monkeypatch.setattr("experiments.reports.run.to_html", fails)
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path / "run", results)
     assert not (tmp_path / "run/report/summary.md").exists()
@@ -278,7 +278,7 @@ def test_rows_of_older_results_are_a_base_too(tmp_path):
     results["rows"].append(row("rigl without Sup-tickets", 0.9))
     (tmp_path / "run/results.json").write_text(json.dumps(results))
     base = base_rows(read_runs([tmp_path]))
-    assert [r[0]["accuracy"] for r in base.values()] == [0.9]
+    assert base[["seed", "accuracy"]].values.tolist() == [[0, 0.9]]
 
 
 def test_only_the_seed_is_set_aside(tmp_path):
@@ -300,16 +300,19 @@ def test_only_the_seed_is_set_aside(tmp_path):
 def test_scores_of_a_group(sweep):
     root, _ = sweep
     groups = group_runs(read_runs([root]))
-    group = next(g for g in groups if g.setting["sup.enabled"])
-    scores = network_scores(group)
-    assert list(scores)[-3:] == [
+    number, group = next(
+        (i, g) for i, g in enumerate(groups) if g.setting["sup.enabled"]
+    )
+    assert group.name == "rigl 80% + Sup-tickets"
+    scores = network_scores(groups).loc[number]
+    assert list(scores.index)[-3:] == [
         *("mean of the tickets", "ensemble of the tickets", "superposed ticket")
     ]
-    assert scores["superposed ticket"]["accuracy"].count == 3
+    assert scores.loc["superposed ticket", ("accuracy", "count")] == 3
     # Tickets are 0.008, 0.006 and 0.004 below.
     means = [0.905 - 0.006, 0.916 - 0.006, 0.929 - 0.006]
     np.testing.assert_allclose(
-        scores["mean of the tickets"]["accuracy"][:2],
+        scores.loc["mean of the tickets", "accuracy"][["mean", "std"]].tolist(),
         (np.mean(means), np.std(means, ddof=1)),
     )
 
@@ -397,31 +400,72 @@ def test_names_are_no_mathematics(tmp_path, name):
     ).filter(lambda xy: np.ptp([a - b for a, b in xy]) > 1e-3)
 )
 def test_pairs_agree_with_scipy(values):
-    ours = {seed: {"accuracy": a} for seed, (a, _) in enumerate(values)}
-    theirs = {seed: {"accuracy": b} for seed, (_, b) in enumerate(values)}
-    got = pair(ours | {77: {"accuracy": 1.0}}, theirs | {78: {"accuracy": 0.0}})
+    ours = {seed: a for seed, (a, _) in enumerate(values)} | {77: 1.0}
+    theirs = {seed: b for seed, (_, b) in enumerate(values)} | {78: 0.0}
+    got = pair(pd.Series(ours), pd.Series(theirs))
     a, b = np.array(values).T
-    np.testing.assert_allclose(got.difference.mean, np.mean(a - b), atol=1e-12)
-    np.testing.assert_allclose(got.difference.deviation, np.std(a - b, ddof=1))
+    mean, deviation, count = got.spreads["difference"]
+    np.testing.assert_allclose(mean, np.mean(a - b), atol=1e-12)
+    np.testing.assert_allclose(deviation, np.std(a - b, ddof=1))
+    assert count == len(values)
+    for side, mine in (("ours", a), ("base", b)):
+        np.testing.assert_allclose(got.spreads[side]["mean"], mine.mean(), atol=1e-12)
     np.testing.assert_allclose(got.p_value, stats.ttest_rel(a, b).pvalue)
     assert got.seeds == tuple(range(len(values)))
 
 
 def test_pairs_without_a_test():
-    ours, theirs = {0: {"accuracy": 0.5}}, {0: {"accuracy": 0.25}}
-    assert pair(ours, theirs)[:2] == (spread([0.25]), None)
+    one = pair(pd.Series({0: 0.5}), pd.Series({0: 0.25}))
+    pd.testing.assert_series_equal(
+        one.spreads["difference"], spread([0.25]), check_names=False
+    )
+    assert one.p_value is None
     # The same difference twice, up to rounding.
-    ours = {0: {"accuracy": 0.3}, 1: {"accuracy": 0.8}}
-    theirs = {0: {"accuracy": 0.2}, 1: {"accuracy": 0.7}}
-    assert pair(ours, theirs).p_value is None
-    assert pair(ours, {7: {"accuracy": 1.0}}) == (None, None, ())
-    assert pair(ours, {0: {"accuracy": None}}).difference is None
+    ours = pd.Series({0: 0.3, 1: 0.8})
+    assert pair(ours, pd.Series({0: 0.2, 1: 0.7})).p_value is None
+    for theirs in ({7: 1.0}, {0: None}, {0: np.inf}, {0: "x"}, {}):
+        none = pair(ours, pd.Series(theirs, dtype=object))
+        assert none[1:] == (None, ())
+        assert none.spreads["difference"]["count"] == 0
+        assert none.spreads.loc["mean"].isna().all()
+    # Runs whose configuration names no seed are one pair.
+    unnamed = pd.Index([None], dtype=object)
+    same = pair(pd.Series([0.5], unnamed), pd.Series([0.25], unnamed))
+    assert same.spreads["difference"]["mean"] == 0.25
 
 
 def test_spreads():
-    assert spread([]) is spread([None, float("nan")]) is None
-    assert spread([2.0]) == (2.0, None, 1)
-    assert spread([1, 3, None]) == (2.0, pytest.approx(2**0.5), 2)
+    for nothing in ([], [None, float("nan")], [float("inf"), "x"]):
+        assert spread(nothing)["count"] == 0
+        assert spread(nothing)[["mean", "std"]].isna().all()
+    assert spread([2.0])[["mean", "count"]].tolist() == [2.0, 1]
+    assert np.isnan(spread([2.0])["std"])
+    assert spread([1, 3, None]).tolist() == [2.0, pytest.approx(2**0.5), 2]
+
+
+def test_a_csv_file_keeps_the_text_of_numbers(tmp_path):
+    rows = [
+        {"a": 0.1 + 0.2, "b": 10000, "c": True, "d": 'x, "y"'},
+        {"a": float("nan"), "b": None, "c": 1e-300, "d": "", "e": 1},
+        {"a": float("inf"), "b": 2**70, "c": -0.0},
+    ]
+    write_csv(tmp_path / "x.csv", rows, ("a", "b", "c", "d"))
+    assert (tmp_path / "x.csv").read_bytes().decode() == (
+        'a,b,c,d\n0.30000000000000004,10000,True,"x, ""y"""\nnan,,1e-300,\n'
+        "inf,1180591620717411303424,-0.0,\n"
+    )
+
+
+def test_columns_show_numbers_with_their_units():
+    score = Column("perplexity", "perplexity", ".1f", 1, "")
+    assert (score.heading, score.shown(12.34), score.shown(None)) == (
+        *("perplexity", "12.3"),
+        "-",
+    )
+    values = [SCORES[0].shown(x) for x in (0.5, float("nan"), "x", None)]
+    assert values == ["50.00%", "-", "-", "-"]
+    assert SCORES[0].heading == "accuracy, %"
+    assert CSV[9:13] == ("accuracy", "nll", "ece", "brier")
 
 
 # --- Parts ----------------------------------------------------------------------------

@@ -30,7 +30,6 @@ from experiments.build.start import (
 )
 from experiments.build.tost import Young, with_tost
 from experiments.config.fields import Config, check_config
-from experiments.runs.progress import say
 from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Shardings
 from sup_tickets.dynamic import Method
@@ -42,6 +41,7 @@ from sup_tickets.training.libraries.linen import Form, linen_network
 from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.training.plan import Plan, describe
 from sup_tickets.training.predictions import Predictions
+from sup_tickets.training.processes import say
 from sup_tickets.training.state import Network, RunState, TrainState
 from sup_tickets.training.steps import Spec, Steps, compile_steps
 from sup_tickets.training.task import Metrics

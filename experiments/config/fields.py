@@ -13,6 +13,11 @@ Config = Any
 """A ConfigDict; the type checker cannot know its fields."""
 
 
+def as_config(values: Mapping[str, Any]) -> Config:
+    """A configuration of nested values, as a run's folder keeps them."""
+    return ConfigDict(values)
+
+
 class Field(NamedTuple):
     """What a field may hold."""
 

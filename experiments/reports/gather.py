@@ -2,39 +2,46 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite, sqrt
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import pandas as pd
 
+from experiments.reports.columns import SCORES, is_number
 from experiments.runs.identity import ASIDE
 from experiments.runs.layout import SUPERPOSED, is_ticket
 from experiments.runs.stored import StoredRun
 
-_SCORES = ("accuracy", "nll", "ece", "brier")
+Frame: TypeAlias = Any
+Series: TypeAlias = Any
+"""Of pandas; what is in them the type checker cannot know."""
+
+WITHOUT = "without Sup-tickets"
+"""How the name of a network ends that is compared with the superposed ticket."""
+
+_SPREAD = ["mean", "std", "count"]
+_SCORES = [score.name for score in SCORES]
+_NAMED = ("data.name", "model.name", "method.name", "method.sparsity", "sup.enabled")
 
 
 class Group(NamedTuple):
     """Runs that differ in their seed alone."""
 
+    name: str  # model, method, sparsity, and in what it differs from others
     setting: dict[str, Any]  # the configuration that they share
     runs: tuple[StoredRun, ...]  # by seed
-
-
-class Spread(NamedTuple):
-    """A number over seeds."""
-
-    mean: float
-    deviation: float | None  # with n - 1 in the denominator; none of a single one
-    count: int
 
 
 class Pairing(NamedTuple):
     """The same setting with Sup-tickets and without, over the seeds that both have."""
 
-    difference: Spread | None  # with less without
+    spreads: Frame  # of "ours", "base", "difference"; see `spread`
     p_value: float | None  # of a paired t-test, two-sided; none if there cannot be one
     seeds: tuple[Any, ...]
+
+
+# --- Groups ---------------------------------------------------------------------------
 
 
 def setting_of(run: StoredRun) -> dict[str, Any]:
@@ -46,17 +53,24 @@ def setting_of(run: StoredRun) -> dict[str, Any]:
     }
 
 
-def group_runs(runs: Iterable[StoredRun]) -> list[Group]:
+def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
     """Groups in the order of their first run; of runs with one seed the first."""
-    found: dict[str, dict[Any, StoredRun]] = {}
-    for run in runs:
-        key = json.dumps(setting_of(run), default=str)
-        found.setdefault(key, {}).setdefault(run.seed, run)
-    groups = []
-    for by_seed in found.values():
-        ordered = tuple(by_seed[seed] for seed in sorted(by_seed, key=_by_number))
-        groups.append(Group(setting_of(ordered[0]), ordered))
-    return groups
+    settings = [setting_of(run) for run in runs]
+    frame: Frame = pd.DataFrame(
+        {
+            "setting": [json.dumps(setting, default=str) for setting in settings],
+            "seed": pd.Series([run.seed for run in runs], dtype=object),
+        }
+    ).drop_duplicates()
+    found = [
+        sorted(same.index, key=lambda i: _by_number(runs[i].seed))
+        for _, same in frame.groupby("setting", sort=False)
+    ]
+    groups = [
+        Group("", settings[i], tuple(runs[j] for j in (i, *more))) for i, *more in found
+    ]
+    fields = differing(groups)
+    return [group._replace(name=_name(group, fields)) for group in groups]
 
 
 def _by_number(seed: Any) -> tuple[bool, Any]:
@@ -66,56 +80,98 @@ def _by_number(seed: Any) -> tuple[bool, Any]:
 
 def differing(groups: Sequence[Group]) -> list[str]:
     """The names of the fields in which groups differ."""
-    names = dict.fromkeys(name for group in groups for name in group.setting)
-    return [
-        name
-        for name in names
-        if len({str(group.setting.get(name)) for group in groups}) > 1
+    texts: Frame = pd.DataFrame(
+        [{k: str(v) for k, v in group.setting.items()} for group in groups]
+    ).fillna("None")
+    return [str(name) for name in texts if texts[name].nunique() > 1]
+
+
+def _name(group: Group, fields: Sequence[str]) -> str:
+    """Method, sparsity, and what differs between groups."""
+    setting = group.setting
+    varied = [f for f in ("data.name", "model.name") if f in fields]
+    always = [f for f in (*varied, "method.name") if f in setting]
+    parts = [str(setting[f]) for f in always]
+    if "method.sparsity" in setting:
+        parts.append(sparsity_text(setting["method.sparsity"]))
+    if "sup.enabled" in setting:
+        parts.append("+ Sup-tickets" if setting["sup.enabled"] else "alone")
+    # Options of what is not there would only confuse.
+    parts += [
+        f"{f}={setting[f]}"
+        for f in fields
+        if f in setting
+        and f not in _NAMED
+        and not (f.startswith("sup.") and not setting.get("sup.enabled"))
     ]
+    return " ".join(parts) or group.runs[0].name
 
 
-def spread(values: Iterable[Any]) -> Spread | None:
-    """Mean and deviation of the numbers among some values; none without a number."""
-    numbers = [float(v) for v in values if v is not None and isfinite(v)]
-    if not numbers:
-        return None
-    mean = sum(numbers) / len(numbers)
-    if len(numbers) == 1:
-        return Spread(mean, None, 1)
-    squares = sum((number - mean) ** 2 for number in numbers)
-    return Spread(mean, sqrt(squares / (len(numbers) - 1)), len(numbers))
+def sparsity_text(value: Any) -> str:
+    """A sparsity in a name, "90%"."""
+    return f"{100 * value:g}%" if isinstance(value, (int, float)) else str(value)
 
 
-def network_scores(group: Group) -> dict[str, dict[str, Spread]]:
-    """Scores of each network of a group, over seeds.
+# --- Numbers over seeds ---------------------------------------------------------------
+
+
+def spread(values: Iterable[Any]) -> Series:
+    """Of the numbers among some values "mean", "std" (with n - 1) and "count".
+
+    What there is not, as the deviation of a single number, is NaN.
+    """
+    return numbers(pd.Series(list(values), dtype=object)).agg(_SPREAD)
+
+
+def spreads(
+    rows: Sequence[Mapping[str, Any]], by: Sequence[str], names: Sequence[str]
+) -> Frame:
+    """Of each group of rows the `spread` of each column.
+
+    Args:
+      rows: of anything; what is no number is left out.
+      by: columns whose values name a group.
+      names: columns of numbers.
+
+    Returns:
+      A row for each group, in the order of the first of it; columns (name, "mean").
+    """
+    frame: Frame = pd.DataFrame(rows, columns=pd.Index([*by, *names]), dtype=object)
+    values = frame[list(names)].apply(numbers)
+    return values.groupby([frame[name] for name in by], sort=False).agg(_SPREAD)
+
+
+def numbers(values: Series) -> Series:
+    """The same as float64; what is no finite number is NaN."""
+    return values.map(lambda v: v if is_number(v) else np.nan).astype("float64")
+
+
+def network_scores(groups: Sequence[Group]) -> Frame:
+    """The `spread` over seeds of each score of each network.
 
     Besides the networks of the tables "mean of the tickets" and "ensemble of the
     tickets", if there are tickets.
+
+    Returns:
+      Rows (number of the group, network), columns (score, "mean").
     """
-    tables: dict[str, dict[str, list[Any]]] = {}
-    for run in group.runs:
-        for name, scores in _all_networks(run).items():
-            columns = tables.setdefault(name, {score: [] for score in _SCORES})
-            for score in _SCORES:
-                columns[score].append(scores.get(score))
-    found = {}
-    for name, columns in tables.items():
-        spreads = {score: spread(values) for score, values in columns.items()}
-        found[name] = {score: s for score, s in spreads.items() if s is not None}
-    return found
+    rows = [
+        {"group": i, "network": network, **scores}
+        for i, group in enumerate(groups)
+        for run in group.runs
+        for network, scores in _all_networks(run).items()
+    ]
+    return spreads(rows, ["group", "network"], _SCORES)
 
 
-def _all_networks(run: StoredRun) -> dict[str, dict[str, Any]]:
+def _all_networks(run: StoredRun) -> dict[str, Mapping[str, Any]]:
     rows = {row["network"]: row for row in run.rows}
     tickets = [row for name, row in rows.items() if is_ticket(name)]
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, Mapping[str, Any]] = {}
     for name, row in rows.items():
         if name == SUPERPOSED and tickets:
-            known["mean of the tickets"] = {
-                score: mean.mean
-                for score in _SCORES
-                if (mean := spread(row.get(score) for row in tickets))
-            }
+            frame: Frame = pd.DataFrame(tickets, columns=pd.Index(_SCORES))
+            known["mean of the tickets"] = frame.apply(numbers).mean().to_dict()
             ensemble = (run.results.get("analysis") or {}).get("ensemble")
             if ensemble:
                 known["ensemble of the tickets"] = ensemble
@@ -123,7 +179,7 @@ def _all_networks(run: StoredRun) -> dict[str, dict[str, Any]]:
     return known
 
 
-# --- Base and Sup-tickets -------------------------------------------------------------
+# --- With and without Sup-tickets -----------------------------------------------------
 
 
 def base_setting(setting: Mapping[str, Any]) -> str:
@@ -132,59 +188,80 @@ def base_setting(setting: Mapping[str, Any]) -> str:
     return json.dumps(shared, default=str)
 
 
-def base_rows(runs: Iterable[StoredRun]) -> dict[str, dict[Any, dict[str, Any]]]:
-    """The last networks without Sup-tickets: ``base_setting -> seed -> row``.
+def base_rows(runs: Iterable[StoredRun]) -> Frame:
+    """The last networks without Sup-tickets, of each setting and seed the first.
 
     From runs of their own, from runs within others, and from rows of others' tables.
+
+    Returns:
+      Columns "setting", as of `base_setting`, "seed", and the scores.
     """
-    found: dict[str, dict[Any, dict[str, Any]]] = {}
-    for run in runs:
-        for one in (run, *run.others):
-            row = one.main_row if not one.superposes else _row_without(one)
-            if row is not None:
-                key = base_setting(setting_of(one))
-                found.setdefault(key, {}).setdefault(one.seed, row)
-    return found
+    rows = [
+        {**row, "setting": base_setting(setting_of(one)), "seed": one.seed}
+        for run in runs
+        for one in (run, *run.others)
+        if (row := _row_without(one)) is not None
+    ]
+    columns = pd.Index(["setting", "seed", *_SCORES])
+    frame: Frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    return frame.drop_duplicates(["setting", "seed"])
 
 
 def _row_without(run: StoredRun) -> dict[str, Any] | None:
-    for row in run.results.get("rows", ()):
-        if row["network"].endswith("without Sup-tickets"):
-            return row
-    return None
+    if not run.superposes:
+        return run.main_row
+    rows = run.results.get("rows", ())
+    return next((row for row in rows if row["network"].endswith(WITHOUT)), None)
 
 
-def pair(
-    ours: Mapping[Any, Any], base: Mapping[Any, Any], score: str = "accuracy"
-) -> Pairing:
-    """The difference of a score over the seeds that both sides have.
-
-    Args:
-      ours: row by seed.
-      base: row by seed.
-      score: a column of the rows.
-    """
-    seeds = tuple(sorted(ours.keys() & base.keys(), key=_by_number))
-    a, b = ([rows[s].get(score) for s in seeds] for rows in (ours, base))
-    both = [
-        (x, y, s)
-        for x, y, s in zip(a, b, seeds, strict=True)
-        if x is not None and y is not None and isfinite(x) and isfinite(y)
-    ]
-    differences = [x - y for x, y, _ in both]
-    return Pairing(
-        difference=spread(differences),
-        p_value=_p_value(differences),
-        seeds=tuple(s for *_, s in both),
+def superposed_rows(group: Group) -> Frame:
+    """The last networks of a group with Sup-tickets: by seed, the scores."""
+    rows = {run.seed: run.main_row for run in group.runs if run.superposes}
+    known = {seed: row for seed, row in rows.items() if row}
+    index, columns = pd.Index(list(known), dtype=object), pd.Index(_SCORES)
+    return pd.DataFrame(
+        [[row.get(name) for name in _SCORES] for row in known.values()],
+        index=index,
+        columns=columns,
+        dtype=object,
     )
 
 
-def _p_value(differences: Sequence[float]) -> float | None:
+def pair(ours: Series, base: Series) -> Pairing:
+    """The difference of a score over the seeds that both sides have.
+
+    Args:
+      ours: a score by seed; what is no number is left out.
+      base: likewise, of what it is compared with.
+    """
+    sides = {"ours": numbers(ours), "base": numbers(base)}
+    both: Frame = pd.concat(sides, axis=1, join="inner").dropna()
+    both["difference"] = both["ours"] - both["base"]
+    return Pairing(both.agg(_SPREAD), _p_value(both["difference"]), tuple(both.index))
+
+
+def _p_value(differences: Series) -> float | None:
     """Of Student's t-test of the mean against 0; none without any variance."""
     from scipy import stats
 
     # Differences of rounded numbers are equal up to rounding.
     if len(differences) < 2 or np.ptp(differences) <= 1e-12:
         return None
-    result: Any = stats.ttest_rel(differences, np.zeros(len(differences)))
+    result: Any = stats.ttest_1samp(differences, 0)
     return float(result.pvalue)
+
+
+# --- Files ----------------------------------------------------------------------------
+
+
+def write_csv(
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]
+) -> None:
+    """Writes rows as CSV; a number is as Python writes it, and ``None`` is empty."""
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    frame: Frame = pd.DataFrame(cells, columns=pd.Index(columns), dtype=object)
+    frame.to_csv(path, index=False, na_rep="nan", lineterminator="\n")
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else value

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.runs.board import Board
@@ -14,18 +13,13 @@ from experiments.runs.layout import LAST, LOG, epoch_file, ticket_file
 from experiments.runs.lines import Lines
 from sup_tickets.masks import layer_table
 from sup_tickets.training.plan import Plan
+from sup_tickets.training.processes import say
 from sup_tickets.training.state import Network
 from sup_tickets.training.steps import Turnover
 from sup_tickets.training.task import Metrics
 from sup_tickets.types import Schedule
 
 _SECONDS_BETWEEN_LINES = 5.0
-
-
-def say(text: str) -> None:
-    """Prints a line at once, to a file too; of several processes the first does."""
-    if jax.process_index() == 0:
-        print(text, flush=True)
 
 
 class Progress:

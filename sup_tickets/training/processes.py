@@ -21,6 +21,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def say(text: str) -> None:
+    """Prints a line at once, to a file too; of several processes the first does."""
+    if is_first():
+        print(text, flush=True)
+
+
 def gather(value: Any) -> list[Any]:
     """The values of all processes, in their order; each whatever JSON can hold."""
     if jax.process_count() == 1:
