@@ -31,7 +31,7 @@ from sup_tickets.files import atomic_write
 from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network, network_of
-from sup_tickets.trees import check_same_leaves
+from sup_tickets.tree_checks import check_same_leaves
 
 INITIAL = "initial"
 """The network before its first step; it is not stored, but made again by its seed."""

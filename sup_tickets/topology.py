@@ -44,15 +44,13 @@ from sup_tickets.selection import (
     select_globally,
     top_k,
 )
-from sup_tickets.trees import (
+from sup_tickets.tree_checks import (
     check_counts,
     check_same_containers,
     check_same_leaves,
     check_same_names,
-    map_named,
-    matching_names,
-    named_leaves,
 )
+from sup_tickets.trees import map_named, matching_names, named_leaves
 from sup_tickets.types import Counts, Masks, Number, Params, Scores
 
 Scope = Literal["global", "layer"]

@@ -14,7 +14,7 @@ from jax import lax
 
 import sup_tickets as st
 from sup_tickets.models import ConvNet, LeNet5, make_model
-from sup_tickets.selection import select_n_m
+from sup_tickets.structured import select_n_m
 
 # name: model, shape of the images. The first two are those of the fault: with a maximum
 # over a reshape their kernels were wrong by 39 to 45%.

@@ -22,19 +22,17 @@ from sup_tickets.checks import check_one_of
 from sup_tickets.counting import active_count
 from sup_tickets.foresight import (
     classification_loss,
-    dead_layers,
     grasp,
-    prune_in_rounds,
-    resample,
     snip,
     synflow,
     total_gradient,
 )
+from sup_tickets.gradinit import rescaled_init
 from sup_tickets.masks import full_masks, layer_counts, layer_table
 from sup_tickets.methods import example
 from sup_tickets.models.ghosts import with_ghosts, without_ghosts
 from sup_tickets.orthogonal import exact_orthogonal
-from sup_tickets.rescaling import rescaled_init
+from sup_tickets.rounds import dead_layers, prune_in_rounds, resample
 from sup_tickets.saliency import magnitude, taylor
 from sup_tickets.training.network_files import load_sparse, provenance_of
 from sup_tickets.training.state import Network, TrainState

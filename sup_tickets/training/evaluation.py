@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sup_tickets.data.resident import Weighted
-from sup_tickets.superposition import reestimate_statistics
+from sup_tickets.statistics import reestimate_statistics
 from sup_tickets.training.state import Network
 from sup_tickets.training.steps import Form, Prepare, form_of
 
