@@ -62,7 +62,7 @@ from sup_tickets.methods import (
     sparse_momentum,
     static,
 )
-from sup_tickets.orthogonal import exact_orthogonal, residual
+from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
 from sup_tickets.rotations import expected_density
 from sup_tickets.rounds import dead_layers, prune_in_rounds, resample
 from sup_tickets.rules import default_rule
@@ -198,6 +198,7 @@ __all__ = [
     "mish",
     "momentum",
     "observe_gradients",
+    "orthogonality_error",
     "overlap",
     "pack",
     "prune_in_rounds",
@@ -209,7 +210,6 @@ __all__ = [
     "resample",
     "rescaled_init",
     "reset_slots",
-    "residual",
     "rewire",
     "rigl",
     "rigl_itop",

@@ -69,12 +69,12 @@ class Layers(NamedTuple):
         """The number of places of each leaf."""
         return [prod(shape) for shape in self.shapes]
 
-    def held(self, dense: Expressions) -> dict[int, Fraction]:
-        """The leaves that ``dense`` fixes, at density 1."""
+    def held(self, keep_dense: Expressions) -> dict[int, Fraction]:
+        """The leaves that ``keep_dense`` fixes, at density 1."""
         try:
-            found = matching_names(dense, self.names)
+            found = matching_names(keep_dense, self.names)
         except ValueError as error:
-            raise ValueError(f"dense={dense!r}: {error}") from None
+            raise ValueError(f"keep_dense={keep_dense!r}: {error}") from None
         return {i: ONE for i, name in enumerate(self.names) if name in found}
 
     def place(self, argument: str, expression: str) -> int:

@@ -41,7 +41,7 @@ def uniform(
     *,
     sparsity: float,
     where: RuleLike = default_rule,
-    dense: Expressions = (),
+    keep_dense: Expressions = (),
 ) -> Counts:
     """The same density in every sparse leaf, ``d_l = D``.
 
@@ -49,9 +49,9 @@ def uniform(
       params: pytree of arrays, or of ``jax.ShapeDtypeStruct``.
       sparsity: fraction of zeros over all sparse leaves together, in [0, 1).
       where: which leaves are sparse, see `trees.sparse_leaves`.
-      dense: sparse leaves that are kept fully dense. Their weights count towards the
-        target: the other leaves pay for them. (A leaf outside ``where`` is dense too,
-        but is not counted.)
+      keep_dense: sparse leaves that are kept fully dense. Their weights count towards
+        the target: the other leaves pay for them. (A leaf outside ``where`` is dense
+        too, but is not counted.)
 
     Returns:
       Pytree of Python ints with the structure of ``params``: the active weights of each
@@ -68,11 +68,13 @@ def uniform(
       >>> params = {name: jnp.ones(shape) for name, shape in shapes.items()}
       >>> uniform(params, sparsity=0.5)
       {'bias': None, 'fc': 60, 'stem': 4}
-      >>> uniform(params, sparsity=0.5, dense="stem")
+      >>> uniform(params, sparsity=0.5, keep_dense="stem")
       {'bias': None, 'fc': 56, 'stem': 8}
     """
     layers = Layers.of(params, where)
-    return allocated(layers, sparsity, [ONE] * len(layers.names), layers.held(dense))
+    return allocated(
+        layers, sparsity, [ONE] * len(layers.names), layers.held(keep_dense)
+    )
 
 
 def uniform_plus(
@@ -82,7 +84,7 @@ def uniform_plus(
     first: str,
     classifier: str,
     where: RuleLike = default_rule,
-    dense: Expressions = (),
+    keep_dense: Expressions = (),
     classifier_density: float = 0.2,
 ) -> Counts:
     """Uniform, but the first layer is dense and the classifier is never very sparse.
@@ -100,7 +102,7 @@ def uniform_plus(
         said: the order of a tree is that of names, not of layers.
       classifier: expression that matches one other sparse leaf, the last layer.
       where: which leaves are sparse, see `trees.sparse_leaves`.
-      dense: further sparse leaves that are kept fully dense, as in `uniform`.
+      keep_dense: further sparse leaves that are kept fully dense, as in `uniform`.
       classifier_density: in (0, 1].
 
     Returns:
@@ -125,7 +127,7 @@ def uniform_plus(
     """
     check_density(classifier_density, "classifier_density")
     layers = Layers.of(params, where)
-    held = layers.held(dense)
+    held = layers.held(keep_dense)
     first_place = layers.place("first", first)
     classifier_place = layers.place("classifier", classifier)
     if first_place == classifier_place:
@@ -144,7 +146,7 @@ def erdos_renyi(
     *,
     sparsity: float,
     where: RuleLike = default_rule,
-    dense: Expressions = (),
+    keep_dense: Expressions = (),
     channel_axes: tuple[int, int] = (-2, -1),
 ) -> Counts:
     """Erdos-Renyi: ``raw_l = (n_in + n_out) / (n_in * n_out)``, of the channels alone.
@@ -153,7 +155,7 @@ def erdos_renyi(
       params: pytree of arrays, or of ``jax.ShapeDtypeStruct``.
       sparsity: fraction of zeros over all sparse leaves together, in [0, 1).
       where: which leaves are sparse, see `trees.sparse_leaves`.
-      dense: sparse leaves that are kept fully dense, as in `uniform`.
+      keep_dense: sparse leaves that are kept fully dense, as in `uniform`.
       channel_axes: axes of the two channel dimensions: the last two of Flax kernels
         (HWIO), the first two of PyTorch's (OIHW).
 
@@ -175,7 +177,7 @@ def erdos_renyi(
     """
     layers = Layers.of(params, where)
     raws = [er_raw(shape, channel_axes) for shape in layers.shapes]
-    return allocated(layers, sparsity, raws, layers.held(dense))
+    return allocated(layers, sparsity, raws, layers.held(keep_dense))
 
 
 def erk(
@@ -183,7 +185,7 @@ def erk(
     *,
     sparsity: float,
     where: RuleLike = default_rule,
-    dense: Expressions = (),
+    keep_dense: Expressions = (),
     power: float = 1.0,
 ) -> Counts:
     """Erdos-Renyi-Kernel: ``raw_l = (sum(s_l) / prod(s_l)) ** power``.
@@ -194,7 +196,7 @@ def erk(
       params: pytree of arrays, or of ``jax.ShapeDtypeStruct``.
       sparsity: fraction of zeros over all sparse leaves together, in [0, 1).
       where: which leaves are sparse, see `trees.sparse_leaves`.
-      dense: sparse leaves that are kept fully dense, as in `uniform`.
+      keep_dense: sparse leaves that are kept fully dense, as in `uniform`.
       power: at least 0; 0 is the uniform distribution.
 
     Returns:
@@ -216,7 +218,7 @@ def erk(
     """
     layers = Layers.of(params, where)
     raws = erk_raws(layers.shapes, power)
-    return allocated(layers, sparsity, raws, layers.held(dense))
+    return allocated(layers, sparsity, raws, layers.held(keep_dense))
 
 
 def erk_plus(
@@ -225,7 +227,7 @@ def erk_plus(
     sparsity: float,
     classifier: str,
     where: RuleLike = default_rule,
-    dense: Expressions = (),
+    keep_dense: Expressions = (),
     classifier_density: float = 1.0,
     power: float = 1.0,
 ) -> Counts:
@@ -236,7 +238,7 @@ def erk_plus(
       sparsity: fraction of zeros over all sparse leaves together, in [0, 1).
       classifier: expression that matches one sparse leaf, the last layer.
       where: which leaves are sparse, see `trees.sparse_leaves`.
-      dense: further sparse leaves that are kept fully dense, as in `uniform`.
+      keep_dense: further sparse leaves that are kept fully dense, as in `uniform`.
       classifier_density: in (0, 1]; of no effect at sparsity 0.
       power: as in `erk`.
 
@@ -260,7 +262,7 @@ def erk_plus(
     """
     check_density(classifier_density, "classifier_density")
     layers = Layers.of(params, where)
-    held = layers.held(dense)
+    held = layers.held(keep_dense)
     held.setdefault(layers.place("classifier", classifier), exact(classifier_density))
     return allocated(layers, sparsity, erk_raws(layers.shapes, power), held)
 
@@ -288,7 +290,7 @@ def allocate(
       params: pytree of arrays, or of ``jax.ShapeDtypeStruct``.
       sparsity: fraction of zeros over all sparse leaves together, in [0, 1).
       distribution: a name in `DISTRIBUTIONS`, or a function of the same form.
-      **options: handed to the distribution: ``where``, ``dense``, ...
+      **options: handed to the distribution: ``where``, ``keep_dense``, ...
 
     Raises:
       ValueError: if no distribution has that name, and as the distribution does.

@@ -20,11 +20,7 @@ from sup_tickets.checks import (
 )
 from sup_tickets.counting import Rounding
 from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
-from sup_tickets.schedules import (
-    cosine_fraction,
-    linear_fraction,
-    stairs,
-)
+from sup_tickets.schedules import cosine_fraction, linear_fraction, stairs
 from sup_tickets.topology import Scope
 from sup_tickets.trees import RuleLike, default_rule
 from sup_tickets.types import Number, Schedule
@@ -50,7 +46,7 @@ class Method:
         see `allocate`.
       distribution_options: further arguments of the distribution.
       where: which leaves are sparse, see `sparse_leaves`; ``None`` for none at all.
-      dense: expressions of sparse leaves that stay fully dense; they count in the
+      keep_dense: expressions of sparse leaves that stay fully dense; they count in the
         sparsity and are never pruned by the method.
       update_every: steps between topology updates; 0 for none but those of
         ``sparsity_stairs``.
@@ -103,7 +99,7 @@ class Method:
         hash=False,  # equal methods hash alike all the same
     )
     where: RuleLike | None = default_rule
-    dense: Sequence[str] | str = ()
+    keep_dense: Sequence[str] | str = ()
     update_every: int = 100
     begin_step: int | None = None
     end_step: int | None = None

@@ -46,9 +46,9 @@ def classification_loss(apply: Apply, *, temperature: float = 1.0) -> Loss:
     """Mean cross-entropy of a batch ``(inputs, labels)``, in nats.
 
     Args:
-      apply: ``(params, inputs) -> [B, classes]`` scores before the softmax; with batch
+      apply: ``(params, inputs) -> [B, classes]`` logits; with batch
         norm by the statistics of the batch, which it must not keep.
-      temperature: divides the scores; GraSP's is 200.
+      temperature: divides the logits; GraSP's is 200.
 
     Returns:
       A `Loss`, which raises a ValueError for a batch without integer labels [B].
@@ -57,16 +57,16 @@ def classification_loss(apply: Apply, *, temperature: float = 1.0) -> Loss:
 
     def loss(params: Params, batch: Any) -> jax.Array:
         inputs, labels = _labelled(batch)
-        scores = apply(params, inputs)
-        if scores.dtype != jnp.float64:
-            scores = scores.astype(jnp.float32)
-        if scores.shape[:-1] != labels.shape:
+        logits = apply(params, inputs)
+        if logits.dtype != jnp.float64:
+            logits = logits.astype(jnp.float32)
+        if logits.shape[:-1] != labels.shape:
             raise ValueError(
-                f"labels must have shape {scores.shape[:-1]}, one for each row of the "
-                f"scores, got {labels.shape}"
+                f"labels must have shape {logits.shape[:-1]}, one for each row of the "
+                f"logits, got {labels.shape}"
             )
         each = optax.softmax_cross_entropy_with_integer_labels(
-            scores / temperature, labels
+            logits / temperature, labels
         )
         return each.mean()
 

@@ -42,7 +42,7 @@ def exact_orthogonal(
     counts: Counts,
     *,
     gain: float = 1.0,
-    bias_deviation: float = 0.0,
+    bias_std: float = 0.0,
     centre: str = "sqrt",
     depthwise: str | Sequence[str] | None = None,
 ) -> tuple[Params, Masks]:
@@ -64,7 +64,7 @@ def exact_orthogonal(
         of the others only shape and dtype are read.
       counts: pytree of integers, ``None`` where a leaf is never pruned.
       gain: the singular values of each layer.
-      bias_deviation: standard deviation of biases and of the shifts of norms, around 0:
+      bias_std: standard deviation of biases and of the shifts of norms, around 0:
         of leaves without a count named "bias", "offset" or "beta".
       centre: of `CENTRES`.
       depthwise: expressions of the kernels [K, K, 1, O] that are depthwise convolutions
@@ -87,10 +87,10 @@ def exact_orthogonal(
       >>> params = {"kernel": jnp.zeros((6, 8)), "bias": jnp.ones(8)}
       >>> counts = {"kernel": 20, "bias": None}
       >>> params, masks = exact_orthogonal(jax.random.key(0), params, counts)
-      >>> int(masks["kernel"].sum()), residual(params["kernel"]) < 2e-6
+      >>> int(masks["kernel"].sum()), orthogonality_error(params["kernel"]) < 2e-6
       (20, True)
     """
-    _check_arguments(key, gain, bias_deviation, centre)
+    _check_arguments(key, gain, bias_std, centre)
     is_depthwise = _depthwise_names(params, counts, depthwise)
 
     def make(name: str, leaf: Any, leaf_key: jax.Array, count: Any) -> Any:
@@ -99,7 +99,7 @@ def exact_orthogonal(
         if count is None:
             if not _BIAS.search(name):
                 return leaf, None
-            return _as(leaf, bias_deviation * rng.standard_normal(leaf.shape)), None
+            return _as(leaf, bias_std * rng.standard_normal(leaf.shape)), None
         count = _checked_count(name, leaf, count, name in is_depthwise)
         if name in is_depthwise:
             made = _signs(rng, leaf.shape[-1])
@@ -117,7 +117,7 @@ def exact_orthogonal(
     )
 
 
-def residual(kernel: Any, *, gain: float = 1.0) -> float:
+def orthogonality_error(kernel: Any, *, gain: float = 1.0) -> float:
     """How far a kernel is from orthogonal: ``max |A A^T - gain^2 I|``, smaller side.
 
     Args:
@@ -185,9 +185,7 @@ def _as(leaf: Any, values: np.ndarray) -> jax.Array:
 # --- Checks ---------------------------------------------------------------------------
 
 
-def _check_arguments(
-    key: jax.Array, gain: float, bias_deviation: float, centre: str
-) -> None:
+def _check_arguments(key: jax.Array, gain: float, bias_std: float, centre: str) -> None:
     if isinstance(key, Tracer):
         raise ValueError(
             "key must be concrete, since the weights are made on the host; got a "
@@ -195,10 +193,9 @@ def _check_arguments(
         )
     if not (isfinite(gain) and gain > 0):
         raise ValueError(f"gain must be a finite number above 0, got {gain!r}")
-    if not (isfinite(bias_deviation) and bias_deviation >= 0):
+    if not (isfinite(bias_std) and bias_std >= 0):
         raise ValueError(
-            "bias_deviation must be a finite number of at least 0, "
-            f"got {bias_deviation!r}"
+            f"bias_std must be a finite number of at least 0, got {bias_std!r}"
         )
     check_one_of("centre", centre, CENTRES)
 

@@ -35,8 +35,9 @@ def orthogonal_matrix(
       ValueError: if an argument is out of its range.
 
     Example:
+      >>> from sup_tickets.orthogonal import orthogonality_error
       >>> a = orthogonal_matrix(np.random.default_rng(0), 3, 5, 9)
-      >>> bool(3 <= np.count_nonzero(a) <= 9), residual(a) < 1e-13
+      >>> bool(3 <= np.count_nonzero(a) <= 9), orthogonality_error(a) < 1e-13
       (True, True)
     """
     check_whole("rows", rows, 1)

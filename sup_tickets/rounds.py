@@ -49,7 +49,7 @@ def prune_in_rounds(
     spacing: str = "exponential",
     scope: str = "global",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
     masks: Masks | None = None,
 ) -> Masks:
     """Masks of the weights with the largest scores, computed anew in every round.
@@ -65,8 +65,8 @@ def prune_in_rounds(
       spacing: "exponential" or "linear".
       scope: "global" compares all leaves; "layer" gives each the same density.
       where: which leaves are sparse, see `sparse_leaves`.
-      dense: expressions of sparse leaves that are never pruned; the others pay. They
-        are dense if ``masks`` is not given.
+      keep_dense: expressions of sparse leaves that are never pruned; the others pay.
+        They are dense if ``masks`` is not given.
       masks: to begin with; by default all weights of the sparse leaves. What has a mask
         is sparse then, and ``where`` is not used. With ``scope="layer"`` a leaf that
         has too few active weights for the common density keeps them all, and the
@@ -74,7 +74,7 @@ def prune_in_rounds(
 
     Raises:
       ValueError: naming the argument out of its range; if the count cannot be met,
-        because the leaves of ``dense`` have more active weights, or ``masks`` has
+        because the leaves of ``keep_dense`` have more active weights, or ``masks`` has
         fewer; or the leaf and the round whose scores are NaN or infinite; or the round
         in which all of them are 0.
     """
@@ -84,18 +84,18 @@ def prune_in_rounds(
     check_one_of("spacing", spacing, ("exponential", "linear"))
     masks = full_masks(params, where=where) if masks is None else masks
     check_masks(params, masks)
-    held = sum(_active(masks)) - sum(_active(without(masks, dense)))
+    held = sum(_active(masks)) - sum(_active(without(masks, keep_dense)))
     _check_reachable(masks, sparsity, held)
     for number in range(1, rounds + 1):
         pruned = apply_masks(masks, params)
         scores = score(pruned, masks)
         _check_scores(scores, masks, number)
         at = _sparsity_after(number, rounds, sparsity, spacing)
-        free = without(masks, dense)
+        free = without(masks, keep_dense)
         # Early rounds may ask for more than masks of one's own have.
         counts: Any = min(active_count(size(masks), at) - held, sum(_active(free)))
         if scope == "layer":
-            counts = _layer_counts(params, masks, at, dense, counts)
+            counts = _layer_counts(params, masks, at, keep_dense, counts)
         _, kept = prune_to_counts(pruned, free, counts, scores=scores)
         masks = merged(params, masks, kept)
     return masks
@@ -132,16 +132,16 @@ def _check_reachable(masks: Masks, sparsity: float, held: int) -> None:
     target, active = active_count(size(masks), sparsity), sum(_active(masks))
     wanted = f"sparsity={sparsity} of {size(masks)} weights leaves {target} active"
     if held > target:
-        raise ValueError(f"{wanted}, but the leaves of dense= have {held}")
+        raise ValueError(f"{wanted}, but the leaves of keep_dense= have {held}")
     if active < target:
         raise ValueError(f"{wanted}, but masks has only {active}")
 
 
 def _layer_counts(
-    params: Params, masks: Masks, sparsity: float, dense: Any, total: int
+    params: Params, masks: Masks, sparsity: float, keep_dense: Any, total: int
 ) -> Counts:
     """Of the free leaves, the same density as far as they have the weights."""
-    free = without(masks, dense)
+    free = without(masks, keep_dense)
     active_leaves = _active(free)
     active = jax.tree.unflatten(jax.tree.structure(free), active_leaves)
     sizes = jax.tree.map(lambda mask: float(mask.size), free)
@@ -150,7 +150,10 @@ def _layer_counts(
         return share_out(sizes, jnp.int32(total), active)
     sparse = {name for name, _ in named_leaves(masks)}
     counts = uniform(
-        params, sparsity=sparsity, where=lambda name, _: name in sparse, dense=dense
+        params,
+        sparsity=sparsity,
+        where=lambda name, _: name in sparse,
+        keep_dense=keep_dense,
     )
     counts = jax.tree.map(
         lambda mask, n: None if mask is None else n, free, counts, is_leaf=is_none

@@ -311,7 +311,7 @@ def without(masks: Masks, expressions: Sequence[str] | str) -> Masks:
     if not expressions:
         return masks
     names = [name for name, _ in named_leaves(masks)]
-    held = matching_names(expressions, names, "dense: expression")
+    held = matching_names(expressions, names, "keep_dense: expression")
     return map_named(lambda name, mask: None if name in held else mask, masks)
 
 

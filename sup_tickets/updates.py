@@ -69,7 +69,7 @@ def init_topology(
     keep = jax.random.key_data(keep)
     if method.where is None:
         return MethodState(jax.tree.map(lambda _: None, params), keep)
-    shared: Any = {"where": method.where, "dense": method.dense}
+    shared: Any = {"where": method.where, "keep_dense": method.keep_dense}
     if method.prunes:  # the end must be possible too
         allocate(params, sparsity=method.sparsity, distribution="uniform", **shared)
     counts = allocate(
@@ -258,7 +258,7 @@ def _pruned(method: Method, masks: Masks, params: Params, step: Number) -> Masks
     if method.sparsity_stairs:
         masks = jax.tree.map(lambda mask: mask | (wanted == total), masks)
     return prune_to_total(
-        params, masks, wanted, scope=method.prune_scope, held=method.dense
+        params, masks, wanted, scope=method.prune_scope, held=method.keep_dense
     )
 
 
@@ -293,7 +293,7 @@ def _rewired(
     key = jax.random.fold_in(_typed(state.key), step)
     drop_key, grow_key = jax.random.split(key)
     signals = Signals(params, state.masks, gradients, state.momentum, drop_key)
-    free = without(state.masks, method.dense)
+    free = without(state.masks, method.keep_dense)
     shares = None
     if method.redistribute:
         shares = momentum_shares(free, _at_leaves_of(free, state.momentum))

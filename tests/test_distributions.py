@@ -122,21 +122,21 @@ def test_counts_of_rigl(distribution, shape, sparsity, ones):
 def test_dense_leaves_are_paid_for():
     shapes = [(10, 10), (30, 10)]
     assert listed(uniform(tree(shapes), sparsity=0.5)) == [50, 150]
-    assert listed(uniform(tree(shapes), sparsity=0.5, dense="00")) == [100, 100]
-    assert listed(uniform(tree(shapes), sparsity=0.5, dense=["0$"])) == [100, 100]
+    assert listed(uniform(tree(shapes), sparsity=0.5, keep_dense="00")) == [100, 100]
+    assert listed(uniform(tree(shapes), sparsity=0.5, keep_dense=["0$"])) == [100, 100]
 
 
 def test_dense_wins_over_the_classifier_density():
     shapes = [(10, 10)] * 3
     for counts in [
         uniform_plus(
-            tree(shapes), sparsity=0.3, first="00", classifier="2", dense="02"
+            tree(shapes), sparsity=0.3, first="00", classifier="2", keep_dense="02"
         ),
         erk_plus(
             tree(shapes),
             sparsity=0.3,
             classifier="2",
-            dense=("00", "02"),
+            keep_dense=("00", "02"),
             classifier_density=0.1,
         ),
     ]:
@@ -146,7 +146,7 @@ def test_dense_wins_over_the_classifier_density():
 def test_dense_leaves_are_never_the_ones_to_pay():
     # 3 dense, eight lifted from 0.125 to 1, the other leaf pays.
     shapes = [(1, 3), (1, 40)] + [(1, 1)] * 8
-    counts = listed(uniform(tree(shapes), sparsity=0.7, dense="00"))
+    counts = listed(uniform(tree(shapes), sparsity=0.7, keep_dense="00"))
     assert counts == [3, 4] + [1] * 8
 
 
@@ -154,7 +154,7 @@ def test_a_filled_layer_pays_before_a_dense_one():
     # Both of (1, 1, 1, 2) are full, one because it was asked to; ten leaves of share
     # 0.86 are lifted to 1 and have nothing to give; total 13.
     shapes = [(1, 1, 1, 2)] * 2 + [(2,)] * 10
-    counts = erk(tree(shapes), sparsity=0.477, dense="00", **EVERY_LEAF)
+    counts = erk(tree(shapes), sparsity=0.477, keep_dense="00", **EVERY_LEAF)
     assert listed(counts) == [2, 1] + [1] * 10
 
 
@@ -305,7 +305,7 @@ def test_dense_leaves_are_full_and_counted(shapes, sparsity, places):
     others = len(shapes) - len(places)
     if active_count(sum(sizes(shapes)), sparsity) < kept + others:
         with pytest.raises(ValueError, match=f"have {kept} and each of the {others}"):
-            erk(tree(shapes), sparsity=sparsity, dense=dense)
+            erk(tree(shapes), sparsity=sparsity, keep_dense=dense)
         return
     for name in ("uniform", "er", "erk"):
         counts = allocate(
@@ -365,8 +365,8 @@ def test_registry():
 def test_allocate_by_name_and_by_function():
     params = tree(CONVS)
     assert allocate(params, sparsity=0.9) == erk(params, sparsity=0.9)
-    expected = erdos_renyi(params, sparsity=0.9, channel_axes=OIHW, dense="00")
-    options = {"sparsity": 0.9, "channel_axes": OIHW, "dense": "00"}
+    expected = erdos_renyi(params, sparsity=0.9, channel_axes=OIHW, keep_dense="00")
+    options = {"sparsity": 0.9, "channel_axes": OIHW, "keep_dense": "00"}
     assert allocate(params, distribution="er", **options) == expected
     assert allocate(params, distribution=erdos_renyi, **options) == expected
 
@@ -400,21 +400,21 @@ def test_dense_exceeds_the_target():
         match=r"leaves 40 active, but the leaves fixed dense \['01'\] have 300 and "
         r"each of the 1 others",
     ):
-        uniform(tree([(10, 10), (30, 10)]), sparsity=0.9, dense="01")
+        uniform(tree([(10, 10), (30, 10)]), sparsity=0.9, keep_dense="01")
 
 
 def test_all_dense():
     message = r"all sparse leaves are fixed dense: \['00', '01'\]"
     with pytest.raises(ValueError, match=message):
-        erk(tree([(10, 10), (30, 10)]), sparsity=0.1, dense="0")
+        erk(tree([(10, 10), (30, 10)]), sparsity=0.1, keep_dense="0")
     # Also where the target itself is rounded to all weights.
     with pytest.raises(ValueError, match=message):
-        erk(tree([(10, 10), (30, 10)]), sparsity=1e-9, dense="0")
+        erk(tree([(10, 10), (30, 10)]), sparsity=1e-9, keep_dense="0")
 
 
 def test_dense_matches_nothing():
-    with pytest.raises(ValueError, match=r"dense='stem': .*matches no leaf.*'00'"):
-        erk(tree(LENET), sparsity=0.9, dense="stem")
+    with pytest.raises(ValueError, match=r"keep_dense='stem': .*matches no leaf.*'00'"):
+        erk(tree(LENET), sparsity=0.9, keep_dense="stem")
 
 
 @pytest.mark.parametrize(

@@ -178,8 +178,8 @@ def test_evaluating_a_network_is_scoring_its_predictions():
 
 def test_the_model_is_compiled_once():
     model, net = network()
-    normalise, traces = traced(lambda images: images)
-    evaluate = make_evaluate(model, normalise)
+    normalize, traces = traced(lambda images: images)
+    evaluate = make_evaluate(model, normalize)
     evaluate(net, batches())
     evaluate(net, batches(5))
     assert len(traces) == 1
@@ -187,8 +187,8 @@ def test_the_model_is_compiled_once():
 
 def test_a_split_over_devices_gives_the_same_scores():
     model, net = network()
-    normalise, traces = traced(lambda images: images)
-    evaluate = make_evaluate(model, normalise)
+    normalize, traces = traced(lambda images: images)
+    evaluate = make_evaluate(model, normalize)
     place = placement(data_mesh(), batch_size=8)
     over = [jax.device_put(batch, place.by_example) for batch in batches()]
     got = evaluate(jax.device_put(net, place.everywhere), over)

@@ -275,6 +275,6 @@ def test_dense_leaves_are_held():
         params,
         sparsity=0.4,
         rounds=3,
-        dense="a",
+        keep_dense="a",
     )
     assert [int(n) for n in jax.tree.leaves(st.layer_counts(masks))] == [100, 20]

@@ -56,12 +56,12 @@ def test_options_are_frozen_copies():
         sparsity=0.5,
         distribution="erk_plus",
         distribution_options=options,
-        dense=["a"],
+        keep_dense=["a"],
         drop_fraction=pairs,
     )
     options["classifier"], pairs[0][1] = "c", 0.9
     assert method.distribution_options == {"classifier": "b"}
-    assert method.dense == ("a",) and method.drop_fraction == ((0, 0.2), (10, 0.1))
+    assert method.keep_dense == ("a",) and method.drop_fraction == ((0, 0.2), (10, 0.1))
     hash(method)
 
 

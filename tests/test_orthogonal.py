@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sup_tickets import orthogonal
 from sup_tickets.data.datasets import load_dataset
 from sup_tickets.masks import apply_masks, layer_counts, random_masks
-from sup_tickets.orthogonal import exact_orthogonal, residual
+from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
 from tests.helpers import assert_same, quick, singular
 
 
@@ -49,7 +49,7 @@ def test_counts_are_exact_and_kernels_orthogonal(kernel, seed, gain):
     assert mask.dtype == bool and mask.shape == w.shape == shape
     assert mask.sum() == count
     assert not w[~mask].any() and not np.signbit(w[w == 0]).any()
-    assert residual(w, gain=gain) < 2e-6 * gain**2
+    assert orthogonality_error(w, gain=gain) < 2e-6 * gain**2
     if len(shape) == 4:
         tap = (shape[0] // 2, shape[1] // 2)
         np.testing.assert_allclose(singular(w[tap]), gain, rtol=2e-6)
@@ -95,7 +95,7 @@ def test_a_convolution_keeps_norms(key):
 def test_full_counts_are_full_masks(key):
     for shape in [(6, 9), (3, 3, 4, 5)]:
         w, mask = kernel_of(key, shape, math.prod(shape))
-        assert mask.all() and residual(w) < 2e-6
+        assert mask.all() and orthogonality_error(w) < 2e-6
         assert (w[orthogonal._centre(shape)] != 0).all()
 
 
@@ -141,22 +141,22 @@ def test_networks(key):
     assert_same(params["other"], PARAMS["other"])
     assert_same(params["norm"]["scale"], PARAMS["norm"]["scale"])
     assert not any(params[name]["bias"].any() for name in ("conv", "norm", "dense"))
-    assert residual(params["dense"]["kernel"]) < 0.02
+    assert orthogonality_error(params["dense"]["kernel"]) < 0.02
 
 
 def test_biases_are_normal(key):
     params = {"bn": {"bias": jnp.ones(4000), "scale": jnp.ones(5)}, "k": jnp.eye(2)}
     counts = {"bn": {"bias": None, "scale": None}, "k": 2}
-    made, _ = exact_orthogonal(key, params, counts, bias_deviation=0.5)
+    made, _ = exact_orthogonal(key, params, counts, bias_std=0.5)
     bias = np.asarray(made["bn"]["bias"])
     assert abs(bias.mean()) < 0.04 and abs(bias.std() - 0.5) < 0.03
 
 
 def test_the_same_key_gives_the_same_bits(key):
-    first = exact_orthogonal(key, PARAMS, COUNTS, bias_deviation=0.1)
-    assert_same(exact_orthogonal(key, PARAMS, COUNTS, bias_deviation=0.1), first)
+    first = exact_orthogonal(key, PARAMS, COUNTS, bias_std=0.1)
+    assert_same(exact_orthogonal(key, PARAMS, COUNTS, bias_std=0.1), first)
     old = jax.random.PRNGKey(0)
-    assert_same(exact_orthogonal(old, PARAMS, COUNTS, bias_deviation=0.1), first)
+    assert_same(exact_orthogonal(old, PARAMS, COUNTS, bias_std=0.1), first)
     other, _ = exact_orthogonal(jax.random.key(1), PARAMS, COUNTS)
     assert (other["conv"]["kernel"] != first[0]["conv"]["kernel"]).any()
 
@@ -177,7 +177,7 @@ def test_unknown_depthwise_kernels_are_refused(key):
     with pytest.raises(ValueError, match=r"depthwise='conv': .* matches no leaf"):
         kernel_of(key, (3, 3, 1, 12), 40, depthwise="conv")
     w, _ = kernel_of(key, (3, 3, 1, 12), 40, depthwise=())
-    assert residual(w) < 2e-6
+    assert orthogonality_error(w) < 2e-6
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_unknown_depthwise_kernels_are_refused(key):
         ((3, 5, 8), 40, {}, "leaf 'kernel' must be a matrix"),
         ((3, 3, 1, 8), 7, {"depthwise": "k"}, "has count 7, but .* at least 8"),
         ((9, 7), 20, {"gain": 0.0}, "gain must be a finite number above 0, got 0.0"),
-        ((9, 7), 20, {"bias_deviation": -1}, "bias_deviation must be .* got -1"),
+        ((9, 7), 20, {"bias_std": -1}, "bias_std must be .* got -1"),
         ((9, 7), 20, {"centre": "half"}, "centre must be one of 'sqrt', 'same'"),
     ],
 )
@@ -263,7 +263,7 @@ def train(params, masks, *, steps=40, batch=64, rate=1e-3):
     """Loss, accuracy on the digits, and the first gradient."""
     data = load_dataset("digits")
     images = jnp.asarray(data.train.images.reshape(-1, 64), jnp.float32)
-    x, labels = (images / 16 - data.mean[0]) / data.deviation[0], data.train.labels
+    x, labels = (images / 16 - data.mean[0]) / data.std[0], data.train.labels
     tx = optax.sgd(rate, momentum=0.9, nesterov=True)
 
     def loss(params, x, labels):
@@ -294,7 +294,7 @@ def test_a_thousand_layers_train(key):
         name: {"kernel": round(DENSITY * layer["kernel"].size), "bias": None}
         for name, layer in empty.items()
     }
-    params, masks = exact_orthogonal(key, empty, counts, gain=GAIN, bias_deviation=BIAS)
+    params, masks = exact_orthogonal(key, empty, counts, gain=GAIN, bias_std=BIAS)
     assert_same(layer_counts(masks), jax.tree.map(jnp.int32, counts))
     loss, accuracy, gradient = train(stacked(params), stacked(masks))
     assert float(optax.global_norm(gradient)) > 0.1

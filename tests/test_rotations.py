@@ -3,17 +3,20 @@
 import numpy as np
 import pytest
 
-from sup_tickets.rotations import SparseMatrix, _draw_rotations, _rotate
-from sup_tickets.orthogonal import residual
-from sup_tickets.rotations import expected_density, orthogonal_matrix
+from sup_tickets.orthogonal import orthogonality_error
+from sup_tickets.rotations import (
+    SparseMatrix,
+    _draw_rotations,
+    _rotate,
+    expected_density,
+    orthogonal_matrix,
+)
 from tests.helpers import singular
 
 
 def identity(rows, columns):
     """A matrix to be rotated, as `orthogonal` holds it: its columns are rows."""
-    return SparseMatrix(
-        np.eye(columns, rows), np.eye(columns, rows, dtype=bool)
-    )
+    return SparseMatrix(np.eye(columns, rows), np.eye(columns, rows, dtype=bool))
 
 
 def test_three_rotations_by_hand():
@@ -32,7 +35,7 @@ def test_three_rotations_by_hand():
     a = turned.values.T
     np.testing.assert_allclose(a, wanted, atol=5e-7)
     np.testing.assert_array_equal(turned.used.T, np.array(wanted) != 0)
-    assert residual(a) < 1e-15
+    assert orthogonality_error(a) < 1e-15
 
 
 def test_places_in_use_survive_cancellation():
@@ -93,8 +96,8 @@ def test_matrices_are_orthogonal(shape, density):
     count = max(min(shape), round(density * rows * columns))
     a = orthogonal_matrix(np.random.default_rng(3), rows, columns, count)
     assert a.shape == shape and a.dtype == np.float64
-    assert residual(a) < 1e-13
-    assert residual(a.astype(np.float32)) < 2e-6
+    assert orthogonality_error(a) < 1e-13
+    assert orthogonality_error(a.astype(np.float32)) < 2e-6
     np.testing.assert_allclose(singular(a), 1, atol=1e-13)
     # One rotation more would have been too many: it adds two columns at most.
     assert count - 2 * min(shape) <= np.count_nonzero(a) <= count

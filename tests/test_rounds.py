@@ -89,18 +89,18 @@ def some_active(**counts):
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_the_count_is_met_or_refused_where_leaves_stay_dense(scope, rounds):
     options = {"scope": scope, "rounds": rounds}
-    kept = pruned_by_magnitude(sparsity=0.3, dense="big", **options)
+    kept = pruned_by_magnitude(sparsity=0.3, keep_dense="big", **options)
     assert kept["big"] == 30 and sum(kept.values()) == 35
-    message = r"sparsity=0.5 of 50 weights leaves 25 active, but .* dense= have 30"
+    message = r"sparsity=0.5 of 50 weights leaves 25 active, but .* keep_dense= have 30"
     with pytest.raises(ValueError, match=message):
-        pruned_by_magnitude(sparsity=0.5, dense="big", **options)
+        pruned_by_magnitude(sparsity=0.5, keep_dense="big", **options)
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_dense_leaves_of_ones_own_masks_count_what_is_active(scope):
     """The leaf that stays dense has 10 of 30; the 10 others come from the rest."""
     masks = some_active(big=10, mid=12, small=8)
-    kept = pruned_by_magnitude(sparsity=0.6, dense="big", masks=masks, scope=scope)
+    kept = pruned_by_magnitude(sparsity=0.6, keep_dense="big", masks=masks, scope=scope)
     assert kept["big"] == 10 and sum(kept.values()) == 20
 
 

@@ -31,7 +31,7 @@ from experiments.runs.progress import say
 from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Placement, Weighted
 from sup_tickets.dynamic import Method
-from sup_tickets.models.ghosts import without_ghosts
+from sup_tickets.models.skips import without_ghosts
 from sup_tickets.training.evaluation import (
     Scores,
     make_evaluate,
@@ -123,7 +123,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         # Allocates the layers, which may be impossible.
         shapes = jax.eval_shape(steps.init, init_key)
         first_shapes = jax.eval_shape(first.init, init_key)
-    evaluate = make_evaluate(model, inputs.normalise)
+    evaluate = make_evaluate(model, inputs.normalize)
     job = _job(config, plan, method, steps, inputs, evaluate, ours, young, first)
 
     def check_files() -> None:
@@ -166,7 +166,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         like=like,
         job=job,
         evaluate=evaluate,
-        predict=make_predict(model, inputs.normalise),
+        predict=make_predict(model, inputs.normalize),
         finish=_finish(config, model, inputs, plan),
     )
 
@@ -219,7 +219,7 @@ def _job(
     validates = config.data.validation_examples != 0
     ghosts = None
     if young is not None:
-        look = make_evaluate(young.form, inputs.normalise)
+        look = make_evaluate(young.form, inputs.normalize)
         ghosts = Ghosts(
             until=young.until,
             steps=first,

@@ -216,7 +216,7 @@ def _method(config: Config, tickets: TicketPlan) -> Method:
     if preset.where is not None:
         # The share of weights ever active (ITOP's R_s) is reported.
         own |= {"distribution": config.distribution, "track_exploration": True}
-        own |= {"dense": tuple(config.dense)}
+        own |= {"keep_dense": tuple(config.keep_dense)}
     for name in config.options:
         if name in given or name in own:
             raise ValueError(

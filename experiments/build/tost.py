@@ -11,7 +11,7 @@ import flax.linen as nn
 from configs.common import TOST_PARTS
 from experiments.config.fields import Config
 from sup_tickets.counting import exact_portion
-from sup_tickets.models.ghosts import GhostSkips
+from sup_tickets.models.skips import GhostSkips
 from sup_tickets.softening import fading, sharpening, softened
 from sup_tickets.training.steps import Form
 from sup_tickets.types import Number

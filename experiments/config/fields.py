@@ -47,7 +47,7 @@ FIELDS: dict[str, Field] = {
     "method.sparsity": Field("float", 0, 1),
     # The others need the names of layers.
     "method.distribution": Field("str", words=("uniform", "er", "erk")),
-    "method.dense": Field("strs"),
+    "method.keep_dense": Field("strs"),
     "method.update_every_steps": Field("int", 1),
     "method.update_end_fraction": Field("float", 0, 1),
     "method.drop_fraction": Field("float", 0, 1),

@@ -139,12 +139,10 @@ def rescaled_init(
       [3.64, 0.0]
     """
     check_whole("steps", steps, 1)
-    _check_positive("learning_rate", learning_rate)
-    _check_positive("step_size", step_size)
-    _check_positive("norm_limit", norm_limit, infinite=True)
-    _check_positive("clip", clip, infinite=True)
     check_fraction(min_scale, "min_scale")
     check_one_of("algorithm", algorithm, ALGORITHMS)
+    _check_positive(learning_rate=learning_rate, step_size=step_size)
+    _check_positive(infinite=True, norm_limit=norm_limit, clip=clip)
     names = _names(params)
     params, masks = _sparse(params, masks)
 
@@ -283,8 +281,9 @@ def _result(params: Params, state: RescaleState, rows: list[Any]) -> Rescaled:
     )
 
 
-def _check_positive(name: str, value: Any, *, infinite: bool = False) -> None:
-    positive = isinstance(value, Real) and float(value) > 0
-    if not (positive and (infinite or isfinite(value))):
-        finite = "" if infinite else " and finite"
-        raise ValueError(f"{name} must be positive{finite}, got {value!r}")
+def _check_positive(*, infinite: bool = False, **values: Any) -> None:
+    for name, value in values.items():
+        positive = isinstance(value, Real) and float(value) > 0
+        if not (positive and (infinite or isfinite(value))):
+            finite = "" if infinite else " and finite"
+            raise ValueError(f"{name} must be positive{finite}, got {value!r}")

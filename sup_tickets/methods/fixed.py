@@ -21,7 +21,7 @@ def static(
     distribution: str | Callable[..., Any] = "erk",
     distribution_options: Mapping[str, Any] | None = None,
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """A random mask that never changes (random pruning).
 
@@ -32,7 +32,7 @@ def static(
       sparsity: in [0, 1).
       total_steps: of the training, as every sparse method takes it.
       update_every: 0, for never.
-      distribution, distribution_options, where, dense: see `Method`.
+      distribution, distribution_options, where, keep_dense: see `Method`.
     """
     if update_every:
         raise ValueError(
@@ -48,5 +48,5 @@ def static(
         distribution=distribution,
         distribution_options=distribution_options,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )

@@ -23,7 +23,7 @@ def granet(
     prune_scope: Scope = "global",
     distribution: str | Callable[..., Any] = "erk",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """GraNet: prune globally along a cubic schedule, and rewire, at every update.
 
@@ -41,7 +41,7 @@ def granet(
       end_step: last step that may have an update; ``total_steps`` by default.
       drop_fraction: at the start, 0.5 by default. With neither ``total_steps`` nor
         ``end_step`` it must be given and stays for ever.
-      keep_pruned, prune_scope, distribution, where, dense: see `Method`.
+      keep_pruned, prune_scope, distribution, where, keep_dense: see `Method`.
 
     References:
       Liu et al., Sparse Training via Boosting Pruning Plasticity with
@@ -64,7 +64,7 @@ def granet(
         rounding="ceil",
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )
 
 
@@ -81,7 +81,7 @@ def granet_dense(
     prune_scope: Scope = "global",
     distribution: str | Callable[..., Any] = "erk",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """GraNet from a dense network; see `granet`."""
     method = granet(
@@ -96,7 +96,7 @@ def granet_dense(
         prune_scope=prune_scope,
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )
     return method.replace(name="granet-dense")
 
@@ -114,7 +114,7 @@ def gradual_magnitude(
     prune_scope: Scope = "global",
     distribution: str | Callable[..., Any] = "erk",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """GMP: prune a dense network by magnitude along a cubic schedule, never grow.
 
@@ -129,7 +129,7 @@ def gradual_magnitude(
       begin_step: first step that may have an update; ``update_every`` by default.
       end_step: last step that may have an update; ``prune_end_step`` by default.
       prune_scope: "layer" prunes each layer alike.
-      distribution, where, dense: see `Method`.
+      distribution, where, keep_dense: see `Method`.
 
     References:
       Zhu and Gupta, To prune, or not to prune, 2017, https://arxiv.org/abs/1710.01878
@@ -156,7 +156,7 @@ def gradual_magnitude(
         rewires=False,
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )
 
 
@@ -166,7 +166,7 @@ def acdc(
     total_steps: int,
     prune_scope: Scope = "global",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """AC/DC: dense and sparse training by turns, pruned globally by magnitude.
 
@@ -177,7 +177,7 @@ def acdc(
     Args:
       sparsity: in [0, 1), of the sparse phases.
       total_steps: of the training.
-      prune_scope, where, dense: see `Method`.
+      prune_scope, where, keep_dense: see `Method`.
 
     References:
       Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural
@@ -197,5 +197,5 @@ def acdc(
         rewires=False,
         prune_scope=prune_scope,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )

@@ -25,7 +25,7 @@ def sparse_evolutionary(
     drop_fraction: Drop = 0.3,
     distribution: str | Callable[..., Any] = "erk",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """SET: drop a constant fraction by magnitude, grow at random, to the end.
 
@@ -35,7 +35,7 @@ def sparse_evolutionary(
       update_every: 100 by default. (In the paper an epoch.)
       end_step: last step that may have an update; ``total_steps`` by default.
       drop_fraction: the paper's zeta.
-      distribution, where, dense: see `Method`.
+      distribution, where, keep_dense: see `Method`.
 
     References:
       Mocanu et al., Scalable training of artificial neural networks with adaptive
@@ -54,7 +54,7 @@ def sparse_evolutionary(
         grow_score=by_random,
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )
 
 
@@ -68,7 +68,7 @@ def rigl(
     consumes_step: bool = True,
     distribution: str | Callable[..., Any] = "erk",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """RigL: drop by magnitude, grow by the dense gradient, instead of a weight step.
 
@@ -83,7 +83,7 @@ def rigl(
       drop_fraction: at the start, 0.3 by default. With neither ``total_steps`` nor
         ``end_step`` it must be given and stays for ever.
       consumes_step: see `Method`.
-      distribution, where, dense: see `Method`.
+      distribution, where, keep_dense: see `Method`.
 
     References:
       Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020,
@@ -107,7 +107,7 @@ def rigl(
         consumes_step=consumes_step,
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )
 
 
@@ -121,7 +121,7 @@ def set_itop(
     prefer_unexplored: bool = False,
     distribution: str | Callable[..., Any] = "erk",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """SET as In-Time Over-Parameterization runs it: long intervals, R_s tracked.
 
@@ -136,7 +136,7 @@ def set_itop(
         ``end_step`` it must be given and stays for ever.
       prefer_unexplored: whether never-active places grow first (the release's
         "random_unfired").
-      distribution, where, dense: see `Method`.
+      distribution, where, keep_dense: see `Method`.
 
     References:
       Liu et al., Do We Actually Need Dense Over-Parameterization?, 2021,
@@ -157,7 +157,7 @@ def set_itop(
         prefer_unexplored=prefer_unexplored,
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )
 
 
@@ -170,7 +170,7 @@ def rigl_itop(
     drop_fraction: Drop | None = None,
     distribution: str | Callable[..., Any] = "erk",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """RigL as In-Time Over-Parameterization runs it: long intervals, R_s tracked.
 
@@ -182,7 +182,7 @@ def rigl_itop(
       total_steps: of the training.
       update_every: 4000 by default.
       end_step, drop_fraction: as in `set_itop`.
-      distribution, where, dense: see `Method`.
+      distribution, where, keep_dense: see `Method`.
 
     References:
       Liu et al., Do We Actually Need Dense Over-Parameterization?, 2021,
@@ -201,7 +201,7 @@ def rigl_itop(
         track_exploration=True,
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )
 
 
@@ -217,7 +217,7 @@ def sparse_momentum(
     spare_dense: bool | None = None,
     distribution: str | Callable[..., Any] = "erk",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """SNFS: grow by the averaged dense gradient, shared out between layers by it.
 
@@ -234,7 +234,7 @@ def sparse_momentum(
       redistribute: ``False`` keeps every layer's count (the variant in RigL's code).
       spare_dense: whether dense layers that grow drop less, see `Method`; by default
         where layers are redistributed, as in the release.
-      distribution, where, dense: see `Method`.
+      distribution, where, keep_dense: see `Method`.
 
     References:
       Dettmers and Zettlemoyer, Sparse Networks from Scratch, 2019,
@@ -256,7 +256,7 @@ def sparse_momentum(
         spare_dense=redistribute if spare_dense is None else spare_dense,
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )
 
 
@@ -270,7 +270,7 @@ def mest(
     gradient_weight: float = 0.0,
     distribution: str | Callable[..., Any] = "uniform",
     where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
+    keep_dense: Sequence[str] | str = (),
 ) -> Method:
     """MEST: drop by ``|w| + gradient_weight |dL/dw|``, grow at random, ever fewer.
 
@@ -287,7 +287,7 @@ def mest(
       end_step: last step that may have an update; by default where no weight mutates.
       extra_density: in [0, sparsity]; 0.05 in the scripts of the release, 0 for EM.
       gradient_weight: the paper's lambda; 0 in the release.
-      distribution, where, dense: see `Method`.
+      distribution, where, keep_dense: see `Method`.
 
     References:
       Yuan et al., MEST: Accurate and Fast Memory-Economic Sparse Training Framework on
@@ -318,5 +318,5 @@ def mest(
         rounding="nearest",
         distribution=distribution,
         where=where,
-        dense=dense,
+        keep_dense=keep_dense,
     )

@@ -163,7 +163,7 @@ def scores_of(log_p: Any, labels: Any, weights: Any) -> Scores:
 
 
 def make_predict(
-    model: nn.Module, normalise: Callable[[jax.Array], jax.Array]
+    model: nn.Module, normalize: Callable[[jax.Array], jax.Array]
 ) -> Predict:
     """The function ``(network, batch) -> [B, classes]`` log-probabilities, float32.
 
@@ -171,23 +171,23 @@ def make_predict(
 
     Args:
       model: Linen module, called as ``model(inputs, train=False)``.
-      normalise: from the images of a batch to inputs.
+      normalize: from the images of a batch to inputs.
     """
-    log_p = jax.jit(_log_probabilities(model, normalise))
+    log_p = jax.jit(_log_probabilities(model, normalize))
     return lambda network, batch: log_p(
         network.params, network.batch_stats, batch.images
     )
 
 
 def make_evaluate(
-    model: nn.Module | Form, normalise: Callable[[jax.Array], jax.Array]
+    model: nn.Module | Form, normalize: Callable[[jax.Array], jax.Array]
 ) -> Callable[..., Scores]:
     """The function ``(network, batches[, step]) -> Scores``, compiled once.
 
     Args:
       model: Linen module, called as ``model(inputs, train=False)``; or the form of one,
         which is that at the step.
-      normalise: from the images of a batch to inputs.
+      normalize: from the images of a batch to inputs.
     """
     form = form_of(model)
 
@@ -195,7 +195,7 @@ def make_evaluate(
     def sums(
         params: Any, batch_stats: Any, batch: Weighted, step: jax.Array
     ) -> ScoreSums:
-        log_p = _log_probabilities(form(step), normalise)
+        log_p = _log_probabilities(form(step), normalize)
         predicted = log_p(params, batch_stats, batch.images)
         return score_sums(predicted, batch.labels, batch.weights)
 
@@ -210,10 +210,10 @@ def make_evaluate(
     return evaluate
 
 
-def _log_probabilities(model: nn.Module, normalise: Any) -> Any:
+def _log_probabilities(model: nn.Module, normalize: Any) -> Any:
     def log_p(params: Any, batch_stats: Any, images: Any) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
-        scores: Any = model.apply(variables, normalise(images), train=False)
+        scores: Any = model.apply(variables, normalize(images), train=False)
         return jax.nn.log_softmax(scores.astype(jnp.float32))
 
     return log_p

@@ -19,7 +19,7 @@ from sup_tickets.checks import check_whole
 from sup_tickets.data.resident import Placement
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import apply_masks, count, difference, intersection
-from sup_tickets.models.ghosts import with_ghosts
+from sup_tickets.models.skips import with_ghosts
 from sup_tickets.slots import reset_slots
 from sup_tickets.training.losses import Loss, cross_entropy
 from sup_tickets.training.state import TrainState
