@@ -9,7 +9,7 @@ to know of a method are properties that follow from its fields. A new method is 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from sup_tickets.checks import (
     check_fraction,
@@ -141,8 +141,8 @@ class Method:
         for name in ("begin_step", "end_step"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 0)
-        check_one_of("rounding", self.rounding, ("floor", "nearest", "ceil"))
-        check_one_of("prune_scope", self.prune_scope, ("global", "layer"))
+        check_one_of("rounding", self.rounding, get_args(Rounding))
+        check_one_of("prune_scope", self.prune_scope, get_args(Scope))
         self._check_drop()
         self._check_signals()
         if self.sparsity_stairs:

@@ -27,7 +27,7 @@ from sup_tickets.ramps import (
 )
 from sup_tickets.types import Number, Schedule
 
-_CYCLE_FORMS = ("paper", "release", "restart", "constant")
+CYCLE_FORMS = ("paper", "release", "restart", "constant")
 
 
 def step_lr(
@@ -170,7 +170,7 @@ def cheap_ticket_schedule(
             f"lr_min={lr_min!r} and lr_max={lr_max!r} must be finite, "
             "0 <= lr_min <= lr_max"
         )
-    check_one_of("form", form, _CYCLE_FORMS)
+    check_one_of("form", form, CYCLE_FORMS)
     if not callable(base):
         raise ValueError(f"base must be a schedule, step -> value, got {base!r}")
     shift = 0 if form == "release" else 1

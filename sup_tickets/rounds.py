@@ -10,7 +10,7 @@ keeps of masks only how many weights each layer has.
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from sup_tickets.masks import (
     random_masks,
     size,
 )
-from sup_tickets.topology import merged, prune_to_counts, without
+from sup_tickets.topology import Scope, merged, prune_to_counts, without
 from sup_tickets.tree_checks import check_same_leaves
 from sup_tickets.trees import RuleLike, default_rule, is_none, named_leaves
 from sup_tickets.types import Counts, Masks, Params, Scores
@@ -80,7 +80,7 @@ def prune_in_rounds(
     """
     check_sparsity(sparsity)
     check_whole("rounds", rounds, 1)
-    check_one_of("scope", scope, ("global", "layer"))
+    check_one_of("scope", scope, get_args(Scope))
     check_one_of("spacing", spacing, ("exponential", "linear"))
     masks = full_masks(params, where=where) if masks is None else masks
     check_masks(params, masks)

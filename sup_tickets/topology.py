@@ -236,7 +236,7 @@ def prune_to(
         differ.
     """
     check_sparsity(sparsity)
-    check_one_of("scope", scope, ("global", "layer"))
+    check_one_of("scope", scope, get_args(Scope))
     if scope == "global":
         targets: Any = _target(size(masks), sparsity)
     else:
