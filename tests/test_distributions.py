@@ -309,7 +309,7 @@ def test_dense_leaves_are_full_and_counted(shapes, sparsity, places):
         return
     for name in ("uniform", "er", "erk"):
         counts = allocate(
-            tree(shapes), sparsity=sparsity, distribution=name, dense=dense
+            tree(shapes), sparsity=sparsity, distribution=name, keep_dense=dense
         )
         check_counts(shapes, counts, sparsity)
         assert all(listed(counts)[p] == sizes(shapes)[p] for p in places)
