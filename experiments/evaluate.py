@@ -24,7 +24,7 @@ from sup_tickets.masks import layer_table
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network
 from sup_tickets.training.task import Metrics
-from sup_tickets.trees import check_same_leaves
+from sup_tickets.tree_checks import check_same_leaves
 
 
 def evaluate(

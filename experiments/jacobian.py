@@ -27,10 +27,10 @@ from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.checks import check_whole
 from sup_tickets.files import atomic_write
-from sup_tickets.models.ghosts import without_ghosts
+from sup_tickets.models.skips import without_ghosts
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network, network_of
-from sup_tickets.trees import check_same_leaves
+from sup_tickets.tree_checks import check_same_leaves
 
 INITIAL = "initial"
 """The network before its first step; it is not stored, but made again by its seed."""
@@ -134,7 +134,7 @@ def _inputs(ours: build.Run, split: str, examples: int) -> jax.Array:
         found.append(np.asarray(batch.images)[counted][:missing])
         missing -= len(found[-1])
         if not missing:
-            return ours.inputs.normalise(jax.numpy.asarray(np.concatenate(found)))
+            return ours.inputs.normalize(jax.numpy.asarray(np.concatenate(found)))
     raise ValueError(
         f"examples must be at most the {examples - missing} of the {split} split, "
         f"got {examples}"

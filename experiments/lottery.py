@@ -307,7 +307,7 @@ def _write(
     masks = full_masks(network.params, where=where)
     masks = merged(network.params, masks, network.masks)
     if options.variant != "gradual":
-        free = without(masks, tuple(config.method.dense))
+        free = without(masks, tuple(config.method.keep_dense))
         held = size(masks) - size(free)
         count = active_count(size(masks), sparsity) - held
         _, kept = prune_to_counts(network.params, free, count)

@@ -15,18 +15,16 @@ from sup_tickets.distributions import (
     uniform,
     uniform_plus,
 )
-from sup_tickets.dynamic import Method, scheduled, topology_due
+from sup_tickets.dynamic import Method
 from sup_tickets.foresight import (
     classification_loss,
-    dead_layers,
     grasp,
-    prune_in_rounds,
-    resample,
     snip,
     synflow,
     total_gradient,
 )
-from sup_tickets.ghosts import fading, mish, sharpening, softened, swish
+from sup_tickets.gradinit import Rescaled, rescaled_init
+from sup_tickets.learning_rates import cheap_ticket_schedule, cosine_lr, step_lr
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
@@ -64,8 +62,9 @@ from sup_tickets.methods import (
     sparse_momentum,
     static,
 )
-from sup_tickets.orthogonal import exact_orthogonal, expected_density, residual
-from sup_tickets.rescaling import Rescaled, rescaled_init
+from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
+from sup_tickets.rotations import expected_density
+from sup_tickets.rounds import dead_layers, prune_in_rounds, resample
 from sup_tickets.rules import default_rule
 from sup_tickets.saliency import (
     Signals,
@@ -83,25 +82,22 @@ from sup_tickets.saliency import (
     taylor,
 )
 from sup_tickets.schedules import (
-    cheap_ticket_schedule,
     constant,
     cosine_fraction,
-    cosine_lr,
     cubic_sparsity,
     inverse_power_fraction,
     linear_fraction,
     stairs,
-    step_lr,
     update_due,
 )
-from sup_tickets.selection import select, select_blocks, select_globally, select_n_m
+from sup_tickets.selection import select, select_globally
 from sup_tickets.slots import reset_slots
-from sup_tickets.superposition import (
-    Superposition,
-    reestimate_statistics,
-    superposition,
-)
+from sup_tickets.softening import fading, mish, sharpening, softened, swish
+from sup_tickets.statistics import reestimate_statistics
+from sup_tickets.structured import select_blocks, select_n_m
+from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
+from sup_tickets.timing import scheduled, topology_due
 from sup_tickets.topology import (
     Rewired,
     drop,
@@ -202,6 +198,7 @@ __all__ = [
     "mish",
     "momentum",
     "observe_gradients",
+    "orthogonality_error",
     "overlap",
     "pack",
     "prune_in_rounds",
@@ -213,7 +210,6 @@ __all__ = [
     "resample",
     "rescaled_init",
     "reset_slots",
-    "residual",
     "rewire",
     "rigl",
     "rigl_itop",

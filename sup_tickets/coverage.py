@@ -6,13 +6,8 @@ from typing import Any, NamedTuple
 import jax
 
 from sup_tickets.rules import default_rule
-from sup_tickets.trees import (
-    RuleLike,
-    check_same_leaves,
-    is_none,
-    judged_leaves,
-    named_leaves,
-)
+from sup_tickets.tree_checks import check_same_leaves
+from sup_tickets.trees import RuleLike, is_none, judged_leaves, named_leaves
 from sup_tickets.types import Masks, Params
 
 

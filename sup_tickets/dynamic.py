@@ -9,9 +9,7 @@ to know of a method are properties that follow from its fields. A new method is 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
-
-import jax.numpy as jnp
+from typing import Any, get_args
 
 from sup_tickets.checks import (
     check_fraction,
@@ -22,13 +20,7 @@ from sup_tickets.checks import (
 )
 from sup_tickets.counting import Rounding
 from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
-from sup_tickets.schedules import (
-    cosine_fraction,
-    linear_fraction,
-    stairs,
-    update_due,
-)
-from sup_tickets.tickets import TicketPlan
+from sup_tickets.schedules import cosine_fraction, linear_fraction, stairs
 from sup_tickets.topology import Scope
 from sup_tickets.trees import RuleLike, default_rule
 from sup_tickets.types import Number, Schedule
@@ -54,7 +46,7 @@ class Method:
         see `allocate`.
       distribution_options: further arguments of the distribution.
       where: which leaves are sparse, see `sparse_leaves`; ``None`` for none at all.
-      dense: expressions of sparse leaves that stay fully dense; they count in the
+      keep_dense: expressions of sparse leaves that stay fully dense; they count in the
         sparsity and are never pruned by the method.
       update_every: steps between topology updates; 0 for none but those of
         ``sparsity_stairs``.
@@ -107,7 +99,7 @@ class Method:
         hash=False,  # equal methods hash alike all the same
     )
     where: RuleLike | None = default_rule
-    dense: Sequence[str] | str = ()
+    keep_dense: Sequence[str] | str = ()
     update_every: int = 100
     begin_step: int | None = None
     end_step: int | None = None
@@ -149,8 +141,8 @@ class Method:
         for name in ("begin_step", "end_step"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 0)
-        check_one_of("rounding", self.rounding, ("floor", "nearest", "ceil"))
-        check_one_of("prune_scope", self.prune_scope, ("global", "layer"))
+        check_one_of("rounding", self.rounding, get_args(Rounding))
+        check_one_of("prune_scope", self.prune_scope, get_args(Scope))
         self._check_drop()
         self._check_signals()
         if self.sparsity_stairs:
@@ -302,57 +294,6 @@ class Method:
                 )
 
 
-def topology_due(method: Method, step: Number) -> Any:
-    """Whether the topology changes after ``step`` steps by the method's own schedule.
-
-    Args:
-      method: the method.
-      step: number of completed steps: a Python integer, or an integer array of any
-        shape, traced or not.
-
-    Returns:
-      A bool, or a bool array of that shape.
-    """
-    due: Any = jnp.zeros(jnp.shape(step), bool) if _is_array(step) else False
-    if method.where is None:
-        return due
-    if method.update_every:
-        due |= update_due(
-            every=method.update_every, begin=method.begin_step, end=method.end_step
-        )(step)
-    for stair, _ in method.sparsity_stairs[1:]:
-        due |= step == stair
-    return due
-
-
-def scheduled(method: Method, step: Number, tickets: TicketPlan | None = None) -> Any:
-    """`topology_due`, with cheap tickets.
-
-    Cheap tickets train with frozen masks, so from their first step on it never is; nor
-    shortly before (a quarter of the interval), because an exploration would drop first
-    of all the weights that have only just been grown.
-
-    Args:
-      method: the method.
-      step: number of completed steps, Python or traced.
-      tickets: the plan of the cheap-ticket phase, if there is one.
-
-    Raises:
-      ValueError: if the method is still pruning when the tickets begin.
-    """
-    due = topology_due(method, step)
-    if tickets is None or not tickets.cycles:
-        return due
-    if method.settled_step >= tickets.phase1_steps:
-        raise ValueError(
-            f"method {method.name!r} prunes until step {method.settled_step}, but the "
-            f"tickets begin at phase1_steps={tickets.phase1_steps}; "
-            "prune_end_step must be below it"
-        )
-    last = max(method.settled_step, tickets.phase1_steps - method.update_every // 4 - 1)
-    return due & (step <= last)
-
-
 def check_fields(
     name: str, fields: Mapping[str, Any], also: Sequence[str] = ()
 ) -> None:
@@ -376,10 +317,6 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_frozen(part) for part in value)
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _is_array(step: Any) -> bool:
-    return hasattr(step, "dtype")
 
 
 def _last_update(every: int, first: int, begin: int, ends: Sequence[int]) -> int:

@@ -10,7 +10,6 @@ no optimizer and no weight changes. `prune_in_rounds` turns any of them into mas
 """
 
 from collections.abc import Callable, Sequence, Sized
-from fractions import Fraction
 from functools import partial, reduce
 from typing import Any
 
@@ -22,38 +21,22 @@ import optax
 from sup_tickets.checks import (
     check_number,
     check_one_of,
-    check_sparsity,
     check_whole,
 )
-from sup_tickets.counting import active_count, exact, share_out
-from sup_tickets.distributions import uniform
 from sup_tickets.masks import (
     apply_masks,
-    check_masks,
     full_masks,
-    layer_counts,
-    random_masks,
-    size,
 )
 from sup_tickets.saliency import taylor
-from sup_tickets.topology import merged, prune_to_counts, without
-from sup_tickets.trees import (
-    RuleLike,
-    check_same_leaves,
-    default_rule,
-    is_none,
-    named_leaves,
-)
-from sup_tickets.types import Counts, Masks, Params, Scores
+from sup_tickets.tree_checks import check_same_leaves
+from sup_tickets.trees import named_leaves
+from sup_tickets.types import Masks, Params, Scores
 
 Loss = Callable[[Params, Any], jax.Array]
 """``(params, batch) -> scalar``."""
 
 Apply = Callable[[Params, Any], jax.Array]
 """``(params, inputs) -> outputs``."""
-
-ScoreOfMasks = Callable[[Params, Masks], Scores]
-"""``(params, masks) -> scores``; pruned weights are exactly 0 in ``params``."""
 
 
 # --- Scores ---------------------------------------------------------------------------
@@ -63,9 +46,9 @@ def classification_loss(apply: Apply, *, temperature: float = 1.0) -> Loss:
     """Mean cross-entropy of a batch ``(inputs, labels)``, in nats.
 
     Args:
-      apply: ``(params, inputs) -> [B, classes]`` scores before the softmax; with batch
+      apply: ``(params, inputs) -> [B, classes]`` logits; with batch
         norm by the statistics of the batch, which it must not keep.
-      temperature: divides the scores; GraSP's is 200.
+      temperature: divides the logits; GraSP's is 200.
 
     Returns:
       A `Loss`, which raises a ValueError for a batch without integer labels [B].
@@ -74,16 +57,16 @@ def classification_loss(apply: Apply, *, temperature: float = 1.0) -> Loss:
 
     def loss(params: Params, batch: Any) -> jax.Array:
         inputs, labels = _labelled(batch)
-        scores = apply(params, inputs)
-        if scores.dtype != jnp.float64:
-            scores = scores.astype(jnp.float32)
-        if scores.shape[:-1] != labels.shape:
+        logits = apply(params, inputs)
+        if logits.dtype != jnp.float64:
+            logits = logits.astype(jnp.float32)
+        if logits.shape[:-1] != labels.shape:
             raise ValueError(
-                f"labels must have shape {scores.shape[:-1]}, one for each row of the "
-                f"scores, got {labels.shape}"
+                f"labels must have shape {logits.shape[:-1]}, one for each row of the "
+                f"logits, got {labels.shape}"
             )
         each = optax.softmax_cross_entropy_with_integer_labels(
-            scores / temperature, labels
+            logits / temperature, labels
         )
         return each.mean()
 
@@ -232,86 +215,6 @@ def synflow(apply: Apply, params: Params, shape: Sequence[int]) -> Scores:
 # --- Masks ----------------------------------------------------------------------------
 
 
-def prune_in_rounds(
-    score: ScoreOfMasks,
-    params: Params,
-    *,
-    sparsity: float,
-    rounds: int = 1,
-    spacing: str = "exponential",
-    scope: str = "global",
-    where: RuleLike = default_rule,
-    dense: Sequence[str] | str = (),
-    masks: Masks | None = None,
-) -> Masks:
-    """Masks of the weights with the largest scores, computed anew in every round.
-
-    After round i of n the density is ``d ** (i / n)`` ("exponential") or
-    ``1 - (1 - d) i / n`` ("linear"), in exact counts; what was pruned stays pruned.
-
-    Args:
-      score: computes the scores; compiled if it is the caller's ``jax.jit``.
-      params: pytree of arrays.
-      sparsity: in [0, 1), of all sparse leaves together, met exactly.
-      rounds: at least 1; 100 for SynFlow, 1 for the others.
-      spacing: "exponential" or "linear".
-      scope: "global" compares all leaves; "layer" gives each the same density.
-      where: which leaves are sparse, see `sparse_leaves`.
-      dense: expressions of sparse leaves that are never pruned; the others pay. They
-        are dense if ``masks`` is not given.
-      masks: to begin with; by default all weights of the sparse leaves. What has a mask
-        is sparse then, and ``where`` is not used. With ``scope="layer"`` a leaf that
-        has too few active weights for the common density keeps them all, and the
-        others share out what it lacks.
-
-    Raises:
-      ValueError: naming the argument out of its range; if the count cannot be met,
-        because the leaves of ``dense`` have more active weights, or ``masks`` has
-        fewer; or the leaf and the round whose scores are NaN or infinite; or the round
-        in which all of them are 0.
-    """
-    check_sparsity(sparsity)
-    check_whole("rounds", rounds, 1)
-    check_one_of("scope", scope, ("global", "layer"))
-    check_one_of("spacing", spacing, ("exponential", "linear"))
-    masks = full_masks(params, where=where) if masks is None else masks
-    check_masks(params, masks)
-    held = sum(_active(masks)) - sum(_active(without(masks, dense)))
-    _check_reachable(masks, sparsity, held)
-    for number in range(1, rounds + 1):
-        pruned = apply_masks(masks, params)
-        scores = score(pruned, masks)
-        _check_scores(scores, masks, number)
-        at = _sparsity_after(number, rounds, sparsity, spacing)
-        free = without(masks, dense)
-        # Early rounds may ask for more than masks of one's own have.
-        counts: Any = min(active_count(size(masks), at) - held, sum(_active(free)))
-        if scope == "layer":
-            counts = _layer_counts(params, masks, at, dense, counts)
-        _, kept = prune_to_counts(pruned, free, counts, scores=scores)
-        masks = merged(params, masks, kept)
-    return masks
-
-
-def resample(key: jax.Array, masks: Masks) -> Masks:
-    """As many active weights in each leaf, at random places: "ratios only".
-
-    Args:
-      key: a random key, consumed; the draw of a leaf depends on its name alone.
-      masks: of which only the counts matter.
-
-    References:
-      Su et al., Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot,
-      2020, https://arxiv.org/abs/2009.11094
-    """
-    return random_masks(key, masks, layer_counts(masks))
-
-
-def dead_layers(masks: Masks) -> list[str]:
-    """The names of the leaves that have no active weight; masks must be concrete."""
-    return [name for name, mask in named_leaves(masks) if not mask.any()]
-
-
 # --- Parts ----------------------------------------------------------------------------
 
 
@@ -386,68 +289,3 @@ def _check_batches(batches: Any) -> None:
         )
     if not len(batches):
         raise ValueError("batches must hold at least 1 batch, got none")
-
-
-def _active(masks: Masks) -> list[int]:
-    """Active weights of each leaf, on the host: nothing is compiled for it."""
-    return [int(np.count_nonzero(mask)) for mask in jax.tree.leaves(masks)]
-
-
-def _check_reachable(masks: Masks, sparsity: float, held: int) -> None:
-    target, active = active_count(size(masks), sparsity), sum(_active(masks))
-    wanted = f"sparsity={sparsity} of {size(masks)} weights leaves {target} active"
-    if held > target:
-        raise ValueError(f"{wanted}, but the leaves of dense= have {held}")
-    if active < target:
-        raise ValueError(f"{wanted}, but masks has only {active}")
-
-
-def _layer_counts(
-    params: Params, masks: Masks, sparsity: float, dense: Any, total: int
-) -> Counts:
-    """Of the free leaves, the same density as far as they have the weights."""
-    free = without(masks, dense)
-    active_leaves = _active(free)
-    active = jax.tree.unflatten(jax.tree.structure(free), active_leaves)
-    sizes = jax.tree.map(lambda mask: float(mask.size), free)
-    held = size(masks) - size(free)
-    if sum(_active(masks)) - sum(active_leaves) != held:  # dense, but not full
-        return share_out(sizes, jnp.int32(total), active)
-    sparse = {name for name, _ in named_leaves(masks)}
-    counts = uniform(
-        params, sparsity=sparsity, where=lambda name, _: name in sparse, dense=dense
-    )
-    counts = jax.tree.map(
-        lambda mask, n: None if mask is None else n, free, counts, is_leaf=is_none
-    )
-    has_them = jax.tree.map(lambda wanted, n: wanted <= n, counts, active)
-    if all(jax.tree.leaves(has_them)) and sum(jax.tree.leaves(counts)) == total:
-        return counts
-    return share_out(sizes, jnp.int32(total), active)
-
-
-def _sparsity_after(number: int, rounds: int, sparsity: float, spacing: str) -> float:
-    if number == rounds:
-        return sparsity
-    density = 1 - exact(sparsity)
-    if spacing == "linear":
-        return float((1 - density) * Fraction(number, rounds))
-    return 1 - float(density) ** (number / rounds)
-
-
-def _check_scores(scores: Scores, masks: Masks, number: int) -> None:
-    check_same_leaves("masks", masks, "scores", scores)
-    largest = 0.0
-    for (name, mask), (_, score) in zip(
-        named_leaves(masks, keep_none=True), named_leaves(scores), strict=True
-    ):
-        if mask is None:
-            continue
-        most = float(jnp.abs(score).max(initial=0.0, where=mask).astype(jnp.float32))
-        if not np.isfinite(most):
-            raise ValueError(f"round {number}: the scores of leaf {name!r} have {most}")
-        largest = max(largest, float(jnp.abs(score).max(initial=0.0, where=mask)))
-    if largest == 0 and sum(_active(masks)):
-        raise ValueError(
-            f"round {number}: the scores of all weights are 0; nothing tells them apart"
-        )

@@ -16,12 +16,14 @@ from jax import lax
 
 from sup_tickets.counting import MAX_COUNT
 from sup_tickets.selection import count_true, select
-from sup_tickets.trees import (
-    RuleLike,
+from sup_tickets.tree_checks import (
     check_counts,
     check_same_containers,
     check_same_leaves,
     check_same_names,
+)
+from sup_tickets.trees import (
+    RuleLike,
     default_rule,
     map_named,
     named_leaves,

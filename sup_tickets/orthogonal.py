@@ -17,14 +17,15 @@ import operator
 import re
 from collections.abc import Sequence
 from math import isfinite, isqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from sup_tickets.checks import check_one_of, check_whole
+from sup_tickets.checks import check_one_of
+from sup_tickets.rotations import SparseMatrix, rotated_identity
 from sup_tickets.trees import leaf_keys, map_named, matching_names, named_leaves
 from sup_tickets.types import Counts, Masks, Params
 
@@ -33,7 +34,6 @@ CENTRES = ("sqrt", "same")
 
 # The shifts of norms too, by the names of Flax, Haiku and others.
 _BIAS = re.compile(r"(^|[/_])(bias|offset|beta)$", re.IGNORECASE)
-_DRAWS = 256  # rotations that are drawn at a time
 
 
 def exact_orthogonal(
@@ -42,7 +42,7 @@ def exact_orthogonal(
     counts: Counts,
     *,
     gain: float = 1.0,
-    bias_deviation: float = 0.0,
+    bias_std: float = 0.0,
     centre: str = "sqrt",
     depthwise: str | Sequence[str] | None = None,
 ) -> tuple[Params, Masks]:
@@ -64,7 +64,7 @@ def exact_orthogonal(
         of the others only shape and dtype are read.
       counts: pytree of integers, ``None`` where a leaf is never pruned.
       gain: the singular values of each layer.
-      bias_deviation: standard deviation of biases and of the shifts of norms, around 0:
+      bias_std: standard deviation of biases and of the shifts of norms, around 0:
         of leaves without a count named "bias", "offset" or "beta".
       centre: of `CENTRES`.
       depthwise: expressions of the kernels [K, K, 1, O] that are depthwise convolutions
@@ -87,10 +87,10 @@ def exact_orthogonal(
       >>> params = {"kernel": jnp.zeros((6, 8)), "bias": jnp.ones(8)}
       >>> counts = {"kernel": 20, "bias": None}
       >>> params, masks = exact_orthogonal(jax.random.key(0), params, counts)
-      >>> int(masks["kernel"].sum()), residual(params["kernel"]) < 2e-6
+      >>> int(masks["kernel"].sum()), orthogonality_error(params["kernel"]) < 2e-6
       (20, True)
     """
-    _check_arguments(key, gain, bias_deviation, centre)
+    _check_arguments(key, gain, bias_std, centre)
     is_depthwise = _depthwise_names(params, counts, depthwise)
 
     def make(name: str, leaf: Any, leaf_key: jax.Array, count: Any) -> Any:
@@ -99,13 +99,13 @@ def exact_orthogonal(
         if count is None:
             if not _BIAS.search(name):
                 return leaf, None
-            return _as(leaf, bias_deviation * rng.standard_normal(leaf.shape)), None
+            return _as(leaf, bias_std * rng.standard_normal(leaf.shape)), None
         count = _checked_count(name, leaf, count, name in is_depthwise)
         if name in is_depthwise:
             made = _signs(rng, leaf.shape[-1])
         else:
             rows, columns = leaf.shape[-2:]
-            made = _orthogonal(rng, rows, columns, _nonzeros(leaf, count, centre))
+            made = rotated_identity(rng, rows, columns, _nonzeros(leaf, count, centre))
         kernel, mask = _embedded(leaf.shape, made)
         _activate_more(rng, mask, count)
         return _as(leaf, gain * kernel), jnp.asarray(mask)
@@ -117,69 +117,7 @@ def exact_orthogonal(
     )
 
 
-def orthogonal_matrix(
-    rng: np.random.Generator, rows: int, columns: int, count: int
-) -> np.ndarray:
-    """A random sparse matrix whose smaller side is orthonormal.
-
-    An identity, cut to the shape, whose columns (rows, if it is tall) are rotated two
-    at a time, a random pair by a random angle, as long as no more than ``count`` places
-    are in use. ``A A^T = I`` if it is wide, ``A^T A = I`` if it is tall.
-
-    Args:
-      rng: consumed.
-      rows: at least 1.
-      columns: at least 1.
-      count: of nonzeros at most, from ``min(rows, columns)`` to ``rows * columns``. A
-        few less are in use, since one rotation adds several.
-
-    Returns:
-      [rows, columns] float64 array.
-
-    Raises:
-      ValueError: if an argument is out of its range.
-
-    Example:
-      >>> a = orthogonal_matrix(np.random.default_rng(0), 3, 5, 9)
-      >>> bool(3 <= np.count_nonzero(a) <= 9), residual(a) < 1e-13
-      (True, True)
-    """
-    check_whole("rows", rows, 1)
-    check_whole("columns", columns, 1)
-    check_whole("count", count, min(rows, columns))
-    if count > rows * columns:
-        raise ValueError(f"count must be at most {rows * columns}, got {count}")
-    return _orthogonal(rng, rows, columns, count).values
-
-
-def expected_density(columns: int, rotations: int) -> float:
-    """The density that a number of rotations is expected to lead to.
-
-    The number of nonzeros of a row is a Markov chain from 1: of M columns a rotation
-    takes a nonzero and a zero one, and adds a nonzero, with probability
-    ``2 k (M - k) / (M (M - 1))``.
-
-    Args:
-      columns: M, the larger side, at least 1.
-      rotations: at least 0.
-
-    Example:
-      >>> [round(expected_density(4, t), 6) for t in (0, 1, 2)]
-      [0.25, 0.375, 0.520833]
-    """
-    m = check_whole("columns", columns, 1)
-    k = np.arange(1, m + 1)
-    grows = 2 * k * (m - k) / max(m * (m - 1), 1)
-    chance = np.zeros(m)
-    chance[0] = 1.0
-    for _ in range(check_whole("rotations", rotations, 0)):
-        moved = chance * grows
-        chance -= moved
-        chance[1:] += moved[:-1]
-    return float(chance @ k) / m
-
-
-def residual(kernel: Any, *, gain: float = 1.0) -> float:
+def orthogonality_error(kernel: Any, *, gain: float = 1.0) -> float:
     """How far a kernel is from orthogonal: ``max |A A^T - gain^2 I|``, smaller side.
 
     Args:
@@ -197,59 +135,10 @@ def residual(kernel: Any, *, gain: float = 1.0) -> float:
 # --- Matrices -------------------------------------------------------------------------
 
 
-class _Sparse(NamedTuple):
-    """A matrix, and the places that are in use."""
-
-    values: np.ndarray  # float64
-    # Known from the rotations, not from the values: these can cancel to 0.
-    used: np.ndarray  # bool
-
-
-def _orthogonal(
-    rng: np.random.Generator, rows: int, columns: int, count: int
-) -> _Sparse:
-    short, long = sorted((rows, columns))
-    # The columns that are rotated are rows here: contiguous, and thus fast.
-    turned = _Sparse(np.eye(long, short), np.eye(long, short, dtype=bool))
-    filled = [1] * short + [0] * (long - short)
-    total = short
-    while total < count:
-        for i, j, angle in _draw_rotations(rng, long):
-            joint = int(np.count_nonzero(turned.used[i] | turned.used[j]))
-            total += 2 * joint - filled[i] - filled[j]
-            if total > count:
-                break
-            _rotate(turned, i, j, angle)
-            filled[i] = filled[j] = joint
-    if rows <= columns:
-        return _Sparse(turned.values.T, turned.used.T)
-    return turned
-
-
-def _draw_rotations(
-    rng: np.random.Generator, columns: int
-) -> list[tuple[int, int, float]]:
-    """Pairs of different columns, all equally likely, and angles."""
-    i = rng.integers(columns, size=_DRAWS)
-    j = rng.integers(columns - 1, size=_DRAWS)
-    j += j >= i
-    angles = rng.uniform(0, 2 * np.pi, size=_DRAWS)
-    return list(zip(i.tolist(), j.tolist(), angles.tolist(), strict=True))
-
-
-def _rotate(matrix: _Sparse, i: int, j: int, angle: float) -> None:
-    """Rotates two rows in place."""
-    cos, sin = np.cos(angle), np.sin(angle)
-    a, b = matrix.values[i], matrix.values[j]
-    matrix.values[i], matrix.values[j] = cos * a + sin * b, cos * b - sin * a
-    matrix.used[i] |= matrix.used[j]
-    matrix.used[j] = matrix.used[i]
-
-
-def _signs(rng: np.random.Generator, channels: int) -> _Sparse:
+def _signs(rng: np.random.Generator, channels: int) -> SparseMatrix:
     """The centres of a depthwise convolution, 1 or -1."""
     values = rng.choice([-1.0, 1.0], (1, channels))
-    return _Sparse(values, np.ones((1, channels), bool))
+    return SparseMatrix(values, np.ones((1, channels), bool))
 
 
 # --- Kernels --------------------------------------------------------------------------
@@ -269,9 +158,9 @@ def _nonzeros(leaf: Any, count: int, centre: str) -> int:
     return min(most, count, rows * columns)
 
 
-def _embedded(shape: tuple[int, ...], centre: _Sparse) -> _Sparse:
+def _embedded(shape: tuple[int, ...], centre: SparseMatrix) -> SparseMatrix:
     """A kernel that is 0 but for its centre tap."""
-    kernel = _Sparse(np.zeros(shape), np.zeros(shape, bool))
+    kernel = SparseMatrix(np.zeros(shape), np.zeros(shape, bool))
     for whole, part in zip(kernel, centre, strict=True):
         whole[_centre(shape)] = part
     return kernel
@@ -296,9 +185,7 @@ def _as(leaf: Any, values: np.ndarray) -> jax.Array:
 # --- Checks ---------------------------------------------------------------------------
 
 
-def _check_arguments(
-    key: jax.Array, gain: float, bias_deviation: float, centre: str
-) -> None:
+def _check_arguments(key: jax.Array, gain: float, bias_std: float, centre: str) -> None:
     if isinstance(key, Tracer):
         raise ValueError(
             "key must be concrete, since the weights are made on the host; got a "
@@ -306,10 +193,9 @@ def _check_arguments(
         )
     if not (isfinite(gain) and gain > 0):
         raise ValueError(f"gain must be a finite number above 0, got {gain!r}")
-    if not (isfinite(bias_deviation) and bias_deviation >= 0):
+    if not (isfinite(bias_std) and bias_std >= 0):
         raise ValueError(
-            "bias_deviation must be a finite number of at least 0, "
-            f"got {bias_deviation!r}"
+            f"bias_std must be a finite number of at least 0, got {bias_std!r}"
         )
     check_one_of("centre", centre, CENTRES)
 

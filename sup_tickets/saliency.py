@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.trees import check_same_leaves, uniform_draws
+from sup_tickets.tree_checks import check_same_leaves
+from sup_tickets.trees import uniform_draws
 from sup_tickets.types import Masks, Params, Scores
 
 

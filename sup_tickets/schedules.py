@@ -8,8 +8,7 @@ Whatever is decided by whole numbers (stairs, cycles, updates) is computed in in
 corners fall exactly where they are asked for, at any step below 2**31.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,181 +17,17 @@ import optax
 from sup_tickets.checks import (
     check_fraction,
     check_number,
-    check_one_of,
     check_sparsity,
     check_whole,
-    is_number,
 )
+from sup_tickets.ramps import check_span, cosine, floating, integer, join, polynomial
 from sup_tickets.types import Number, Schedule
 
 Predicate = Callable[[Number], bool | jax.Array]
 """``step -> is it due``: a bool for a Python number, a bool array for an array."""
 
-_CYCLE_FORMS = ("paper", "release", "restart", "constant")
-
 
 # --- Learning rates -------------------------------------------------------------------
-
-
-def step_lr(
-    base_lr: float,
-    *,
-    milestones: Sequence[int],
-    factor: float = 0.1,
-    warmup_steps: int = 0,
-    warmup_every: int = 1,
-) -> Schedule:
-    """A learning rate that is multiplied by ``factor`` at every milestone.
-
-    The warm-up is a staircase: with ``W = warmup_steps / warmup_every`` stairs, stair
-    ``e = step // warmup_every`` multiplies by ``(e + 1) / (W + 1)``.
-
-    Args:
-      base_lr: positive.
-      milestones: steps from which each further factor holds, in any order. A step named
-        twice counts twice.
-      factor: positive.
-      warmup_steps: length of the warm-up; 0 is none.
-      warmup_every: steps of one stair, a divisor of ``warmup_steps``.
-
-    Raises:
-      ValueError: if an argument is out of its range.
-
-    Example:
-      >>> lr = step_lr(0.1, milestones=[100, 200])
-      >>> [round(float(lr(step)), 6) for step in (0, 99, 100, 199, 200)]
-      [0.1, 0.1, 0.01, 0.01, 0.001]
-      >>> lr = step_lr(0.6, milestones=[], warmup_steps=10, warmup_every=5)
-      >>> [round(float(lr(step)), 6) for step in (0, 4, 5, 9, 10)]
-      [0.2, 0.2, 0.4, 0.4, 0.6]
-
-    References:
-      Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017,
-      https://arxiv.org/abs/1706.02677 (a warm-up in stairs of one epoch)
-    """
-    check_number("base_lr", base_lr, 0, above=True)
-    check_number("factor", factor, 0, above=True)
-    if not isinstance(milestones, Iterable):
-        raise ValueError(f"milestones must be a sequence of steps, got {milestones!r}")
-    drops = sorted(check_whole("milestones", step, 0) for step in milestones)
-    # Levels, not repeated products: each is the float32 next to the true value.
-    levels = [base_lr * factor**i for i in range(len(drops) + 1)]
-    stairs = _joined([optax.constant_schedule(level) for level in levels], drops)
-    return _warmed_up(stairs, warmup_steps, warmup_every)
-
-
-def cosine_lr(
-    base_lr: float,
-    *,
-    total_steps: int,
-    final_lr: float = 0.0,
-    warmup_steps: int = 0,
-    warmup_every: int = 1,
-) -> Schedule:
-    """A learning rate that falls along half a cosine from the end of the warm-up.
-
-    Args:
-      base_lr: positive; reached at step ``warmup_steps``.
-      total_steps: step at which ``final_lr`` is reached; it stays there.
-      final_lr: in [0, base_lr].
-      warmup_steps: length of the warm-up, below ``total_steps``; as in `step_lr`.
-      warmup_every: as in `step_lr`.
-
-    Raises:
-      ValueError: if an argument is out of its range.
-
-    Example:
-      >>> lr = cosine_lr(0.2, total_steps=100)
-      >>> [round(float(lr(step)), 6) for step in (0, 50, 100, 101)]
-      [0.2, 0.1, 0.0, 0.0]
-
-    References:
-      Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017,
-      https://arxiv.org/abs/1608.03983
-    """
-    check_number("base_lr", base_lr, 0, above=True)
-    if not (is_number(final_lr) and 0 <= final_lr <= base_lr):
-        raise ValueError(
-            f"final_lr must be in [0, base_lr={base_lr}], got {final_lr!r}"
-        )
-    check_whole("warmup_steps", warmup_steps, 0)
-    _check_span("warmup_steps", warmup_steps, "total_steps", total_steps)
-    fall = _cosine(base_lr, final_lr, warmup_steps, total_steps)
-    return _warmed_up(fall, warmup_steps, warmup_every)
-
-
-def cheap_ticket_schedule(
-    base: Schedule,
-    *,
-    phase1_steps: int,
-    cycle_steps: int,
-    cycles: int,
-    lr_min: float,
-    lr_max: float,
-    form: str = "paper",
-) -> Schedule:
-    """``base`` through phase 1, then one triangle a cycle, low to high to low.
-
-    Step ``j`` of a cycle of ``C`` steps, counted from 0, is at ``t = (j + 1) / C``: the
-    last step of a cycle, after which its ticket is collected, has exactly ``lr_min``.
-    The release has ``t = j / C``: the same triangle one step later. The forms that the
-    paper compares with are a fall from ``lr_max`` to ``lr_min`` in each cycle
-    ("restart": SWA's, and with a large ``lr_max`` that of warm restarts), and
-    ``lr_max`` throughout ("constant").
-
-    Args:
-      base: the schedule of phase 1.
-      phase1_steps: length of phase 1.
-      cycle_steps: length of a cycle, ``C``.
-      cycles: number of cycles; with 0 there is no phase 2 and ``base`` never ends.
-      lr_min: lowest rate, at the ends of a cycle and after the last.
-      lr_max: highest rate, in the middle of a cycle. (For odd ``C`` the triangle has no
-        step exactly there.)
-      form: "paper", "release", "restart" or "constant".
-
-    Raises:
-      ValueError: if a length is not positive, if not 0 <= lr_min <= lr_max, or if the
-        form is unknown.
-
-    Example:
-      >>> lr = cheap_ticket_schedule(
-      ...     lambda step: 0.1,
-      ...     phase1_steps=10, cycle_steps=8, cycles=3, lr_min=0.001, lr_max=0.005,
-      ... )
-      >>> [round(float(lr(step)), 6) for step in range(9, 19)]
-      [0.1, 0.002, 0.003, 0.004, 0.005, 0.004, 0.003, 0.002, 0.001, 0.002]
-
-    References:
-      Yin et al., Superposing Many Tickets into One, 2022, eq. (3), tables 4 and 7,
-      https://arxiv.org/abs/2205.15322
-    """
-    check_whole("phase1_steps", phase1_steps, 1)
-    check_whole("cycle_steps", cycle_steps, 1)
-    check_whole("cycles", cycles, 0)
-    if not (is_number(lr_min) and is_number(lr_max) and 0 <= lr_min <= lr_max):
-        raise ValueError(
-            f"lr_min={lr_min!r} and lr_max={lr_max!r} must be finite, "
-            "0 <= lr_min <= lr_max"
-        )
-    check_one_of("form", form, _CYCLE_FORMS)
-    if not callable(base):
-        raise ValueError(f"base must be a schedule, step -> value, got {base!r}")
-    shift = 0 if form == "release" else 1
-
-    def cycle(step: Any) -> jax.Array:
-        i = (step + shift) % cycle_steps
-        if form == "restart":
-            above = (cycle_steps - i) % cycle_steps
-        elif form == "constant":
-            above = jnp.full_like(i, cycle_steps)
-        else:  # Twice the distance from the nearer end of the cycle, in whole steps.
-            above = 2 * jnp.minimum(i, cycle_steps - i)
-        inside = (step >= 0) & (step < cycles * cycle_steps)
-        height = _ratio(above, cycle_steps)
-        return _blend(lr_min, lr_max, jnp.where(inside, height, 0.0))
-
-    joined = _joined([base, cycle], [phase1_steps]) if cycles else base
-    return lambda step: _float(joined(_integer(step)))
 
 
 # --- Drop fractions -------------------------------------------------------------------
@@ -224,8 +59,8 @@ def stairs(pairs: Sequence[tuple[int, float]]) -> Schedule:
       [0.2, 0.2, 0.1, 0.0]
     """
     steps, values = zip(*pairs, strict=True)
-    joined = _joined([optax.constant_schedule(v) for v in values], steps[1:])
-    return lambda step: _float(joined(_integer(step)))
+    joined = join([optax.constant_schedule(v) for v in values], steps[1:])
+    return lambda step: floating(joined(integer(step)))
 
 
 def cosine_fraction(
@@ -254,8 +89,8 @@ def cosine_fraction(
       https://arxiv.org/abs/1911.11134
     """
     _check_fractions(initial, final, begin_step, end_step)
-    fall = _cosine(initial, final, begin_step, end_step)
-    return lambda step: fall(_integer(step))
+    fall = cosine(initial, final, begin_step, end_step)
+    return lambda step: fall(integer(step))
 
 
 def linear_fraction(
@@ -278,7 +113,7 @@ def linear_fraction(
       [0.5, 0.5, 0.25, 0.0, 0.0]
     """
     _check_fractions(initial, final, begin_step, end_step)
-    return _polynomial(initial, final, 1, begin_step, end_step)
+    return polynomial(initial, final, 1, begin_step, end_step)
 
 
 def inverse_power_fraction(
@@ -307,7 +142,7 @@ def inverse_power_fraction(
     """
     _check_fractions(initial, 0.0, begin_step, end_step)
     check_number("power", power, 0, above=True)
-    return _polynomial(initial, 0.0, power, begin_step, end_step)
+    return polynomial(initial, 0.0, power, begin_step, end_step)
 
 
 # --- Sparsity -------------------------------------------------------------------------
@@ -352,8 +187,8 @@ def cubic_sparsity(
     check_whole("begin_step", begin_step, 0)
     check_whole("every", every, 1)
     check_whole("updates", updates, 1)
-    cube = _polynomial(initial, final, 3, 0, updates)
-    return lambda step: cube((_integer(step) - begin_step) // every)
+    cube = polynomial(initial, final, 3, 0, updates)
+    return lambda step: cube((integer(step) - begin_step) // every)
 
 
 # --- When -----------------------------------------------------------------------------
@@ -397,78 +232,8 @@ def update_due(
 # --- Parts ----------------------------------------------------------------------------
 
 
-def _integer(step: Number) -> jax.Array:
-    return jnp.asarray(step, jnp.int32)
-
-
-def _float(value: Any) -> jax.Array:
-    return jnp.asarray(value, jnp.float32)
-
-
-def _ratio(part: jax.Array, whole: int) -> jax.Array:
-    """``part / whole``, exactly 1 where they are equal.
-
-    XLA compiles a division by a constant as a product with its reciprocal, which may
-    miss 1 by a rounding.
-    """
-    return jnp.where(part == whole, 1.0, _float(part) / whole)
-
-
-def _blend(low: float, high: float, part: jax.Array) -> jax.Array:
-    """From ``low`` at part 0 to ``high`` at part 1, both exactly."""
-    return (1 - part) * low + part * high
-
-
-def _joined(
-    schedules: Sequence[Callable[[Any], Any]], boundaries: Sequence[int]
-) -> Callable[[Any], Any]:
-    return optax.join_schedules(schedules, boundaries)
-
-
-def _cosine(initial: float, final: float, begin: int, end: int) -> Schedule:
-    shape = optax.cosine_decay_schedule(1.0, end - begin)
-
-    def schedule(step: Any) -> jax.Array:
-        since = jnp.clip(step - begin, 0, end - begin)
-        return _blend(final, initial, _float(shape(_float(since))))
-
-    return schedule
-
-
-def _polynomial(
-    initial: float, final: float, power: float, begin: int, end: int
-) -> Schedule:
-    # Not optax's polynomial schedule: in a compiled program its 1 - count / steps can
-    # end below 0, and a power of that is NaN.
-    def schedule(step: Number) -> jax.Array:
-        left = jnp.clip(end - _integer(step), 0, end - begin)
-        return _blend(final, initial, _ratio(left, end - begin) ** power)
-
-    return schedule
-
-
-def _warmed_up(schedule: Schedule, warmup_steps: int, every: int) -> Schedule:
-    check_whole("warmup_every", every, 1)
-    if check_whole("warmup_steps", warmup_steps, 0) % every:
-        raise ValueError(
-            f"warmup_steps={warmup_steps} must be a multiple of warmup_every={every}"
-        )
-    stairs = warmup_steps // every + 1
-
-    def warmed(step: Number) -> jax.Array:
-        stair = jnp.minimum(_integer(step) // every + 1, stairs)
-        return _float(schedule(_integer(step))) * _ratio(stair, stairs)
-
-    return warmed
-
-
 def _check_fractions(initial: float, final: float, begin: int, end: int) -> None:
     check_fraction(initial, "initial")
     check_fraction(final, "final")
     check_whole("begin_step", begin, 0)
-    _check_span("begin_step", begin, "end_step", end)
-
-
-def _check_span(begin_name: str, begin: int, end_name: str, end: int) -> None:
-    if check_whole(end_name, end, 1) <= begin:
-        raise ValueError(f"{end_name}={end} must be above {begin_name}={begin}")
+    check_span("begin_step", begin, "end_step", end)

@@ -12,7 +12,7 @@ only when nothing better is left; where ``among`` is False nothing is ever chose
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,16 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sup_tickets.checks import check_count, check_whole, is_number
+from sup_tickets.checks import check_count
 from sup_tickets.counting import MAX_COUNT, computed_once
-from sup_tickets.trees import (
-    RuleLike,
-    check_counts,
-    check_same_leaves,
-    default_rule,
-    map_named,
-    sparse_leaves,
-)
+from sup_tickets.tree_checks import check_counts, check_same_leaves
+from sup_tickets.trees import map_named
 from sup_tickets.types import Counts, Masks, Number, Scores
 
 # XLA on a CPU turns `sum(key >= t)` into slow scalar code. Adding equal slices
@@ -109,105 +103,10 @@ def select_globally(
     with jax.numpy_dtype_promotion("standard"):
         widest = functools.reduce(jnp.promote_types, [leaf.dtype for leaf in leaves])
     keys = map_named(
-        lambda name, s, m: _keys(name, s.astype(widest), m), taking_part, among
+        lambda name, s, m: ordered_keys(name, s.astype(widest), m), taking_part, among
     )
     leaves, structure = jax.tree.flatten(keys)
-    return jax.tree.unflatten(structure, _largest(leaves, count)[0])
-
-
-def select_n_m(
-    scores: Scores, n: Number, m: int, *, axis: int = -2, where: RuleLike = default_rule
-) -> Masks:
-    """The ``n`` largest of every ``m`` consecutive scores along an axis (N:M sparsity).
-
-    Args:
-      scores: pytree of floating point arrays.
-      n: how many of each group are kept, in [0, m]; may be traced.
-      m: size of a group, static.
-      axis: the grouped axis; -2, the default, is the input axis of Flax kernels, along
-        which hardware for 2:4 sparsity multiplies.
-      where: which leaves are sparse, see `sparse_leaves`; the others get ``None``.
-
-    Raises:
-      ValueError: if ``m`` does not divide the axis of a sparse leaf, or if ``n`` is
-        outside [0, m].
-    """
-    check_whole("m", m, 0)
-    if not isinstance(n, jax.Array) and not (is_number(n) and 0 <= n <= m):
-        raise ValueError(f"n must be in [0, m={m}], got {n!r}")
-    check_count("n", n, m)
-
-    def choose(name: str, score: jax.Array, sparse: bool) -> Any:
-        if not sparse:
-            return None
-        size = score.shape[axis] if -score.ndim <= axis < score.ndim else 0
-        if m < 1 or size % m or not size:
-            raise ValueError(
-                f"m={m} does not divide axis {axis} of leaf {name!r}, of size {size}"
-            )
-        keys = jnp.moveaxis(_keys(name, score, None), axis, -1)
-        # No score has the largest integer as its key.
-        never = jnp.any(keys == _integer_info(keys.dtype.itemsize).max)
-        keys = computed_once(keys, never=never)
-        groups = keys.reshape((*keys.shape[:-1], size // m, m))
-        chosen = _ranks_in_groups(groups) < n
-        return jnp.moveaxis(chosen.reshape(keys.shape), -1, axis)
-
-    return map_named(choose, scores, sparse_leaves(scores, where=where))
-
-
-def select_blocks(
-    scores: Scores, counts: Counts, block: Sequence[int], *, among: Masks | None = None
-) -> Masks:
-    """In each leaf, the exact top-k of its blocks, by the sum of a block's scores.
-
-    Args:
-      scores: pytree of floating point arrays.
-      counts: pytree of integers: how many *blocks* of each leaf are kept; ``None``
-        where a leaf is never pruned.
-      block: shape of a block over the last axes, ``(4, 4)``; leading axes count 1.
-      among: candidates; a block is a candidate if all its places are.
-
-    Returns:
-      Masks that are constant on every block.
-
-    Raises:
-      ValueError: if a block does not divide the shape of a sparse leaf, or if a count
-        is no whole number in [0, blocks of its leaf].
-    """
-    block = tuple(check_whole("block", side, 0) for side in block)
-    blocks = math.prod(max(side, 1) for side in block)
-    check_counts("counts", counts, "scores", scores, lambda leaf: leaf.size // blocks)
-
-    def blocked(name: str, leaf: jax.Array) -> jax.Array:
-        shape = leaf.shape[leaf.ndim - len(block) :]
-        if leaf.ndim < len(block) or any(
-            b < 1 or s % b for s, b in zip(shape, block, strict=True)
-        ):
-            raise ValueError(
-                f"block={block} does not divide leaf {name!r} of shape {leaf.shape}"
-            )
-        lead = leaf.shape[: leaf.ndim - len(block)]
-        split = [p for s, b in zip(shape, block, strict=True) for p in (s // b, b)]
-        return leaf.reshape((*lead, *split))
-
-    def choose(name: str, score: jax.Array, count: Any, candidates: Any) -> Any:
-        if count is None:
-            return None
-        parts = blocked(name, score)
-        inside = tuple(range(parts.ndim - 2 * len(block) + 1, parts.ndim, 2))
-        if candidates is not None:
-            candidates = jnp.all(blocked(name, candidates), axis=inside)
-        keys = _keys(name, jnp.sum(parts, axis=inside), candidates)
-        (chosen,), _ = _largest([keys], count)
-        chosen = jnp.expand_dims(chosen, inside)
-        return jnp.broadcast_to(chosen, parts.shape).reshape(score.shape)
-
-    if among is None:
-        among = jax.tree.map(lambda _: None, scores)
-    else:
-        check_same_leaves("among", among, "scores", scores)
-    return map_named(choose, scores, counts, among)
+    return jax.tree.unflatten(structure, largest(leaves, count)[0])
 
 
 # --- One leaf after another -----------------------------------------------------------
@@ -252,21 +151,18 @@ def top_k(
     Returns:
       The mask and the turn for the next selection.
     """
-    keys = _keys(name, score, candidates)
+    keys = ordered_keys(name, score, candidates)
     if turn is not None:
         keys = keys + turn.astype(keys.dtype)
-    (mask,), cut = _largest([keys], k)
+    (mask,), cut = largest([keys], k)
     # Never negative, so always 0, but the compiler cannot know and keeps the order.
     return mask, jnp.minimum(cut, 0)
-
-
-# --- One value ------------------------------------------------------------------------
 
 
 # --- Ordered integer keys -------------------------------------------------------------
 
 
-def _keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
+def ordered_keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
     """Signed integers in the order of the scores, as wide as they are.
 
     The smallest integer marks what must not be chosen and the next one NaN; no other
@@ -282,7 +178,7 @@ def _keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
 
 @functools.partial(jax.jit, inline=True)
 def _ordered(score: jax.Array, candidates: jax.Array | None) -> jax.Array:
-    info = _integer_info(score.dtype.itemsize)
+    info = integer_info(score.dtype.itemsize)
     bits = lax.bitcast_convert_type(score, info.dtype)
     lowest, highest = info.dtype.type(info.min), info.dtype.type(info.max)
     # -0 and +0 are equal scores with different bits. `score == 0` would also be true of
@@ -293,7 +189,8 @@ def _ordered(score: jax.Array, candidates: jax.Array | None) -> jax.Array:
     return keys if candidates is None else jnp.where(candidates, keys, lowest)
 
 
-def _integer_info(itemsize: int) -> Any:
+def integer_info(itemsize: int) -> Any:
+    """Of the signed integers of so many bytes."""
     return np.iinfo({2: np.int16, 4: np.int32, 8: np.int64}[itemsize])
 
 
@@ -303,7 +200,7 @@ def _integer_info(itemsize: int) -> Any:
 # Compiled as a unit, so that a call outside jit compiles once for each shape; inlined
 # inside one, where the boundary would keep the keys of a leaf twice.
 @functools.partial(jax.jit, inline=True)
-def _largest(leaves: list[jax.Array], k: Number) -> tuple[list[jax.Array], jax.Array]:
+def largest(leaves: list[jax.Array], k: Number) -> tuple[list[jax.Array], jax.Array]:
     """Masks of the ``k`` largest keys of all the leaves together, ties by index.
 
     Returns:
@@ -321,7 +218,7 @@ def _largest(leaves: list[jax.Array], k: Number) -> tuple[list[jax.Array], jax.A
     threshold, at_least, above = _threshold(leaves, k)
     leaves, k = computed_once((leaves, k), never=at_least < 0)
     cut = _index_cut(leaves, threshold, k - above, at_least > k)
-    lowest = threshold.dtype.type(_integer_info(threshold.dtype.itemsize).min)
+    lowest = threshold.dtype.type(integer_info(threshold.dtype.itemsize).min)
 
     def mask(keys: jax.Array, start: int) -> jax.Array:
         tied = (keys == threshold) & (_index(keys.shape) < cut - start)
@@ -339,7 +236,7 @@ def _threshold(
       The threshold, how many keys are at least it, and how many are above it (which is
       right whenever more than ``k`` are at least it).
     """
-    info = _integer_info(leaves[0].dtype.itemsize)
+    info = integer_info(leaves[0].dtype.itemsize)
     unsigned = np.dtype(f"uint{info.bits}")
     total = sum(leaf.size for leaf in leaves)
 
@@ -456,15 +353,3 @@ def _index(shape: tuple[int, ...]) -> jax.Array:
 def _starts(leaves: list[jax.Array]) -> list[int]:
     sizes = [leaf.size for leaf in leaves]
     return [sum(sizes[:i]) for i in range(len(sizes))]
-
-
-def _ranks_in_groups(groups: jax.Array) -> jax.Array:
-    """The rank of every key in its group, the last axis; 0 is the largest."""
-    m = groups.shape[-1]
-    place = lax.broadcasted_iota(jnp.int32, groups.shape, groups.ndim - 1)
-
-    def beaten_by(j: int) -> jax.Array:
-        other = groups[..., j : j + 1]
-        return ((other > groups) | ((other == groups) & (place > j))).astype(jnp.int32)
-
-    return functools.reduce(jnp.add, [beaten_by(j) for j in range(m)])

@@ -39,27 +39,31 @@ References:
   Network Training, 2022, https://arxiv.org/abs/2205.15322
 """
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 
+from sup_tickets.averages import (
+    Rule,
+    averaged,
+    is_inexact,
+    moving_mean,
+    running_mean,
+)
 from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
 from sup_tickets.counting import active_count
 from sup_tickets.masks import apply_masks, check_masks, pack, size, unpack
 from sup_tickets.saliency import magnitude
 from sup_tickets.selection import select_globally
-from sup_tickets.trees import check_same_leaves, named_leaves
+from sup_tickets.tree_checks import check_same_leaves
+from sup_tickets.trees import named_leaves
 from sup_tickets.types import Masks, Params
 
 Kind = Literal["cia", "caa", "cima"]
 
 _MOST_COUNTED = 255  # what a uint8 holds
-
-Rule = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""``(average, ticket, number of tickets) -> average``, all of one dtype."""
 
 
 class SuperpositionState(NamedTuple):
@@ -151,7 +155,7 @@ def superposition(
       [2.0, 0.0]
     """
     _check_arguments(kind, sparsity, decay)
-    rule = _mean if decay is None else _moving(decay)
+    rule = running_mean if decay is None else moving_mean(decay)
     counted = kind == "caa"
 
     def init(
@@ -185,7 +189,7 @@ def superposition(
 
 def _no_tickets(params: Params, masks: Masks, counted: bool) -> SuperpositionState:
     average = jax.tree.map(
-        lambda p: jnp.zeros_like(p) if _is_inexact(p) else jnp.array(p), params
+        lambda p: jnp.zeros_like(p) if is_inexact(p) else jnp.array(p), params
     )
     return SuperpositionState(
         tickets=jnp.int32(0),
@@ -208,7 +212,7 @@ def _add(
     return state._replace(
         tickets=tickets,
         average=jax.tree.map(
-            lambda old, new: _averaged(rule, old, new, tickets), state.average, ticket
+            lambda old, new: averaged(rule, old, new, tickets), state.average, ticket
         ),
         masks=jax.tree.map(jnp.bitwise_or, state.masks, pack(masks)),
     )
@@ -227,56 +231,15 @@ def _add_counted(
 
     def average(old: jax.Array, new: jax.Array, mask: Any, count: Any) -> jax.Array:
         if mask is None:
-            return _averaged(rule, old, new, tickets)
+            return averaged(rule, old, new, tickets)
         # The count of an active weight is at least 1, and the others' is not used.
-        return jnp.where(mask, _averaged(rule, old, new, jnp.maximum(count, 1)), old)
+        return jnp.where(mask, averaged(rule, old, new, jnp.maximum(count, 1)), old)
 
     return state._replace(
         tickets=tickets,
         average=jax.tree.map(average, state.average, ticket, masks, counts),
         counts=counts,
     )
-
-
-def _averaged(
-    rule: Rule, old: jax.Array, new: jax.Array, number: jax.Array
-) -> jax.Array:
-    """The rule applied in at least float32; the result in the dtype of ``old``."""
-    if not _is_inexact(new):
-        return jnp.array(new)  # a copy: the state must not hold the caller's buffer
-    wide = _wide(new.dtype)
-    average = rule(old.astype(wide), new.astype(wide), number.astype(wide))
-    return average.astype(old.dtype)
-
-
-# The rules step from one towards the other instead of weighting both, so that equal
-# tickets give themselves exactly.
-
-
-def _mean(old: jax.Array, new: jax.Array, number: jax.Array) -> jax.Array:
-    """Eq. (4). The first step, from 0, is exact."""
-    return old + (new - old) / number
-
-
-def _moving(decay: float) -> Rule:
-    """``decay old + (1 - decay) new``, from the nearer: decays 0 and 1 are exact."""
-
-    def rule(old: jax.Array, new: jax.Array, number: jax.Array) -> jax.Array:
-        first, dtype = number == 1, number.dtype
-        if decay < 0.5:
-            return new + jnp.where(first, 0.0, decay).astype(dtype) * (old - new)
-        return old + jnp.where(first, 1.0, 1 - decay).astype(dtype) * (new - old)
-
-    return rule
-
-
-def _is_inexact(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def _wide(dtype: Any) -> Any:
-    """The dtype to compute in; ``promote_types`` would refuse where JAX is strict."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 # --- Pruning the average --------------------------------------------------------------
@@ -312,70 +275,6 @@ def _active(state: SuperpositionState) -> Masks:
 
 
 # --- Statistics of the superposed network ---------------------------------------------
-
-
-def reestimate_statistics(
-    statistics_of: Callable[[Any], tuple[Any, Any]], batches: Iterable[Any]
-) -> Any:
-    """The weighted mean over batches of a tree of statistics ("BU"), on the host.
-
-    For batch norm, ``statistics_of`` runs the superposed network in training mode and
-    returns the statistics of *this batch*, not a moving average. Variances are averaged
-    as they are, like in the release's ``bn_update``: the spread between the means of
-    the batches is not added.
-
-    Args:
-      statistics_of: ``batch -> (statistics, weight)``, a pytree of arrays and a
-        non-negative scalar, the batch size for example; jit it yourself. A batch of
-        weight 0 is left out, whatever its statistics.
-      batches: any finite iterable; one pass is made.
-
-    Returns:
-      Pytree with the structure, shapes and dtypes of the statistics; the mean is taken
-      in at least float32. Leaves that are not floating point have the latest value.
-
-    Raises:
-      ValueError: if there is no batch, or the weights do not sum to more than 0.
-
-    Example:
-      >>> batches = [jnp.array([1.0, 3.0]), jnp.array([8.0])]
-      >>> mean = reestimate_statistics(lambda x: ({"mean": x.mean()}, x.size), batches)
-      >>> float(mean["mean"])
-      4.0
-    """
-    mean, total, statistics = None, jnp.float32(0), None
-    for batch in batches:
-        statistics, weight = statistics_of(batch)
-        if mean is None:
-            mean = jax.tree.map(_wide_zeros, statistics)
-        mean, total = _accumulate(mean, total, statistics, jnp.float32(weight))
-    if mean is None:
-        raise ValueError("batches must hold at least 1 batch, got none")
-    if not float(total) > 0:
-        raise ValueError(
-            "the weights of statistics_of must sum to more than 0 over the batches, "
-            f"got {float(total)}"
-        )
-    return jax.tree.map(lambda m, like: m.astype(like.dtype), mean, statistics)
-
-
-def _wide_zeros(leaf: jax.Array) -> jax.Array:
-    return jnp.zeros_like(leaf, _wide(leaf.dtype) if _is_inexact(leaf) else None)
-
-
-# Nobody else holds the running mean: it is donated, and never more than one is live.
-@functools.partial(jax.jit, donate_argnums=(0, 1))
-def _accumulate(
-    mean: Any, total: jax.Array, statistics: Any, weight: jax.Array
-) -> tuple[Any, jax.Array]:
-    total = total + weight
-
-    def step(old: jax.Array, new: jax.Array) -> jax.Array:
-        stepped = _averaged(_mean, old, new.astype(old.dtype), total / weight)
-        # A batch of weight 0 may hold NaN, the mean of nothing.
-        return jnp.where(weight > 0, stepped, old)
-
-    return jax.tree.map(step, mean, statistics), total
 
 
 # --- Checks ---------------------------------------------------------------------------

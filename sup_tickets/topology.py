@@ -44,15 +44,13 @@ from sup_tickets.selection import (
     select_globally,
     top_k,
 )
-from sup_tickets.trees import (
+from sup_tickets.tree_checks import (
     check_counts,
     check_same_containers,
     check_same_leaves,
     check_same_names,
-    map_named,
-    matching_names,
-    named_leaves,
 )
+from sup_tickets.trees import map_named, matching_names, named_leaves
 from sup_tickets.types import Counts, Masks, Number, Params, Scores
 
 Scope = Literal["global", "layer"]
@@ -238,7 +236,7 @@ def prune_to(
         differ.
     """
     check_sparsity(sparsity)
-    check_one_of("scope", scope, ("global", "layer"))
+    check_one_of("scope", scope, get_args(Scope))
     if scope == "global":
         targets: Any = _target(size(masks), sparsity)
     else:
@@ -313,7 +311,7 @@ def without(masks: Masks, expressions: Sequence[str] | str) -> Masks:
     if not expressions:
         return masks
     names = [name for name, _ in named_leaves(masks)]
-    held = matching_names(expressions, names, "dense: expression")
+    held = matching_names(expressions, names, "keep_dense: expression")
     return map_named(lambda name, mask: None if name in held else mask, masks)
 
 

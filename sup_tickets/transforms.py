@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import optax
 
 from sup_tickets.checks import check_fraction
-from sup_tickets.dynamic import Method, scheduled
+from sup_tickets.clocks import only_time_goes_on
+from sup_tickets.dynamic import Method
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
@@ -32,6 +33,7 @@ from sup_tickets.masks import (
 from sup_tickets.methods import METHODS, make_method
 from sup_tickets.slots import check_optimizer, reset_slots, step_with_slots
 from sup_tickets.tickets import TicketPlan
+from sup_tickets.timing import scheduled
 from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
 from sup_tickets.updates import (
@@ -133,33 +135,11 @@ def sparse_training(
     ) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("sparse_training needs update(gradients, state, params)")
-        step, gradients = state.step, updates
-        topology = state.method
-        kept = topology.masks  # active before and now, with their values and slots
-        waits, explore_waits = state.update_waits, state.explore_waits
-        replaced = jnp.zeros((), bool)
-        if not method.fixed:
-            due = waits | scheduled(method, step, tickets)
-            change = partial(update_topology, method, topology, params, gradients, step)
-            topology, kept, done = _change_if(due, change, topology, gradients)
-            waits = due & ~done
-            replaced = done & method.consumes_step
-        if tickets is not None and tickets.cycles:
-            due = explore_waits | tickets.explore_due(step)
-            change = partial(
-                explore_topology,
-                method,
-                topology,
-                params,
-                gradients,
-                step,
-                explore_fraction,
-            )
-            topology, still, done = _change_if(due, change, topology, gradients)
-            kept = intersection(kept, still)
-            explore_waits = due & ~done
-        topology = observe_gradients(method, topology, gradients)
-        masks = topology.masks
+        gradients = updates
+        after, kept, replaced = _topology_step(
+            method, tickets, explore_fraction, state, params, gradients
+        )
+        masks = after.method.masks
         # Masked going in, where it costs nothing: weights that have just been dropped
         # must not enter norms and factors that others share.
         before = reset_slots(tx, kept, state.inner, params)
@@ -172,7 +152,7 @@ def sparse_training(
             **extra,
         )
         if method.consumes_step and not method.fixed:
-            inner = _only_time_goes_on(replaced, inner, before)
+            inner = only_time_goes_on(replaced, inner, before)
             updates = jax.tree.map(
                 lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
             )
@@ -182,9 +162,7 @@ def sparse_training(
             lambda u, p: u - p.astype(u.dtype), apply_masks(masks, updates), params
         )
         updates = choose(kept, updates, anew)
-        return updates, SparseTrainingState(
-            step + 1, topology, inner, waits, explore_waits
-        )
+        return updates, after._replace(inner=inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -274,6 +252,47 @@ def _states_in(opt_state: Any) -> list[SparseTrainingState]:
 # --- Parts ----------------------------------------------------------------------------
 
 
+def _topology_step(
+    method: Method,
+    tickets: TicketPlan | None,
+    explore_fraction: Number,
+    state: SparseTrainingState,
+    params: Params,
+    gradients: Params,
+) -> tuple[SparseTrainingState, Masks, jax.Array]:
+    """The state before the optimizer's step; what is kept; if it replaces the step.
+
+    What is active before and now is kept, with its value and its slots.
+    """
+    step, topology = state.step, state.method
+    kept = topology.masks
+    waits, explore_waits = state.update_waits, state.explore_waits
+    replaced = jnp.zeros((), bool)
+    if not method.fixed:
+        due = waits | scheduled(method, step, tickets)
+        change = partial(update_topology, method, topology, params, gradients, step)
+        topology, kept, done = _change_if(due, change, topology, gradients)
+        waits = due & ~done
+        replaced = done & method.consumes_step
+    if tickets is not None and tickets.cycles:
+        due = explore_waits | tickets.explore_due(step)
+        change = partial(
+            explore_topology,
+            method,
+            topology,
+            params,
+            gradients,
+            step,
+            explore_fraction,
+        )
+        topology, still, done = _change_if(due, change, topology, gradients)
+        kept = intersection(kept, still)
+        explore_waits = due & ~done
+    topology = observe_gradients(method, topology, gradients)
+    after = SparseTrainingState(step + 1, topology, state.inner, waits, explore_waits)
+    return after, kept, replaced
+
+
 def _change_if(
     due: jax.Array, change: Any, topology: MethodState, gradients: Params
 ) -> tuple[MethodState, Masks, jax.Array]:
@@ -314,37 +333,6 @@ def _method(method: Any, options: dict[str, Any]) -> Method:
             f"with {method.name!r}; use Method.replace"
         )
     return method
-
-
-def _only_time_goes_on(replaced: jax.Array, new: Any, old: Any) -> Any:
-    """The old state but for the time if the weight step was replaced, else the new."""
-
-    def pick(n: Any, o: Any) -> Any:
-        if not _tells_time(n):
-            return jnp.where(replaced, o, n)
-        if not hasattr(n, "inner_state"):
-            return n
-        return n._replace(
-            inner_state=_only_time_goes_on(replaced, n.inner_state, o.inner_state)
-        )
-
-    return jax.tree.map(pick, new, old, is_leaf=_tells_time)
-
-
-def _tells_time(node: Any) -> bool:
-    """Whether the node counts steps for a schedule; apart from an ``inner_state``."""
-    return type(node).__name__ in _CLOCKS
-
-
-_CLOCKS = {  # by name: Optax does not export all of them
-    "ScaleByScheduleState",
-    "WeightDecaySchedule",
-    "WrappedScheduleState",
-    "InjectHyperparamsState",
-    "InjectStatefulHyperparamsState",
-    "ConditionallyTransformState",
-    "ConditionallyMaskState",
-}
 
 
 def _in_own_buffers(state: Any, params: Params) -> Any:

@@ -2,7 +2,8 @@
 
 All of them are pytrees with the structure of ``params``. A sparse network is the
 pair ``(params, masks)``: ``masks`` has a boolean array at every sparse leaf and
-``None`` at every leaf that is never pruned.
+``None`` at every leaf that is never pruned. (They are no ``chex.ArrayTree``: modules
+of Equinox and states of NNX are trees here too, and ``None`` is a leaf.)
 """
 
 from collections.abc import Callable

@@ -21,11 +21,11 @@ from sup_tickets.masks import (
     density,
     difference,
     intersection,
-    layer_counts,
     random_masks,
     size,
     union,
 )
+from sup_tickets.redistribution import momentum_shares, spared_fractions
 from sup_tickets.saliency import Signals
 from sup_tickets.schedules import inverse_power_fraction
 from sup_tickets.topology import merged, prune_to_total, rewire, without
@@ -69,7 +69,7 @@ def init_topology(
     keep = jax.random.key_data(keep)
     if method.where is None:
         return MethodState(jax.tree.map(lambda _: None, params), keep)
-    shared: Any = {"where": method.where, "dense": method.dense}
+    shared: Any = {"where": method.where, "keep_dense": method.keep_dense}
     if method.prunes:  # the end must be possible too
         allocate(params, sparsity=method.sparsity, distribution="uniform", **shared)
     counts = allocate(
@@ -258,7 +258,7 @@ def _pruned(method: Method, masks: Masks, params: Params, step: Number) -> Masks
     if method.sparsity_stairs:
         masks = jax.tree.map(lambda mask: mask | (wanted == total), masks)
     return prune_to_total(
-        params, masks, wanted, scope=method.prune_scope, held=method.dense
+        params, masks, wanted, scope=method.prune_scope, held=method.keep_dense
     )
 
 
@@ -293,14 +293,18 @@ def _rewired(
     key = jax.random.fold_in(_typed(state.key), step)
     drop_key, grow_key = jax.random.split(key)
     signals = Signals(params, state.masks, gradients, state.momentum, drop_key)
-    free = without(state.masks, method.dense)
-    shares = _shares(free, state.momentum) if method.redistribute else None
+    free = without(state.masks, method.keep_dense)
+    shares = None
+    if method.redistribute:
+        shares = momentum_shares(free, _at_leaves_of(free, state.momentum))
     changed = rewire(
         params,
         free,
         drop_scores=method.drop_score(signals),
         grow_scores=method.grow_score(signals._replace(key=grow_key)),
-        fraction=_spared(free, shares, fraction) if method.spare_dense else fraction,
+        fraction=spared_fractions(free, shares, fraction)
+        if method.spare_dense
+        else fraction,
         rounding=rounding,
         regrow_dropped=method.regrow_dropped,
         prefer=_never(state.ever_active) if method.prefer_unexplored else None,
@@ -320,33 +324,6 @@ def _never(ever_active: Masks | None) -> Masks:
 
 
 # --- SNFS -----------------------------------------------------------------------------
-
-
-def _shares(masks: Masks, momentum: Params | None) -> Any:
-    """Mean magnitude of the averaged gradient over each layer's active weights."""
-
-    def share(mask: jax.Array, average: jax.Array, n: jax.Array) -> jax.Array:
-        total = jnp.sum(jnp.abs(apply_masks(mask, average)).astype(jnp.float32))
-        return total / jnp.maximum(n, 1).astype(jnp.float32)
-
-    average = _at_leaves_of(masks, momentum)
-    return jax.tree.map(share, masks, average, layer_counts(masks))
-
-
-def _spared(masks: Masks, shares: Any, fraction: Number) -> Any:
-    """A fraction for each layer: at most its sparsity if it is dense and growing."""
-    each = jax.tree.leaves(shares)
-    mean = sum(each) / len(each)
-
-    def spared(mask: jax.Array, share: jax.Array, n: jax.Array) -> jax.Array:
-        zeros = mask.size - n
-        # Less than a fifth of zeros, in integers.
-        spare = (zeros < -(-mask.size // 5)) & (share > mean)
-        rate = jnp.asarray(fraction, jnp.float32)
-        sparsity = zeros.astype(jnp.float32) / mask.size
-        return jnp.where(spare, jnp.minimum(sparsity, rate), rate)
-
-    return jax.tree.map(spared, masks, shares, layer_counts(masks))
 
 
 def _running_average(average: jax.Array, new: jax.Array, decay: float) -> jax.Array:

@@ -14,7 +14,7 @@ from jax import lax
 
 import sup_tickets as st
 from sup_tickets.models import ConvNet, LeNet5, make_model
-from sup_tickets.selection import select_n_m
+from sup_tickets.structured import select_n_m
 
 # name: model, shape of the images. The first two are those of the fault: with a maximum
 # over a reshape their kernels were wrong by 39 to 45%.
@@ -66,13 +66,13 @@ def gradient_error(model, shape):
     return max(jax.tree.leaves(errors))
 
 
-def normalised(x):
+def normalized(x):
     return (x - x.mean()) * lax.rsqrt(x.var() + 1e-5)
 
 
 CHAINS = {
     "affine": lambda x, s: x * s[0] + s[1],
-    "batch norm": lambda x, s: normalised(x) * s[0] + s[1],
+    "batch norm": lambda x, s: normalized(x) * s[0] + s[1],
     "softmax": lambda x, s: jnp.exp(x * s[0]) / jnp.exp(x * s[0]).sum() / 3,
     "moment": lambda x, s: (x * s[0] + jnp.square(x) * s[1]) / (1 - s[0] ** 3) + x / 3,
     "swish": lambda x, s: jax.nn.sigmoid(x * s[0]) * x / x.size + s[1],

@@ -185,3 +185,7 @@ def sharded(tree: dict[str, Any]) -> dict[str, Any]:
     return {
         k: jax.device_put(v, NamedSharding(over, SPECS[k])) for k, v in tree.items()
     }
+
+
+def singular(matrix):
+    return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)

@@ -325,11 +325,14 @@ BROKEN = ["(", "[a", "*x", "(?P<", "a{2,1}"]
         ("where", lambda e: st.describe(W, where=e)),
         ("where", lambda e: st.erk(W, sparsity=0.5, where=e)),
         ("where", lambda e: st.select_n_m(W, 1, 1, where=e)),
-        ("dense", lambda e: st.uniform(W, sparsity=0.5, dense=e)),
-        ("dense", lambda e: st.erk(W, sparsity=0.5, dense=["kernel", e])),
+        ("keep_dense", lambda e: st.uniform(W, sparsity=0.5, keep_dense=e)),
+        ("keep_dense", lambda e: st.erk(W, sparsity=0.5, keep_dense=["kernel", e])),
         ("classifier", lambda e: st.erk_plus(W, sparsity=0.5, classifier=e)),
         ("first", lambda e: st.uniform_plus(W, sparsity=0.5, first=e, classifier="k")),
-        ("dense", lambda e: st.prune_in_rounds(never, W, sparsity=0.5, dense=e)),
+        (
+            "keep_dense",
+            lambda e: st.prune_in_rounds(never, W, sparsity=0.5, keep_dense=e),
+        ),
     ],
 )
 def test_expressions_that_do_not_compile(name, call, expression):

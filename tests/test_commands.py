@@ -279,8 +279,8 @@ def parsed(*words):
         (["--config.masks=a=b,c=d"], [("masks", "a=b,c=d")]),
         (["--config.masks="], [("masks", "")]),
         (
-            ["--config.method.dense=a", "--config.method.dense=b"],
-            [("method.dense", "a,b")],
+            ["--config.method.keep_dense=a", "--config.method.keep_dense=b"],
+            [("method.keep_dense", "a,b")],
         ),
         (["--config.model.options.x"], [("model.options.x", "true")]),
     ],

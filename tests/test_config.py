@@ -50,16 +50,16 @@ HOME = os.path.expanduser("~")
         ("train.drop_epochs", ["3", "(3,)", "[3]", "(3)"], (3,)),
         ("train.drop_epochs", ["", "()", "[]", " "], ()),
         (
-            "method.dense",
+            "method.keep_dense",
             ["a,b", "(a, b)", "[a,b]", "('a', 'b')", "'a','b'"],
             ("a", "b"),
         ),
-        ("method.dense", ["a", "'a'", "('a',)", "['a']", "[a,]"], ("a",)),
-        ("method.dense", ["(a|b)"], ("(a|b)",)),
-        ("method.dense", ["a{1,2}", "('a{1,2}',)"], ("a{1,2}",)),
-        ("method.dense", ["a{1,2},b"], ("a{1,2}", "b")),
-        ("method.dense", ["1"], ("1",)),
-        ("method.dense", ["", "()"], ()),
+        ("method.keep_dense", ["a", "'a'", "('a',)", "['a']", "[a,]"], ("a",)),
+        ("method.keep_dense", ["(a|b)"], ("(a|b)",)),
+        ("method.keep_dense", ["a{1,2}", "('a{1,2}',)"], ("a{1,2}",)),
+        ("method.keep_dense", ["a{1,2},b"], ("a{1,2}", "b")),
+        ("method.keep_dense", ["1"], ("1",)),
+        ("method.keep_dense", ["", "()"], ()),
         ("model.options.features", ["(8,)", "( 8 , )"], (8,)),
         ("model.options.features", ["8,9"], (8, 9)),
         ("model.options.x", ["true", "True"], True),
@@ -118,8 +118,8 @@ TICKET = "runs/sweep/sparsity=0.95,seed=0/final/network.safetensors"
         ("masks='a,b.st',seed=1", [("masks", "a,b.st"), ("seed", "1")]),
         ('masks="a/b, c.st",seed=1', [("masks", "a/b, c.st"), ("seed", "1")]),
         (
-            "masks=a.st,method.dense=(x/y,z)",
-            [("masks", "a.st"), ("method.dense", "(x/y,z)")],
+            "masks=a.st,method.keep_dense=(x/y,z)",
+            [("masks", "a.st"), ("method.keep_dense", "(x/y,z)")],
         ),
         (
             "masks=a.st,model=mlp,seed=0",
@@ -129,8 +129,8 @@ TICKET = "runs/sweep/sparsity=0.95,seed=0/final/network.safetensors"
         ("masks=it's.st,seed=0", [("masks", "it's.st"), ("seed", "0")]),
         ("masks=(a/b.st,seed=0", [("masks", "(a/b.st"), ("seed", "0")]),
         (
-            "method.dense=[a,'b,c'],seed=0",
-            [("method.dense", "[a,'b,c']"), ("seed", "0")],
+            "method.keep_dense=[a,'b,c'],seed=0",
+            [("method.keep_dense", "[a,'b,c']"), ("seed", "0")],
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_arguments_are_split_where_a_value_ends(argument, pairs):
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["seed", "masks", "method.dense"]),
+            st.sampled_from(["seed", "masks", "method.keep_dense"]),
             st.text('ab,=/ ()[]"').map(str.strip),
         )
     )
@@ -170,7 +170,7 @@ BOTH = [
     ("method", "method.name", "set"),
     ("masks", "masks", "none"),
     ("masks", "masks", "~/x.st"),
-    ("method.dense", "method.dense", "(a,b)"),
+    ("method.keep_dense", "method.keep_dense", "(a,b)"),
     ("train.clip_norm", "train.clip_norm", "1"),
     ("tost.released", "tost.released", "false"),
     ("seed", "seed", "7"),

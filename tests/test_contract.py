@@ -327,16 +327,20 @@ def test_pruning_by_layer_treats_them_alike(params):
 @pytest.mark.parametrize(
     "method",
     [
-        st.sparse_momentum(sparsity=0.5, update_every=2, end_step=9, dense="head"),
-        st.rigl(sparsity=0.5, update_every=2, end_step=9, dense="head"),
+        st.sparse_momentum(sparsity=0.5, update_every=2, end_step=9, keep_dense="head"),
+        st.rigl(sparsity=0.5, update_every=2, end_step=9, keep_dense="head"),
         st.granet(
-            sparsity=0.5, update_every=2, prune_end_step=6, end_step=9, dense="head"
+            sparsity=0.5,
+            update_every=2,
+            prune_end_step=6,
+            end_step=9,
+            keep_dense="head",
         ),
         st.gradual_magnitude(
             sparsity=0.5,
             update_every=2,
             prune_end_step=6,
-            dense="head",
+            keep_dense="head",
             prune_scope="layer",
         ),
     ],
@@ -358,7 +362,7 @@ def test_a_window_without_an_update_is_refused(params):
 
 
 def test_a_final_sparsity_that_cannot_be_met_is_refused(params):
-    for options in ({"sparsity": 0.9999}, {"sparsity": 0.8, "dense": "head"}):
+    for options in ({"sparsity": 0.9999}, {"sparsity": 0.8, "keep_dense": "head"}):
         method = st.gradual_magnitude(update_every=5, prune_end_step=20, **options)
         with pytest.raises(ValueError, match="active"):
             st.init_topology(method, jax.random.key(0), params)

@@ -296,7 +296,7 @@ def test_a_folder_of_images(image_folder):
     assert rows_of(data.test) == expected
     pixels = images[:6].reshape(-1, 3) / 255
     np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-9)
-    np.testing.assert_allclose(data.deviation, pixels.std(0), rtol=1e-9)
+    np.testing.assert_allclose(data.std, pixels.std(0), rtol=1e-9)
     cut = load_dataset("folder:set", data_dir=folder, validation_examples=2)
     assert len(cut.validation.labels) == 2
     assert cut.mean == data.mean  # of the whole training set
@@ -361,7 +361,7 @@ def test_tiny_imagenet(image_folder, monkeypatch):
 def test_the_digits_are_split_once_and_balanced():
     data = load_dataset("digits")
     assert [len(split.labels) for split in data[2:5]] == [1257, 180, 360]
-    assert (data.scale, data.mean, data.deviation) == (16, (0.305,), (0.376,))
+    assert (data.scale, data.mean, data.std) == (16, (0.305,), (0.376,))
     for split, per_class in ((data.validation, 18), (data.test, 36)):
         np.testing.assert_array_equal(np.bincount(split.labels), [per_class] * 10)
     assert data.train.images.shape == (1257, 8, 8, 1)
@@ -382,10 +382,10 @@ def test_the_digits_are_split_once_and_balanced():
 
 def test_moments_are_those_of_the_pixels():
     images, _ = made_up((5, 4, 3), 7, 2, 1)
-    mean, deviation = datasets._moments(images)
+    mean, std = datasets._moments(images)
     pixels = images.reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(deviation, pixels.std(0), rtol=1e-12)
+    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-12)
     assert datasets._moments(np.zeros((2, 2, 2, 1), np.uint8))[1] == (1 / 255,)
 
 
@@ -456,6 +456,6 @@ def test_a_real_set(name):
     if name != "mnist":
         assert (per_class == known.train // known.classes).all()
         assert (np.bincount(data.test.labels) == known.test // known.classes).all()
-    mean, deviation = datasets._moments(data.train.images)
+    mean, std = datasets._moments(data.train.images)
     np.testing.assert_allclose(mean, data.mean, atol=6e-5)
-    np.testing.assert_allclose(deviation, data.deviation, atol=6e-5)
+    np.testing.assert_allclose(std, data.std, atol=6e-5)

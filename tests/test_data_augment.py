@@ -11,7 +11,7 @@ from sup_tickets.data.augment import (
     Augmentation,
     augment,
     cutout,
-    normalise,
+    normalize,
     random_crop,
     random_flip,
 )
@@ -101,20 +101,20 @@ def test_no_cutout(key, images):
         cutout(key, images, size=-1)
 
 
-def test_normalise_is_the_formula(images):
-    mean, deviation = (0.49, 0.48, 0.44), (0.24, 0.25, 0.26)
-    found = normalise(images, scale=255, mean=mean, deviation=deviation)
-    expected = (np.asarray(images, np.float64) / 255 - mean) / deviation
+def test_normalize_is_the_formula(images):
+    mean, std = (0.49, 0.48, 0.44), (0.24, 0.25, 0.26)
+    found = normalize(images, scale=255, mean=mean, std=std)
+    expected = (np.asarray(images, np.float64) / 255 - mean) / std
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="for each of the 3 channels"):
-        normalise(images, scale=255, mean=(0.5,), deviation=(0.5,))
+        normalize(images, scale=255, mean=(0.5,), std=(0.5,))
 
 
-def test_normalise_has_the_bits_of_committed_runs():
+def test_normalize_has_the_bits_of_committed_runs():
     images = jnp.arange(17, dtype=jnp.uint8).reshape(1, 1, 17, 1)
     formula = lambda x: (x.astype(jnp.float32) / 16 - 0.305) / 0.376  # noqa: E731
-    ours = lambda x: normalise(x, scale=16, mean=(0.305,), deviation=(0.376,))  # noqa: E731
+    ours = lambda x: normalize(x, scale=16, mean=(0.305,), std=(0.376,))  # noqa: E731
     np.testing.assert_array_equal(ours(images), formula(images))
     np.testing.assert_array_equal(jax.jit(ours)(images), jax.jit(formula)(images))
 

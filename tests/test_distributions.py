@@ -6,113 +6,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from sup_tickets.counting import active_count
+from sup_tickets.densities import erk_densities
 from sup_tickets.distributions import (
     DISTRIBUTIONS,
     allocate,
     erdos_renyi,
-    erdos_renyi_densities,
     erk,
-    erk_densities,
     erk_plus,
     uniform,
     uniform_plus,
 )
-
-LENET = [(300, 784), (100, 300), (10, 100)]
-# PyTorch's layout (OIHW): six convolutions and a classifier, 72,496 weights.
-CONVS = [
-    (16, 3, 3, 3),
-    (16, 16, 3, 3),
-    (32, 16, 3, 3),
-    (32, 32, 3, 3),
-    (64, 32, 3, 3),
-    (64, 64, 3, 3),
-    (10, 64),
-]
-CONVS_ERK_10 = [0.904255, 0.257713, 0.183112, 0.118684, 0.086469, 0.056799, 1.0]
-CONVS_ERK_20 = [1.0, 0.556421, 0.395352, 0.256247, 0.186694, 0.122632, 1.0]
-CONVS_ER_10 = [0.806757, 0.254765, 0.191074, 0.127383, 0.095537, 0.063691, 0.235658]
-
-OIHW = (0, 1)
-EVERY_LEAF = {"where": lambda name, leaf: True}
-
-
-def tree(shapes):
-    """Leaves named "00", "01", ...: their order is that of the list."""
-    return {
-        f"{i:02d}": jax.ShapeDtypeStruct(shape, jnp.float32)
-        for i, shape in enumerate(shapes)
-    }
-
-
-def sizes(shapes):
-    return [math.prod(shape) for shape in shapes]
-
-
-def listed(counts):
-    return [counts[name] for name in sorted(counts)]
-
-
-def by_bisection(raws, sizes, density):
-    """An independent solution of sum(min(1, e * raw) * N) = D * N."""
-    raws, sizes = np.asarray(raws, float), np.asarray(sizes, float)
-    low, high = 0.0, 1.0 / raws.min()
-    for _ in range(200):
-        middle = (low + high) / 2
-        if np.sum(np.minimum(1, middle * raws) * sizes) < density * sizes.sum():
-            low = middle
-        else:
-            high = middle
-    return np.minimum(1, high * raws)
-
-
-def erk_raws(shapes, power=1.0):
-    return [(sum(shape) / math.prod(shape)) ** power for shape in shapes]
-
+from tests.network_shapes import (
+    CONVS,
+    CONVS_ER_10,
+    CONVS_ERK_20,
+    EVERY_LEAF,
+    LENET,
+    OIHW,
+    by_bisection,
+    erk_raws,
+    listed,
+    properties,
+    shape_lists,
+    sizes,
+    sparsities,
+    tree,
+)
 
 # --- Golden densities -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shapes", "density", "expected"),
-    [
-        (LENET, 0.1, [0.079568, 0.230189, 1.0]),
-        (LENET, 0.05, [0.038484, 0.111334, 0.918507]),
-        (CONVS, 0.1, CONVS_ERK_10),
-        (CONVS, 0.2, CONVS_ERK_20),
-    ],
-)
-def test_erk_densities_golden(shapes, density, expected):
-    densities = erk_densities(shapes, density)
-    assert [round(d, 6) for d in densities] == expected
-
-
-def test_erk_scale_golden():
-    # eps: the density of a layer that is not dense, over its raw value.
-    for shapes, density, eps in [
-        (LENET, 0.1, 17.264151),
-        (LENET, 0.05, 8.350063),
-        (CONVS, 0.1, 15.625532),
-        (CONVS, 0.2, 33.736683),
-    ]:
-        scale = erk_densities(shapes, density)[1] / erk_raws(shapes)[1]
-        assert scale == pytest.approx(eps, abs=5e-7)
-
-
-def test_er_densities_golden():
-    densities = erdos_renyi_densities(CONVS, 0.1, channel_axes=OIHW)
-    assert [round(d, 6) for d in densities] == CONVS_ER_10
-
-
-def test_er_takes_the_last_two_axes_by_default():
-    flax = [(*shape[2:], shape[1], shape[0]) for shape in CONVS]
-    assert erdos_renyi_densities(flax, 0.1) == erdos_renyi_densities(CONVS, 0.1, OIHW)
-    # The spatial axes say something else: the default is not layout invariant.
-    assert erdos_renyi_densities(CONVS, 0.1) != erdos_renyi_densities(CONVS, 0.1, OIHW)
 
 
 def test_er_counts_follow_the_channel_axes():
@@ -194,63 +119,24 @@ def test_counts_of_rigl(distribution, shape, sparsity, ones):
 # --- Rounding, by hand ----------------------------------------------------------------
 
 
-def test_ties_go_to_the_first_leaves():
-    # Shares 2.5 each, 8 in all.
-    assert listed(uniform(tree([(1, 5)] * 3), sparsity=0.5)) == [3, 3, 2]
-
-
-def test_the_largest_remainder_is_served_first():
-    # D = 0.3: shares 1.2, 2.1, 2.7; total 6.
-    shapes = [(1, 4), (1, 7), (1, 9)]
-    assert listed(uniform(tree(shapes), sparsity=0.7)) == [1, 2, 3]
-
-
-def test_small_leaves_keep_one_and_the_large_one_pays():
-    # Shares 10, 0.2, 0.2, 0.2; total 11.
-    shapes = [(10, 10), (1, 2), (1, 2), (1, 2)]
-    assert listed(uniform(tree(shapes), sparsity=0.9)) == [8, 1, 1, 1]
-
-
-def test_the_leaf_furthest_above_its_share_pays_first():
-    # Shares 2.06, 2.04, 0.04, 0.04 (of 418 weights at 0.01: total 4).
-    shapes = [(1, 206), (1, 204), (1, 4), (1, 4)]
-    counts = listed(uniform(tree(shapes), sparsity=0.99))
-    assert counts == [1, 1, 1, 1]
-    # Shares 3.06, 2.04, 0.04: the total is 5, one too many; 2.04 is the nearer to 2.
-    shapes = [(1, 306), (1, 204), (1, 4)]
-    assert listed(uniform(tree(shapes), sparsity=0.99)) == [3, 1, 1]
-
-
-def test_a_layer_that_the_distribution_filled_is_not_the_one_to_pay():
-    # (1, 1, 1, 2) is full; ten leaves of share 0.84 are lifted to 1; total 52.
-    shapes = [(1, 1, 1, 2), (100,)] + [(2,)] * 10
-    counts = listed(erk(tree(shapes), sparsity=0.57, **EVERY_LEAF))
-    assert counts == [2, 40] + [1] * 10
-
-
-def test_half_a_weight_is_rounded_up():
-    assert listed(uniform(tree([(1, 5)]), sparsity=0.5)) == [3]
-    assert listed(uniform(tree([(10, 10)]), sparsity=0.71)) == [29]
-
-
 def test_dense_leaves_are_paid_for():
     shapes = [(10, 10), (30, 10)]
     assert listed(uniform(tree(shapes), sparsity=0.5)) == [50, 150]
-    assert listed(uniform(tree(shapes), sparsity=0.5, dense="00")) == [100, 100]
-    assert listed(uniform(tree(shapes), sparsity=0.5, dense=["0$"])) == [100, 100]
+    assert listed(uniform(tree(shapes), sparsity=0.5, keep_dense="00")) == [100, 100]
+    assert listed(uniform(tree(shapes), sparsity=0.5, keep_dense=["0$"])) == [100, 100]
 
 
 def test_dense_wins_over_the_classifier_density():
     shapes = [(10, 10)] * 3
     for counts in [
         uniform_plus(
-            tree(shapes), sparsity=0.3, first="00", classifier="2", dense="02"
+            tree(shapes), sparsity=0.3, first="00", classifier="2", keep_dense="02"
         ),
         erk_plus(
             tree(shapes),
             sparsity=0.3,
             classifier="2",
-            dense=("00", "02"),
+            keep_dense=("00", "02"),
             classifier_density=0.1,
         ),
     ]:
@@ -260,7 +146,7 @@ def test_dense_wins_over_the_classifier_density():
 def test_dense_leaves_are_never_the_ones_to_pay():
     # 3 dense, eight lifted from 0.125 to 1, the other leaf pays.
     shapes = [(1, 3), (1, 40)] + [(1, 1)] * 8
-    counts = listed(uniform(tree(shapes), sparsity=0.7, dense="00"))
+    counts = listed(uniform(tree(shapes), sparsity=0.7, keep_dense="00"))
     assert counts == [3, 4] + [1] * 8
 
 
@@ -268,7 +154,7 @@ def test_a_filled_layer_pays_before_a_dense_one():
     # Both of (1, 1, 1, 2) are full, one because it was asked to; ten leaves of share
     # 0.86 are lifted to 1 and have nothing to give; total 13.
     shapes = [(1, 1, 1, 2)] * 2 + [(2,)] * 10
-    counts = erk(tree(shapes), sparsity=0.477, dense="00", **EVERY_LEAF)
+    counts = erk(tree(shapes), sparsity=0.477, keep_dense="00", **EVERY_LEAF)
     assert listed(counts) == [2, 1] + [1] * 10
 
 
@@ -278,19 +164,6 @@ def test_sparsity_zero_is_dense(name):
     wanted = {"uniform_plus": options, "erk_plus": {"classifier": "06"}}.get(name, {})
     counts = allocate(tree(CONVS), sparsity=0, distribution=name, **wanted)
     assert listed(counts) == sizes(CONVS)
-
-
-def test_density_one_is_one_exactly():
-    assert erk_densities(CONVS, 1) == [1.0] * 7
-    assert erdos_renyi_densities(CONVS, 1.0, OIHW) == [1.0] * 7
-
-
-def test_tied_layers_become_dense_together():
-    # Both small ones would be at 1.8.
-    shapes = [(2, 2), (1000, 100), (2, 2)]
-    densities = erk_densities(shapes, 0.02)
-    assert densities[0] == densities[2] == 1.0
-    assert densities[1] == pytest.approx((0.02 * 100008 - 8) / 100000, rel=1e-12)
 
 
 def test_empty_leaves_have_no_weights():
@@ -354,16 +227,6 @@ def test_where_chooses_the_leaves():
 
 # --- Properties -----------------------------------------------------------------------
 
-dimensions = st.integers(1, 12)
-shape_lists = st.lists(
-    st.lists(dimensions, min_size=2, max_size=4).map(tuple), min_size=1, max_size=12
-)
-sparsities = st.one_of(
-    st.integers(0, 99).map(lambda percent: percent / 100),
-    st.floats(0, 1, exclude_max=True),
-)
-properties = settings(deadline=None, max_examples=60)
-
 
 def check_counts(shapes, counts, sparsity):
     counts = listed(counts)
@@ -390,21 +253,6 @@ def test_totals_are_exact_or_refused(shapes, sparsity, name):
 
 
 @properties
-@given(shape_lists, st.floats(0.01, 0.99), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
-def test_erk_densities_against_bisection(shapes, density, power):
-    expected = by_bisection(erk_raws(shapes, power), sizes(shapes), density)
-    np.testing.assert_allclose(erk_densities(shapes, density, power), expected, 1e-9)
-
-
-@properties
-@given(shape_lists, st.floats(0.01, 0.99))
-def test_er_densities_against_bisection(shapes, density):
-    raws = [(s[-2] + s[-1]) / (s[-2] * s[-1]) for s in shapes]
-    expected = by_bisection(raws, sizes(shapes), density)
-    np.testing.assert_allclose(erdos_renyi_densities(shapes, density), expected, 1e-9)
-
-
-@properties
 @given(shape_lists, sparsities)
 def test_erk_counts_are_next_to_the_shares(shapes, sparsity):
     assume(0 < sparsity < 0.99)
@@ -426,15 +274,6 @@ def test_erk_does_not_depend_on_the_layout(shapes, sparsity, generator: random.R
     assume(is_feasible(shapes, sparsity))
     turned = [tuple(generator.sample(shape, len(shape))) for shape in shapes]
     assert erk(tree(turned), sparsity=sparsity) == erk(tree(shapes), sparsity=sparsity)
-
-
-@properties
-@given(shape_lists, st.floats(0.01, 1), st.randoms(use_true_random=False))
-def test_densities_do_not_depend_on_the_order(shapes, density, generator):
-    order = generator.sample(range(len(shapes)), len(shapes))
-    densities = erk_densities(shapes, density)
-    turned = erk_densities([shapes[i] for i in order], density)
-    assert turned == [densities[i] for i in order]
 
 
 @properties
@@ -466,11 +305,11 @@ def test_dense_leaves_are_full_and_counted(shapes, sparsity, places):
     others = len(shapes) - len(places)
     if active_count(sum(sizes(shapes)), sparsity) < kept + others:
         with pytest.raises(ValueError, match=f"have {kept} and each of the {others}"):
-            erk(tree(shapes), sparsity=sparsity, dense=dense)
+            erk(tree(shapes), sparsity=sparsity, keep_dense=dense)
         return
     for name in ("uniform", "er", "erk"):
         counts = allocate(
-            tree(shapes), sparsity=sparsity, distribution=name, dense=dense
+            tree(shapes), sparsity=sparsity, distribution=name, keep_dense=dense
         )
         check_counts(shapes, counts, sparsity)
         assert all(listed(counts)[p] == sizes(shapes)[p] for p in places)
@@ -526,8 +365,8 @@ def test_registry():
 def test_allocate_by_name_and_by_function():
     params = tree(CONVS)
     assert allocate(params, sparsity=0.9) == erk(params, sparsity=0.9)
-    expected = erdos_renyi(params, sparsity=0.9, channel_axes=OIHW, dense="00")
-    options = {"sparsity": 0.9, "channel_axes": OIHW, "dense": "00"}
+    expected = erdos_renyi(params, sparsity=0.9, channel_axes=OIHW, keep_dense="00")
+    options = {"sparsity": 0.9, "channel_axes": OIHW, "keep_dense": "00"}
     assert allocate(params, distribution="er", **options) == expected
     assert allocate(params, distribution=erdos_renyi, **options) == expected
 
@@ -561,21 +400,21 @@ def test_dense_exceeds_the_target():
         match=r"leaves 40 active, but the leaves fixed dense \['01'\] have 300 and "
         r"each of the 1 others",
     ):
-        uniform(tree([(10, 10), (30, 10)]), sparsity=0.9, dense="01")
+        uniform(tree([(10, 10), (30, 10)]), sparsity=0.9, keep_dense="01")
 
 
 def test_all_dense():
     message = r"all sparse leaves are fixed dense: \['00', '01'\]"
     with pytest.raises(ValueError, match=message):
-        erk(tree([(10, 10), (30, 10)]), sparsity=0.1, dense="0")
+        erk(tree([(10, 10), (30, 10)]), sparsity=0.1, keep_dense="0")
     # Also where the target itself is rounded to all weights.
     with pytest.raises(ValueError, match=message):
-        erk(tree([(10, 10), (30, 10)]), sparsity=1e-9, dense="0")
+        erk(tree([(10, 10), (30, 10)]), sparsity=1e-9, keep_dense="0")
 
 
 def test_dense_matches_nothing():
-    with pytest.raises(ValueError, match=r"dense='stem': .*matches no leaf.*'00'"):
-        erk(tree(LENET), sparsity=0.9, dense="stem")
+    with pytest.raises(ValueError, match=r"keep_dense='stem': .*matches no leaf.*'00'"):
+        erk(tree(LENET), sparsity=0.9, keep_dense="stem")
 
 
 @pytest.mark.parametrize(
@@ -605,24 +444,6 @@ def test_first_and_classifier_are_required():
         erk_plus(tree(LENET), sparsity=0.9)  # pyright: ignore
 
 
-@pytest.mark.parametrize("density", [0, -1, 1.1, float("nan")])
-def test_density_out_of_range(density):
-    with pytest.raises(ValueError, match=r"classifier_density must be in \(0, 1\]"):
-        erk_plus(tree(LENET), sparsity=0.9, classifier="02", classifier_density=density)
-    with pytest.raises(ValueError, match=r"classifier_density must be in \(0, 1\]"):
-        uniform_plus(
-            tree(LENET),
-            sparsity=0.9,
-            first="00",
-            classifier="02",
-            classifier_density=density,
-        )
-    with pytest.raises(ValueError, match=r"^density must be in \(0, 1\]"):
-        erk_densities(LENET, density)
-    with pytest.raises(ValueError, match=r"^density must be in \(0, 1\]"):
-        erdos_renyi_densities(LENET, density)
-
-
 def test_classifier_density_that_others_cannot_complete():
     shapes = [(10, 10), (10, 10)]
     # 190 active, 10 in the classifier: the other one would need 180 of 100.
@@ -636,12 +457,6 @@ def test_classifier_density_that_others_cannot_complete():
     assert erk_plus(tree([(10, 10)]), sparsity=0.5, **alone) == {"00": 50}
     with pytest.raises(ValueError, match=r"keep 50 and"):
         erk_plus(tree([(10, 10)]), sparsity=0.6, **alone)
-
-
-@pytest.mark.parametrize("power", [-1.0, float("nan"), float("inf")])
-def test_power_out_of_range(power):
-    with pytest.raises(ValueError, match="power must be a finite number of at least 0"):
-        erk(tree(LENET), sparsity=0.9, power=power)
 
 
 def test_power_zero_is_uniform():

@@ -194,8 +194,8 @@ def test_evaluating_a_network_is_scoring_its_predictions():
 
 def test_the_model_is_compiled_once():
     model, net = network()
-    normalise, traces = traced(lambda images: images)
-    task = task_of(model, normalize=normalise)
+    normalize, traces = traced(lambda images: images)
+    task = task_of(model, normalize=normalize)
     evaluate(task, net, batches())
     evaluate(task, net, batches(5))
     assert len(traces) == 1
@@ -203,8 +203,8 @@ def test_the_model_is_compiled_once():
 
 def test_a_split_over_devices_gives_the_same_scores():
     model, net = network()
-    normalise, traces = traced(lambda images: images)
-    task = task_of(model, normalize=normalise)
+    normalize, traces = traced(lambda images: images)
+    task = task_of(model, normalize=normalize)
     place = data_shardings(data_mesh(), batch_size=8)
     over = [jax.device_put(batch, place.batch) for batch in batches()]
     got = evaluate(task, jax.device_put(net, place.replicated), over)

@@ -437,7 +437,10 @@ def test_every_short_name_is_a_field():
         ({"model.options.feature": 1}, r"config.model: model 'mlp' has no option"),
         ({"model.dtype": "float16"}, r"config.model.dtype must be one of"),
         ({"method.options.dropp": 1}, r"config.method: method 'rigl' has no option"),
-        ({"method.dense": ("nothing",)}, r"config.method: .*'nothing' matches no leaf"),
+        (
+            {"method.keep_dense": ("nothing",)},
+            r"config.method: .*'nothing' matches no leaf",
+        ),
         ({"data.name": "digts"}, r"config.data: name must be one of .*'digts'.*digits"),
         ({"data.crop_padding": 8}, r"config.data: crop_padding must be below the 8"),
         (
@@ -459,7 +462,7 @@ def test_every_short_name_is_a_field():
         ({"train.accumulate": 3}, r"config.train: accumulate=3 does not divide the b"),
         ({"train.warmup_epochs": 4}, r"config.train: warmup_epochs=4 must be fewer"),
         ({"train.no_weight_decay": ("[",)}, r"config.train: unterminated character"),
-        ({"method.dense": ("(",)}, r"config.method: .*unterminated"),
+        ({"method.keep_dense": ("(",)}, r"config.method: .*unterminated"),
         ({"method.options.sparsity": 0.5}, r"config.method: options.sparsity is set"),
         ({"train.no_weight_decay": "bn"}, r"config.train.no_weight_decay must be of"),
         ({"train.drop_epochs": (5,)}, r"drop_epochs=\(5,\): epoch 5 is not within"),

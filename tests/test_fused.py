@@ -14,8 +14,8 @@ import pytest
 from test_models import SMALL, VARIANTS, small
 
 from sup_tickets.counting import computed_once
-from sup_tickets.ghosts import swish
 from sup_tickets.models.layers import BatchNorm, halve
+from sup_tickets.softening import swish
 
 PROGRAMS = Path(__file__).with_name("fused_programs.py")
 

@@ -104,7 +104,7 @@ def run(tmp_path, monkeypatch):
             model=Scaled(),
             inputs=SimpleNamespace(
                 close=lambda: closed.append(1),
-                normalise=lambda images: images.astype(jnp.float32) / 2,
+                normalize=lambda images: images.astype(jnp.float32) / 2,
                 splits={"test": lambda: split},
             ),
         )

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import sup_tickets as st
+from sup_tickets import redistribution
 
 KEY = jax.random.key(0)
 SPARSE = [name for name in st.METHODS if name != "dense"]
@@ -55,12 +56,12 @@ def test_options_are_frozen_copies():
         sparsity=0.5,
         distribution="erk_plus",
         distribution_options=options,
-        dense=["a"],
+        keep_dense=["a"],
         drop_fraction=pairs,
     )
     options["classifier"], pairs[0][1] = "c", 0.9
     assert method.distribution_options == {"classifier": "b"}
-    assert method.dense == ("a",) and method.drop_fraction == ((0, 0.2), (10, 0.1))
+    assert method.keep_dense == ("a",) and method.drop_fraction == ((0, 0.2), (10, 0.1))
     hash(method)
 
 
@@ -280,13 +281,13 @@ def test_snfs_spares_dense_layers_that_grow(spare, dropped):
     state = st.updates.starting_from(state, params, masks)
     momentum = {"a": jnp.full((1, 10), 3.0), "b": jnp.ones((1, 10))}
     state = state._replace(momentum=momentum)
-    fraction = st.updates._spared(masks, {"a": 3.0, "b": 1.0}, 0.5)
+    fraction = redistribution.spared_fractions(masks, {"a": 3.0, "b": 1.0}, 0.5)
     assert round(float(fraction["a"]), 6) == 0.1
     assert float(fraction["b"]) == 0.5
     # A layer at 80% exactly, or with no more than the average share, is not spared.
-    even = st.updates._spared(masks, {"a": 1.0, "b": 1.0}, 0.5)
+    even = redistribution.spared_fractions(masks, {"a": 1.0, "b": 1.0}, 0.5)
     four_fifths = {"a": jnp.arange(10)[None] < 8, "b": masks["b"]}
-    at_80 = st.updates._spared(four_fifths, {"a": 3.0, "b": 1.0}, 0.5)
+    at_80 = redistribution.spared_fractions(four_fifths, {"a": 3.0, "b": 1.0}, 0.5)
     assert float(even["a"]) == float(at_80["a"]) == 0.5
     method = method.replace(regrow_dropped=True)
     change = st.update_topology(method, state, params, None, 1)

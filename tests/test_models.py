@@ -12,8 +12,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sup_tickets.models import MODELS, make_model, model_options
-from sup_tickets.models.ghosts import GhostSkips, without_ghosts
 from sup_tickets.models.layers import BatchNorm, Layers, bias_init, gelu, halve
+from sup_tickets.models.skips import GhostSkips, without_ghosts
 from sup_tickets.training.state import completed
 from sup_tickets.trees import sparse_leaves
 
@@ -522,7 +522,7 @@ def test_running_statistics_as_in_pytorch(unbiased, variance):
     # running = 0.9 * running + 0.1 * batch: PyTorch's momentum is 0.1.
     np.testing.assert_allclose(statistics["mean"], 0.9 * 0 + 0.1 * 4, rtol=1e-6)
     np.testing.assert_allclose(statistics["var"], 0.9 * 1 + 0.1 * variance, rtol=1e-6)
-    # The batch itself is normalised by the variance of n in either case.
+    # The batch itself is normalized by the variance of n in either case.
     np.testing.assert_allclose(y, (x - 4) / np.sqrt(9.5 + 1e-5), rtol=1e-5)
 
 

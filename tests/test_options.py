@@ -38,7 +38,7 @@ VALUES = [
     *(("method.name", n, {}) for n in ("dense", "static", "granet", "gmp", "snfs")),
     ("method.sparsity", 0.7, {}),
     ("method.distribution", "uniform", {}),
-    ("method.dense", ("classifier",), {}),
+    ("method.keep_dense", ("classifier",), {}),
     ("method.update_every_steps", 3, {}),
     ("method.update_end_fraction", 0.5, {}),
     ("method.drop_fraction", 0.2, {}),

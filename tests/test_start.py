@@ -18,7 +18,7 @@ from experiments.runs import stopping
 from experiments.runs.stopping import Stopped
 from sup_tickets.files import atomic_write
 from sup_tickets.masks import count, layer_counts
-from sup_tickets.models.ghosts import without_ghosts
+from sup_tickets.models.skips import without_ghosts
 from sup_tickets.orthogonal import residual
 from sup_tickets.training.network_files import (
     load_sparse,

@@ -13,12 +13,8 @@ from hypothesis import strategies as some
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sup_tickets import masks as masks_module
-from sup_tickets.superposition import (
-    Superposition,
-    SuperpositionState,
-    reestimate_statistics,
-    superposition,
-)
+from sup_tickets.superposition import Superposition, SuperpositionState, superposition
+from tests.helpers import assert_same
 
 KINDS = [("cia", None), ("caa", None), ("cima", 0.9)]
 every_kind = pytest.mark.parametrize(("kind", "decay"), KINDS)
@@ -66,13 +62,6 @@ def random_ticket(seed: int, density: float = 0.3, dtype: Any = jnp.float32) -> 
 
 def bits(array: Any) -> bytes:
     return np.asarray(array).tobytes()
-
-
-def assert_same_bits(a: Any, b: Any) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        assert bits(x) == bits(y)
 
 
 # --- The paper's numbers --------------------------------------------------------------
@@ -150,7 +139,7 @@ def test_moving_average_closed_form(decay):  # G7
         closed += (1 - decay) * np.asarray(c[key], np.float64)
         np.testing.assert_allclose(state.average[key], closed, rtol=1e-5, atol=1e-6)
     if decay in (0, 1):  # to the bit
-        assert_same_bits(state.average, c if decay == 0 else a)
+        assert_same(state.average, c if decay == 0 else a)
 
 
 @every_kind
@@ -216,8 +205,8 @@ def test_equal_tickets_give_themselves_to_the_bit(kind, decay, prune_each):  # G
     sup = compiled(kind, 0.7, prune_each=prune_each, decay=decay)
     state = run(sup, [params] * 7, [masks] * 7)
     superposed, kept = sup.result(state)
-    assert_same_bits(superposed, params)
-    assert_same_bits(kept, masks)
+    assert_same(superposed, params)
+    assert_same(kept, masks)
 
 
 @every_kind
@@ -351,7 +340,7 @@ def test_phase_1_as_a_ticket_is_the_same_as_updating_with_it(kind, decay):
     (params,), (masks,) = vectors([4, 0, 3, 2])
     sup = compiled(kind, 0.5, decay=decay)
     as_ticket = sup.init(params, masks, as_ticket=True)
-    assert_same_bits(as_ticket, sup.update(sup.init(params, masks), params, masks))
+    assert_same(as_ticket, sup.update(sup.init(params, masks), params, masks))
     assert sup.result(as_ticket)[0]["w"].tolist() == [4, 0, 3, 0]
 
 
@@ -360,7 +349,7 @@ def test_init_does_not_look_at_the_values():
     b, _ = random_ticket(1)
     for kind, decay in KINDS:
         sup = compiled(kind, 0.9, decay=decay)
-        assert_same_bits(sup.init(a, masks), sup.init(b, masks))
+        assert_same(sup.init(a, masks), sup.init(b, masks))
         assert int(sup.init(a, masks).tickets) == 0
 
 
@@ -591,7 +580,7 @@ def test_jitted_is_eager_and_compiles_once(kind, decay, prune_each):
     update = jax.jit(counted)
     params, masks = random_ticket(0)
     eager, jitted = sup.init(params, masks), jax.jit(sup.init)(params, masks)
-    assert_same_bits(eager, jitted)
+    assert_same(eager, jitted)
     for seed in range(3):
         params, masks = random_ticket(seed)
         eager = sup.update(eager, params, masks)
@@ -600,7 +589,7 @@ def test_jitted_is_eager_and_compiles_once(kind, decay, prune_each):
     assert traces == 1
     compared = [sup.result(eager), sup.result(jitted), jax.jit(sup.result)(jitted)]
     for other in compared[1:]:
-        assert_same_bits(compared[0][1], other[1])
+        assert_same(compared[0][1], other[1])
         # Compilers fuse products and sums as they like.
         for x, y in zip(*map(jax.tree.leaves, (compared[0][0], other[0])), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
@@ -625,10 +614,10 @@ def test_donating_the_state_leaves_everything_else_alive(kind, prune_each):
         snapshots += [jax.jit(sup.result)(state)]
         before = jax.tree.map(np.array, snapshots)
         wanted = jax.jit(sup.update)(state, params, masks)
-        assert_same_bits(update(state, params, masks), wanted)
+        assert_same(update(state, params, masks), wanted)
         for leaf in jax.tree.leaves((state.average["w"], state.masks, state.counts)):
             assert leaf.is_deleted()
-        assert_same_bits(before, jax.tree.map(np.array, snapshots))
+        assert_same(before, jax.tree.map(np.array, snapshots))
         for leaf in jax.tree.leaves((params, masks)):
             assert not leaf.is_deleted()
 
@@ -661,8 +650,8 @@ def test_update_and_result_change_none_of_their_inputs(kind, decay, prune_each):
     before = jax.tree.map(np.array, (state, ticket))
     first = sup.update(state, *ticket)
     sup.result(state)
-    assert_same_bits(before, jax.tree.map(np.array, (state, ticket)))
-    assert_same_bits(first, sup.update(state, *ticket))
+    assert_same(before, jax.tree.map(np.array, (state, ticket)))
+    assert_same(first, sup.update(state, *ticket))
 
 
 def test_superposing_never_touches_training():  # G13
@@ -719,8 +708,8 @@ def test_sharded_is_unsharded(kind, decay, prune_each):
         one = update(one, *ticket(seed))
         many = update(many, *jax.tree.map(place, ticket(seed)))
     assert len(many.average["a"].sharding.device_set) == 8
-    assert_same_bits(one, many)
-    assert_same_bits(jax.jit(sup.result)(one), jax.jit(sup.result)(many))
+    assert_same(one, many)
+    assert_same(jax.jit(sup.result)(one), jax.jit(sup.result)(many))
 
 
 def test_state_survives_flattening_and_holds_arrays_alone():
@@ -731,7 +720,7 @@ def test_state_survives_flattening_and_holds_arrays_alone():
         assert all(isinstance(leaf, jax.Array) for leaf in leaves)
         restored = structure.unflatten([jnp.asarray(np.asarray(x)) for x in leaves])
         ticket = random_ticket(1)
-        assert_same_bits(sup.update(state, *ticket), sup.update(restored, *ticket))
+        assert_same(sup.update(state, *ticket), sup.update(restored, *ticket))
 
 
 def test_replicas_side_by_side():
@@ -854,54 +843,3 @@ def test_result_needs_a_ticket(prune_each):
     params, masks = jax.jit(sup.result)(state)  # a traced state cannot be looked at
     assert not np.any(params["w"]) and not np.any(masks["w"])
     sup.result(sup.init({"w": W}, {"w": M}, as_ticket=True))
-
-
-# --- Re-estimated statistics ----------------------------------------------------------
-
-
-def test_reestimated_statistics_are_the_weighted_mean():
-    rng = np.random.default_rng(0)
-    batches = [rng.standard_normal((n, 5)).astype(np.float32) for n in (8, 8, 3)]
-
-    def statistics_of(x: Any) -> Any:
-        x = jnp.asarray(x)
-        return {"mean": x.mean(0), "bn": [x.var(0)], "n": jnp.int32(len(x))}, len(x)
-
-    got = reestimate_statistics(statistics_of, (batch for batch in batches))
-    weights = np.array([8, 8, 3]) / 19
-    mean = sum(w * b.mean(0, dtype=np.float64) for w, b in zip(weights, batches))  # noqa: B905
-    var = sum(w * b.var(0, dtype=np.float64) for w, b in zip(weights, batches))  # noqa: B905
-    np.testing.assert_allclose(got["mean"], mean, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(got["bn"][0], var, rtol=1e-5, atol=1e-6)
-    assert got["n"].dtype == jnp.int32 and int(got["n"]) == 3
-
-
-def test_reestimation_of_one_batch_is_that_batch_and_leaves_it_alive():
-    statistics = {"mean": jnp.array([0.1, -3.0]), "n": jnp.int32(2)}
-    once = reestimate_statistics(lambda _: (statistics, 0.3), [0])
-    assert_same_bits(once, statistics)
-    many = reestimate_statistics(lambda w: (statistics, w), [1, 2.5, jnp.int32(4)])
-    assert_same_bits(many, statistics)
-    assert not any(x.is_deleted() for x in jax.tree.leaves((statistics, once)))
-
-
-def test_reestimation_of_narrow_statistics_does_not_stall():
-    batches = [jnp.bfloat16(i >= 500) for i in range(1000)]
-    mean = reestimate_statistics(lambda x: (x, 1), batches)
-    assert mean.dtype == jnp.bfloat16 and float(mean) == 0.5
-
-
-def test_batches_of_weight_zero_do_not_count():
-    values = [(5.0, 0), (jnp.nan, 0), (1.0, 1), (9.0, 0), (3.0, 1)]
-    # Even a NaN: an empty batch has no mean.
-    mean = reestimate_statistics(lambda v: (jnp.float32(v[0]), v[1]), values)
-    assert float(mean) == 2.0
-
-
-def test_reestimation_needs_batches():
-    with pytest.raises(ValueError, match="batches must hold at least 1 batch"):
-        reestimate_statistics(lambda x: (x, 1), [])
-    with pytest.raises(ValueError, match="must sum to more than 0"):
-        reestimate_statistics(lambda x: (x, 0), [jnp.float32(1)])
-    with pytest.raises(ValueError, match="must sum to more than 0"):
-        reestimate_statistics(lambda x: (x, jnp.nan), [jnp.float32(1)])

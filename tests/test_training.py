@@ -9,13 +9,13 @@ import optax
 import pytest
 
 from sup_tickets.data import resident
-from sup_tickets.dynamic import scheduled
+from sup_tickets.learning_rates import cheap_ticket_schedule, step_lr
 from sup_tickets.masks import layer_table
 from sup_tickets.methods import make_method
 from sup_tickets.models import MLP, ConvNet, make_model
-from sup_tickets.schedules import cheap_ticket_schedule, step_lr
 from sup_tickets.superposition import superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
+from sup_tickets.timing import scheduled
 from sup_tickets.training.classification import image_classification
 from sup_tickets.training.evaluation import evaluate, reestimate
 from sup_tickets.training.experiment import Experiment, Stage

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from sup_tickets.trees import (
-    check_same_leaves,
     default_rule,
     leaf_keys,
     map_named,
@@ -204,16 +203,3 @@ def test_draws_are_float32_in_0_1_and_depend_on_names(key):
     assert small["n"] is None and small["a"].dtype == jnp.float32
     helpers.assert_same(small["a"], large["a"])
     assert ((small["a"] >= 0) & (small["a"] < 1)).all()
-
-
-def test_check_same_leaves_names_the_first_difference():
-    like = {"a": jnp.ones(2), "b": jnp.ones((2, 3))}
-    check_same_leaves("masks", {"a": None, "b": jnp.ones((2, 3))}, "params", like)
-    with pytest.raises(ValueError, match="params has a leaf 'b' that masks lacks"):
-        check_same_leaves("masks", {"a": None}, "params", like)
-    with pytest.raises(ValueError, match="masks has a leaf 'c' that params lacks"):
-        check_same_leaves("masks", {**like, "c": None}, "params", like)
-    with pytest.raises(ValueError, match=r"masks has shape \(2,\) at leaf 'b', wher"):
-        check_same_leaves("masks", {"a": None, "b": jnp.ones(2)}, "params", like)
-    with pytest.raises(ValueError, match="at leaf 'a', where params has None"):
-        check_same_leaves("masks", {"a": jnp.ones(2)}, "params", {"a": None})

@@ -95,7 +95,7 @@ OPTIONS = {
     },
     "no validation": {
         "data.validation_examples": 0,
-        "method.dense": ("classifier",),
+        "method.keep_dense": ("classifier",),
         "method.options.rounding": "ceil",
         "sup.explore_fraction": 0.0,
         "report.path_points": 0,

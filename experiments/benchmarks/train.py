@@ -468,7 +468,7 @@ weight decay 5e-4, random images that live on the device and are cropped and fli
 within the step. Ratios of medians of {} time, the programs in turns; "middle half" is
 of the ratios of single turns, and shows the noise."""
 _COMPUTED = """The run is computed: steps as planned times the medians. The input
-pipeline is gathering, cropping, flipping and normalising, compiled alone, and handing
+pipeline is gathering, cropping, flipping and normalizing, compiled alone, and handing
 over row numbers, an epoch's permutation shared out."""
 
 

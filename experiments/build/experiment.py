@@ -33,7 +33,7 @@ from experiments.config.fields import Config, check_config
 from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Shardings
 from sup_tickets.dynamic import Method
-from sup_tickets.models.ghosts import without_ghosts
+from sup_tickets.models.skips import without_ghosts
 from sup_tickets.training.classification import image_classification
 from sup_tickets.training.evaluation import evaluate, predict, reestimate
 from sup_tickets.training.experiment import Experiment, Stage
@@ -203,7 +203,7 @@ def make_steps(
     task = image_classification(
         linen_network(form, inputs.example),
         prepare=inputs.prepare,
-        normalize=inputs.normalise,
+        normalize=inputs.normalize,
         loss=make_loss(config),
     )
     spec = Spec(

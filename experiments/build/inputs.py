@@ -12,7 +12,7 @@ from experiments.build.checks import check_examples
 from experiments.build.parts import section
 from experiments.config.fields import Config
 from sup_tickets.data import imagenet, resident
-from sup_tickets.data.augment import Augmentation, augment, normalise
+from sup_tickets.data.augment import Augmentation, augment, normalize
 from sup_tickets.data.datasets import Dataset, load_dataset
 from sup_tickets.data.resident import Shardings, Weighted
 
@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
     batches: Any  # see `sup_tickets.training.loop.Source`
     block_at: Callable[[Any, jax.Array], Any]
     prepare: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
-    normalise: Callable[[jax.Array], jax.Array]
+    normalize: Callable[[jax.Array], jax.Array]
     splits: dict[str, Callable[[], Iterable[Weighted]]]  # "validation", "test"
     close: Callable[[], None]
 
@@ -87,14 +87,14 @@ def resident_inputs(
         mode=data.crop_mode,
         flip=data.flip,
         cutout=data.cutout,
-        # The mean, as in the paper: 0 once it is normalised.
+        # The mean, as in the paper: 0 once it is normalized.
         fill=tuple(round(mean * dataset.scale) for mean in dataset.mean),
     )
     to_inputs = functools.partial(
-        normalise,
+        normalize,
         scale=dataset.scale,
         mean=dataset.mean,
-        deviation=dataset.deviation,
+        std=dataset.std,
     )
 
     def prepare(batch: resident.Rows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -116,7 +116,7 @@ def resident_inputs(
         batches=batches,
         block_at=batches.at,
         prepare=prepare,
-        normalise=to_inputs,
+        normalize=to_inputs,
         splits={name: split(name) for name in ("validation", "test")},
         close=lambda: None,
     )
@@ -148,7 +148,7 @@ def _streamed(config: Config, *, key: jax.Array, shardings: Shardings) -> Inputs
         **options,
     )
     to_inputs = functools.partial(
-        normalise, scale=255.0, mean=imagenet.MEAN, deviation=imagenet.DEVIATION
+        normalize, scale=255.0, mean=imagenet.MEAN, std=imagenet.STD
     )
     return Inputs(
         classes=imagenet.CLASSES,
@@ -157,7 +157,7 @@ def _streamed(config: Config, *, key: jax.Array, shardings: Shardings) -> Inputs
         batches=batches,
         block_at=batches.at,
         prepare=lambda batch, _: (to_inputs(batch.images), batch.labels),
-        normalise=to_inputs,
+        normalize=to_inputs,
         splits={
             name: functools.partial(imagenet.Evaluation, part, **options)
             for name, part in parts.items()

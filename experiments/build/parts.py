@@ -14,13 +14,9 @@ from experiments.config.fields import Config
 from sup_tickets.checks import check_expression
 from sup_tickets.counting import exact_portion
 from sup_tickets.dynamic import Method
+from sup_tickets.learning_rates import cheap_ticket_schedule, cosine_lr, step_lr
 from sup_tickets.methods import BEYOND, example, make_method
 from sup_tickets.models import make_model
-from sup_tickets.schedules import (
-    cheap_ticket_schedule,
-    cosine_lr,
-    step_lr,
-)
 from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketBudget, TicketPlan, ticket_budget
 from sup_tickets.training import optimizers
@@ -220,7 +216,7 @@ def _method(config: Config, tickets: TicketPlan) -> Method:
     if preset.where is not None:
         # The share of weights ever active (ITOP's R_s) is reported.
         own |= {"distribution": config.distribution, "track_exploration": True}
-        own |= {"dense": tuple(config.dense)}
+        own |= {"keep_dense": tuple(config.keep_dense)}
     for name in config.options:
         if name in given or name in own:
             raise ValueError(

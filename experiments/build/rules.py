@@ -82,7 +82,7 @@ def _initial(c: Config) -> bool:
 RULES = (
     Rule(("method.distribution",), _draws, "a method draws masks that are not dense"),
     Rule(
-        ("method.dense",),
+        ("method.keep_dense",),
         lambda c: c.method.name != "dense",
         "the method prunes",
     ),

@@ -22,19 +22,17 @@ from sup_tickets.checks import check_one_of
 from sup_tickets.counting import active_count
 from sup_tickets.foresight import (
     classification_loss,
-    dead_layers,
     grasp,
-    prune_in_rounds,
-    resample,
     snip,
     synflow,
     total_gradient,
 )
+from sup_tickets.gradinit import rescaled_init
 from sup_tickets.masks import full_masks, layer_counts, layer_table
 from sup_tickets.methods import example
-from sup_tickets.models.ghosts import without_ghosts
+from sup_tickets.models.skips import without_ghosts
 from sup_tickets.orthogonal import exact_orthogonal
-from sup_tickets.rescaling import rescaled_init
+from sup_tickets.rounds import dead_layers, prune_in_rounds, resample
 from sup_tickets.saliency import magnitude, taylor
 from sup_tickets.training.network_files import load_sparse, provenance_of
 from sup_tickets.training.state import Network, Start, TrainState, completed
@@ -135,7 +133,7 @@ def make_start(begin: Begin) -> Start | None:
             start.params,
             jax.tree.map(int, layer_counts(masks)),
             gain=mask.orthogonal_gain,
-            bias_deviation=mask.orthogonal_bias,
+            bias_std=mask.orthogonal_bias,
             depthwise=_depthwise(begin),
         )
         start = start._replace(params=params, masks=masks)
@@ -171,7 +169,7 @@ def _masks(begin: Begin, start: Start) -> Masks:
         sparsity=config.method.sparsity,
         rounds=config.mask.rounds or (100 if config.mask.name == "synflow" else 1),
         scope=config.mask.scope,
-        dense=tuple(config.method.dense),
+        keep_dense=tuple(config.method.keep_dense),
     )
     return jax.device_put(found, begin.steps.init(begin.key).step.sharding)
 

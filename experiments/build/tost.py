@@ -11,8 +11,8 @@ import flax.linen as nn
 from configs.common import TOST_PARTS
 from experiments.config.fields import Config
 from sup_tickets.counting import exact_portion
-from sup_tickets.ghosts import fading, sharpening, softened
-from sup_tickets.models.ghosts import GhostSkips
+from sup_tickets.models.skips import GhostSkips
+from sup_tickets.softening import fading, sharpening, softened
 from sup_tickets.training.libraries.linen import Form
 from sup_tickets.types import Number
 

@@ -3,11 +3,15 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ml_collections import ConfigDict
 
 from sup_tickets.checks import check_one_of
+from sup_tickets.gradinit import ALGORITHMS
+from sup_tickets.learning_rates import CYCLE_FORMS
+from sup_tickets.superposition import Kind
+from sup_tickets.topology import Scope
 
 Config = Any
 """A ConfigDict; the type checker cannot know its fields."""
@@ -52,7 +56,7 @@ FIELDS: dict[str, Field] = {
     "method.sparsity": Field("float", 0, 1),
     # The others need the names of layers.
     "method.distribution": Field("str", words=("uniform", "er", "erk")),
-    "method.dense": Field("strs"),
+    "method.keep_dense": Field("strs"),
     "method.update_every_steps": Field("int", 1),
     "method.update_end_fraction": Field("float", 0, 1),
     "method.drop_fraction": Field("float", 0, 1),
@@ -62,7 +66,7 @@ FIELDS: dict[str, Field] = {
     "masks": Field("path or none"),
     "mask.name": Field("str"),
     "mask.rounds": Field("int", 0),
-    "mask.scope": Field("str", words=("global", "layer")),
+    "mask.scope": Field("str", words=get_args(Scope)),
     "mask.examples_per_class": Field("int", 1),
     "mask.temperature": Field("float", 1e-6),
     "mask.pairing": Field("str", words=("all", "each")),
@@ -82,7 +86,7 @@ FIELDS: dict[str, Field] = {
     "tost.label_smoothing": Field("float", 0, 1),
     "tost.rescale_steps": Field("int", 1),
     "tost.rescale_rate": Field("float", 1e-12),
-    "tost.rescale_algorithm": Field("str", words=("sgd", "adam")),
+    "tost.rescale_algorithm": Field("str", words=ALGORITHMS),
     "train.epochs": Field("int", 1),
     "train.optimizer": Field("str", words=("sgd", "adamw")),
     "train.learning_rate": Field("float", 0),
@@ -107,8 +111,8 @@ FIELDS: dict[str, Field] = {
     "sup.explore_fraction": Field("float", 0, 1),
     "sup.lr_min": Field("float", 0),
     "sup.lr_max": Field("float", 0),
-    "sup.form": Field("str", words=("paper", "release", "restart", "constant")),
-    "sup.kind": Field("str", words=("cia", "caa", "cima")),
+    "sup.form": Field("str", words=CYCLE_FORMS),
+    "sup.kind": Field("str", words=get_args(Kind)),
     "sup.decay": Field("float or none", 0, 1),
     "sup.prune_each": Field("bool"),
     "sup.include_phase1": Field("bool"),

@@ -97,7 +97,7 @@ def cutout(
     """A square of one colour in each image, around a random pixel.
 
     The square is clipped at the edges, so that every pixel is the centre equally often.
-    The paper cuts after normalising, where 0 is the mean: pass the mean as ``fill``.
+    The paper cuts after normalizing, where 0 is the mean: pass the mean as ``fill``.
 
     Args:
       key: a random key, consumed.
@@ -120,20 +120,20 @@ def cutout(
     return jnp.where(hole, colour[None, None, None], images)
 
 
-def normalise(
+def normalize(
     images: jax.Array,
     *,
     scale: float,
     mean: Sequence[float],
-    deviation: Sequence[float],
+    std: Sequence[float],
 ) -> jax.Array:
-    """Images of about mean 0 and deviation 1.
+    """Images of about mean 0 and standard deviation 1.
 
     Args:
       images: [B, H, W, C] uint8.
       scale: the value that stands for 1.
       mean: [C], of the channels, where white is 1.
-      deviation: [C], likewise.
+      std: [C], likewise.
 
     Returns:
       [B, H, W, C] float32.
@@ -141,16 +141,15 @@ def normalise(
     Raises:
       ValueError: if there are not as many means and deviations as channels.
     """
-    if not len(mean) == len(deviation) == images.shape[-1]:
+    if not len(mean) == len(std) == images.shape[-1]:
         raise ValueError(
-            f"mean={mean} and deviation={deviation} must have one number for each of "
+            f"mean={mean} and std={std} must have one number for each of "
             f"the {images.shape[-1]} channels"
         )
-    means, deviations = (
-        jnp.asarray(numbers, jnp.float32)[None, None, None]
-        for numbers in (mean, deviation)
+    means, stds = (
+        jnp.asarray(numbers, jnp.float32)[None, None, None] for numbers in (mean, std)
     )
-    return (images.astype(jnp.float32) / scale - means) / deviations
+    return (images.astype(jnp.float32) / scale - means) / stds
 
 
 def _covered(key: jax.Array, batch: int, length: int, size: int) -> jax.Array:

@@ -23,7 +23,7 @@ from sup_tickets.data.prepared import read_prepared
 
 
 class Dataset(NamedTuple):
-    """The three splits, and how to normalise them. C is the number of channels."""
+    """The three splits, and how to normalize them. C is the number of channels."""
 
     name: str
     classes: int
@@ -32,7 +32,7 @@ class Dataset(NamedTuple):
     test: Split
     scale: float  # the value of a pixel that stands for 1
     mean: tuple[float, ...]  # [C], of the training pixels, on the scale of 0 to 1
-    deviation: tuple[float, ...]  # [C], likewise
+    std: tuple[float, ...]  # [C], likewise
 
 
 class Known(NamedTuple):
@@ -45,44 +45,44 @@ class Known(NamedTuple):
     test: int  # examples
     validation_examples: int  # by default
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     scale: float = 255.0
 
 
 _GREY, _COLOUR, _TINY = (28, 28, 1), (32, 32, 3), (64, 64, 3)
 
-# Means and deviations are of the whole training set.
+# Means and standard deviations are of the whole training set.
 DATASETS: dict[str, Known] = {
     "digits": Known(  # inside scikit-learn
         *("embedded", 10, (8, 8, 1), 1437, 360, 180),
         mean=(0.305,),
-        deviation=(0.376,),
+        std=(0.376,),
         scale=16.0,
     ),
     "mnist": Known(
         *("prepared", 10, _GREY, 60000, 10000, 5000),
         mean=(0.1307,),
-        deviation=(0.3081,),
+        std=(0.3081,),
     ),
     "fashion_mnist": Known(
         *("prepared", 10, _GREY, 60000, 10000, 5000),
         mean=(0.2860,),
-        deviation=(0.3530,),
+        std=(0.3530,),
     ),
     "cifar10": Known(
         *("prepared", 10, _COLOUR, 50000, 10000, 5000),
         mean=(0.4914, 0.4822, 0.4465),
-        deviation=(0.2470, 0.2435, 0.2616),
+        std=(0.2470, 0.2435, 0.2616),
     ),
     "cifar100": Known(
         *("prepared", 100, _COLOUR, 50000, 10000, 5000),
         mean=(0.5071, 0.4866, 0.4409),
-        deviation=(0.2673, 0.2564, 0.2762),
+        std=(0.2673, 0.2564, 0.2762),
     ),
     "tiny_imagenet": Known(
         *("folder", 200, _TINY, 100000, 10000, 5000),
         mean=(0.4802, 0.4481, 0.3975),
-        deviation=(0.2770, 0.2691, 0.2821),
+        std=(0.2770, 0.2691, 0.2821),
     ),
 }
 
@@ -148,9 +148,7 @@ def _whole(
         read = _read_tiny if known.kind == "folder" else _read_prepared
         data = read(name, known, data_folder(data_dir))
         splits = *_cut(data.train, cut, split_seed), data.test
-    return Dataset(
-        name, known.classes, *splits, known.scale, known.mean, known.deviation
-    )
+    return Dataset(name, known.classes, *splits, known.scale, known.mean, known.std)
 
 
 def _read_prepared(name: str, known: Known, folder: Path) -> TrainTest:
@@ -231,16 +229,16 @@ def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
 
 
 def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel, where 255 is 1; exact, from counts."""
+    """Mean and standard deviation of each channel; 255 is 1; exact, from counts."""
     values = np.arange(256) / 255
-    means, deviations = [], []
+    means, stds = [], []
     for channel in range(images.shape[-1]):
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
         mean = np.average(values, weights=counts)
         means.append(float(mean))
         variance = np.average((values - mean) ** 2, weights=counts)
-        deviations.append(max(float(variance) ** 0.5, 1 / 255))  # never 0
-    return tuple(means), tuple(deviations)
+        stds.append(max(float(variance) ** 0.5, 1 / 255))  # never 0
+    return tuple(means), tuple(stds)
 
 
 # --- The digits -----------------------------------------------------------------------

@@ -31,7 +31,7 @@ EXAMPLES = {"train": 1281167, "validation": 50000}
 
 # Of the channels, on the scale of 0 to 1.
 MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
+STD = (0.229, 0.224, 0.225)
 
 Records = Sequence[Any]
 """Random access to {"image": bytes of a JPEG or PNG, "label": int}; can be pickled.

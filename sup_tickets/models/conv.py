@@ -28,7 +28,7 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, H, W, C] float array.
@@ -52,4 +52,4 @@ class ConvNet(nn.Module):
             x = self.activation(layers.conv_norm(x, features, self.path, i))
             if i % 2 == 0:
                 x = halve(x)
-        return layers.scores(x.reshape(x.shape[0], -1), self.classes)
+        return layers.logits(x.reshape(x.shape[0], -1), self.classes)

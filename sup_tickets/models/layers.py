@@ -155,16 +155,16 @@ class Layers:
             name=name,
         )(x)
 
-    def scores(self, x: jax.Array, classes: int, *, bias: bool = True) -> jax.Array:
+    def logits(self, x: jax.Array, classes: int, *, bias: bool = True) -> jax.Array:
         """The layer "classifier"; float32 or wider."""
-        scores = self.dense(x, classes, "classifier", bias=bias)
-        return scores.astype(wide(self.dtype))
+        logits = self.dense(x, classes, "classifier", bias=bias)
+        return logits.astype(wide(self.dtype))
 
 
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last, whose running variances are PyTorch's.
 
-    A batch is normalised by its variance, the mean square of n deviations. PyTorch's
+    A batch is normalized by its variance, the mean square of n deviations. PyTorch's
     running variance, by which a network is evaluated, is that of n - 1 instead: the
     default, since the numbers of the papers were measured so. ``unbiased=False`` is
     Flax's, of n as well. With n = 1, which PyTorch refuses, both are 0.
@@ -226,7 +226,7 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 def wide(dtype: Any) -> Any:
-    """The dtype of statistics and scores: float32, or what is wider."""
+    """The dtype of statistics and logits: float32, or what is wider."""
     return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.float32
 
 

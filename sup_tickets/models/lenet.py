@@ -25,7 +25,7 @@ class LeNet300(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, ...] float array.
@@ -39,7 +39,7 @@ class LeNet300(nn.Module):
         for i, width in enumerate(self.hidden, start=1):
             y = layers.dense(x, width, f"dense{i}")
             x = self.activation(layers.bridged(x, y, (*self.path, f"dense{i}")))
-        return layers.scores(x, self.classes)
+        return layers.logits(x, self.classes)
 
 
 class LeNet5(nn.Module):
@@ -57,7 +57,7 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, H, W, C] float array.
@@ -76,4 +76,4 @@ class LeNet5(nn.Module):
         for i, width in enumerate(self.hidden, start=1):
             y = layers.dense(x, width, f"dense{i}")
             x = self.activation(layers.bridged(x, y, (*self.path, f"dense{i}")))
-        return layers.scores(x, self.classes)
+        return layers.logits(x, self.classes)

@@ -25,7 +25,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, ...] float array.
@@ -49,4 +49,4 @@ class MLP(nn.Module):
             if self.batch_norm:
                 y = layers.norm(y, f"bn{i}")
             x = self.activation(layers.bridged(x, y, (*self.path, f"dense{i}")))
-        return layers.scores(x, self.classes)
+        return layers.logits(x, self.classes)

@@ -44,7 +44,7 @@ class MobileNetV1(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, H, W, C] float array.
@@ -61,7 +61,7 @@ class MobileNetV1(nn.Module):
         for i, (features, stride) in enumerate(self.blocks, start=1):
             features = _round(features, self.width)
             x = Separable(layers, features, stride, name=f"block{i}")(x)
-        return layers.scores(mean_pixel(x), self.classes)
+        return layers.logits(mean_pixel(x), self.classes)
 
 
 class Separable(nn.Module):
@@ -101,7 +101,7 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, H, W, C] float array.
@@ -124,7 +124,7 @@ class MobileNetV2(nn.Module):
             )(x)
         features = _round(self.last_features, max(1.0, self.width))
         x = layers.conv_norm(x, features, self.path, "_last", size=1)
-        return layers.scores(mean_pixel(self.activation(x)), self.classes)
+        return layers.logits(mean_pixel(self.activation(x)), self.classes)
 
 
 class InvertedStage(nn.Module):

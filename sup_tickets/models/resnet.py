@@ -38,7 +38,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, H, W, C] float array.
@@ -83,7 +83,7 @@ class ResNet(nn.Module):
                 bottleneck=self.bottleneck,
                 name=f"stage{i}",
             )(x)
-        return layers.scores(mean_pixel(x), self.classes, bias=self.classifier_bias)
+        return layers.logits(mean_pixel(x), self.classes, bias=self.classifier_bias)
 
 
 class Stage(nn.Module):

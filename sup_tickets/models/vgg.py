@@ -39,7 +39,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, H, W, C] float array.
@@ -68,7 +68,7 @@ class VGG(nn.Module):
         for i, width in enumerate(self.hidden, start=1):
             x = self.activation(layers.dense(x, width, f"dense{i}"))
             x = layers.norm(x, f"bn{i}")
-        return layers.scores(x, self.classes)
+        return layers.logits(x, self.classes)
 
 
 class VGGStage(nn.Module):

@@ -33,7 +33,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Class scores before the softmax.
+        """Logits of the classes.
 
         Args:
           images: [B, H, W, C] float array.
@@ -59,7 +59,7 @@ class WideResNet(nn.Module):
             stride = 1 if i == 1 else 2
             x = WideStage(layers, self.blocks, width, stride, name=f"stage{i}")(x)
         x = self.activation(layers.norm(x, "bn"))
-        return layers.scores(mean_pixel(x), self.classes)
+        return layers.logits(mean_pixel(x), self.classes)
 
 
 class WideStage(nn.Module):

@@ -24,7 +24,8 @@ import numpy as np
 from sup_tickets.checks import check_whole
 from sup_tickets.masks import union
 from sup_tickets.training.state import Network
-from sup_tickets.trees import check_same_leaves, map_named
+from sup_tickets.tree_checks import check_same_leaves
+from sup_tickets.trees import map_named
 
 Evaluate = Callable[[Network], Mapping[str, float]]
 """``network -> metrics`` on some split."""

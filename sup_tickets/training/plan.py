@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sup_tickets.dynamic import Method, scheduled
+from sup_tickets.dynamic import Method
 from sup_tickets.tickets import TicketBudget, TicketPlan
+from sup_tickets.timing import scheduled
 from sup_tickets.types import Schedule
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sup_tickets.ghosts import fading, mish, sharpening, softened, swish
+from sup_tickets.softening import fading, mish, sharpening, softened, swish
 
 SOFT = {"swish": swish, "mish": mish}
 # The largest distance from ReLU at sharpness 1.

@@ -32,20 +32,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from sup_tickets.checks import check_fraction, check_one_of, check_whole
+from sup_tickets.gradinit.adam import RescaleState, rescale_state, rescale_update
+from sup_tickets.gradinit.slopes import (
+    ALGORITHMS,
+    Loss,
+    lookahead_slopes,
+    measure_gradient,
+    norm_slopes,
+    scaled,
+)
 from sup_tickets.masks import apply_masks
 from sup_tickets.trees import matching_names, named_leaves
 from sup_tickets.types import Masks, Params
 
-Loss = Callable[[Params, Any], jax.Array]
-"""``(params, batch) -> scalar``, without side effects."""
-
 Batches = Callable[[int], Any] | Iterable[Any]
 """``index -> minibatch`` for indices 0, 1, 2, ..., or the minibatches one by one."""
 
-ALGORITHMS = ("sgd", "adam")
-"""Whose first step is looked ahead at, see `rescaled_init`."""
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _BIAS = re.compile(r"(^|[/_])(bias|offset|beta)$", re.IGNORECASE)
 
 
@@ -136,12 +139,10 @@ def rescaled_init(
       [3.64, 0.0]
     """
     check_whole("steps", steps, 1)
-    _check_positive("learning_rate", learning_rate)
-    _check_positive("step_size", step_size)
-    _check_positive("norm_limit", norm_limit, infinite=True)
-    _check_positive("clip", clip, infinite=True)
     check_fraction(min_scale, "min_scale")
     check_one_of("algorithm", algorithm, ALGORITHMS)
+    _check_positive(learning_rate=learning_rate, step_size=step_size)
+    _check_positive(infinite=True, norm_limit=norm_limit, clip=clip)
     names = _names(params)
     params, masks = _sparse(params, masks)
 
@@ -207,218 +208,7 @@ def rescaled_init(
 # --- Slopes ---------------------------------------------------------------------------
 
 
-class Measured(NamedTuple):
-    """The gradient at the scaled parameters."""
-
-    loss: jax.Array  # scalar
-    norm: jax.Array  # float32 scalar: L2 over all tensors; L1 for "adam"
-    gradients: Params
-
-
-def measure_gradient(
-    loss: Loss,
-    params: Params,
-    masks: Masks | None,
-    scales: jax.Array,
-    batch: Any,
-    *,
-    algorithm: str = "sgd",
-) -> Measured:
-    """Loss, gradient and its norm at ``scale * params``; pure.
-
-    Args:
-      loss: ``(params, batch) -> scalar``.
-      params: parameters before scaling, exactly 0 where inactive.
-      masks: masks of the gradient; ``None`` leaves it dense.
-      scales: [T].
-      batch: what the gradient is taken on.
-      algorithm: "sgd" or "adam", which decides the norm.
-    """
-    value, gradients = jax.value_and_grad(loss)(_scaled(params, scales), batch)
-    if masks is not None:
-        gradients = apply_masks(masks, gradients)
-    leaves = [_wide(leaf) for leaf in jax.tree.leaves(gradients)]
-    if algorithm == "adam":
-        norm = sum(jnp.sum(jnp.abs(leaf)) for leaf in leaves)
-    else:
-        norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))
-    return Measured(value, jnp.asarray(norm), gradients)
-
-
-def norm_slopes(
-    loss: Loss,
-    params: Params,
-    scales: jax.Array,
-    measured: Measured,
-    batch: Any,
-    *,
-    algorithm: str = "sgd",
-) -> jax.Array:
-    """``d||g|| / dscale``, of second order: ``<H v, params>`` for each tensor; pure.
-
-    ``v`` is the derivative of the norm, ``g / ||g||`` or ``sign(g)``.
-
-    Args:
-      loss: ``(params, batch) -> scalar``.
-      params: parameters before scaling, exactly 0 where inactive.
-      scales: [T].
-      measured: of `measure_gradient`, for the same arguments.
-      batch: likewise.
-      algorithm: likewise.
-
-    Returns:
-      [T] slopes.
-    """
-    direction = _direction(measured, algorithm, normalize=True)
-    gradient_at = jax.grad(lambda theta: loss(theta, batch))
-    # H is symmetric: forward over reverse needs no tape of the gradient.
-    bent = jax.jvp(gradient_at, (_scaled(params, scales),), (direction,))[1]
-    return _dots(bent, params)
-
-
-def lookahead_slopes(
-    loss: Loss,
-    params: Params,
-    scales: jax.Array,
-    measured: Measured,
-    batch: Any,
-    *,
-    step_size: float,
-    algorithm: str = "sgd",
-    normalize: bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """The loss after a step of the optimizer, over the step size, and its slopes; pure.
-
-    As in GradInit the step is a constant: it is not differentiated.
-
-    Args:
-      loss: ``(params, batch) -> scalar``.
-      params: parameters before scaling, exactly 0 where inactive.
-      scales: [T].
-      measured: of `measure_gradient`, at the same scales.
-      batch: what the loss after the step is taken on.
-      step_size: ``η``, positive.
-      algorithm: "sgd" or "adam".
-      normalize: whether "sgd" steps have length ``η``.
-
-    Returns:
-      The objective, scalar, and its [T] slopes.
-    """
-    direction = _direction(measured, algorithm, normalize)
-    ahead = jax.tree.map(
-        lambda leaf, step: leaf - step_size * step, _scaled(params, scales), direction
-    )
-    value, gradients = jax.value_and_grad(loss)(ahead, batch)
-    return value / step_size, _dots(gradients, params) / step_size
-
-
-def _direction(measured: Measured, algorithm: str, normalize: bool) -> Params:
-    if algorithm == "adam":
-        return jax.tree.map(jnp.sign, measured.gradients)
-    if not normalize:
-        return measured.gradients
-    # Without any gradient there is no step.
-    norm = jnp.where(measured.norm > 0, measured.norm, 1)
-    return jax.tree.map(lambda g: (_wide(g) / norm).astype(g.dtype), measured.gradients)
-
-
-def _scaled(params: Params, scales: jax.Array) -> Params:
-    leaves, structure = jax.tree.flatten(params)
-    return structure.unflatten(
-        [leaf * scales[i].astype(leaf.dtype) for i, leaf in enumerate(leaves)]
-    )
-
-
-def _dots(a: Params, b: Params) -> jax.Array:
-    """The inner product of each tensor, [T]."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return jnp.stack([jnp.sum(_wide(x) * _wide(y)) for x, y in pairs])
-
-
-def _wide(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(jnp.float32)
-
-
 # --- Adam of the scales ---------------------------------------------------------------
-
-
-class RescaleState(NamedTuple):
-    """Scales and their moments. Row 0 is of the objective, row 1 of the norm."""
-
-    scales: jax.Array  # [T] float32
-    first: jax.Array  # [2, T] float32: averages of the slopes
-    second: jax.Array  # [T] float32: average of their squares, of either kind
-    counts: jax.Array  # [2] int32: updates of each kind
-
-
-def rescale_state(tensors: int) -> RescaleState:
-    """The state before the first update: all scales are 1.
-
-    Args:
-      tensors: T.
-    """
-    return RescaleState(
-        scales=jnp.ones(tensors, jnp.float32),
-        first=jnp.zeros((2, tensors), jnp.float32),
-        second=jnp.zeros(tensors, jnp.float32),
-        counts=jnp.zeros(2, jnp.int32),
-    )
-
-
-def rescale_update(
-    state: RescaleState,
-    slopes: jax.Array,
-    *,
-    constraint: bool,
-    learning_rate: float,
-    floors: Any = 0.0,
-    clip: float = 1.0,
-) -> RescaleState:
-    """One update of the scales: GradInit's RescaleAdam; pure.
-
-    Adam (β 0.9 and 0.999, ε 1e-8), but steps on the norm and on the objective have
-    first moments and counts of their own. The second moment is shared, and corrected by
-    the sum of both counts. A scale whose slopes were always 0 does not move, nor does
-    one that is 0.
-
-    Args:
-      state: the state.
-      slopes: [T] gradients of the scales.
-      constraint: whether they are of the norm, and not of the objective.
-      learning_rate: positive.
-      floors: least scales, [T] or a number.
-      clip: bound of the slopes, positive.
-
-    Returns:
-      The next state.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> state, slopes = rescale_state(2), jnp.array([0.5, 0.0])
-      >>> for _ in range(3):
-      ...     state = rescale_update(state, slopes, constraint=False, learning_rate=0.1)
-      >>> [round(float(scale), 3) for scale in state.scales]
-      [0.7, 1.0]
-    """
-    kind = int(constraint)
-    slopes = jnp.clip(slopes, -clip, clip)
-    average = _BETA1 * state.first[kind] + (1 - _BETA1) * slopes
-    second = _BETA2 * state.second + (1 - _BETA2) * jnp.square(slopes)
-    counts = state.counts.at[kind].add(1)
-    mean = average / _correction(_BETA1, counts[kind])
-    spread = jnp.sqrt(second / _correction(_BETA2, counts.sum()))
-    moved = state.scales - learning_rate * mean / (spread + _EPSILON)
-    return RescaleState(
-        scales=jnp.where(state.scales > 0, jnp.maximum(moved, floors), 0),
-        first=state.first.at[kind].set(average),
-        second=second,
-        counts=counts,
-    )
-
-
-def _correction(beta: float, updates: jax.Array) -> jax.Array:
-    """``1 - beta ** updates``, without the loss of digits near 1."""
-    return -jnp.expm1(updates.astype(jnp.float32) * float(np.log(beta)))
 
 
 # --- Parts of the loop ----------------------------------------------------------------
@@ -480,7 +270,7 @@ def _finite(name: str, value: Any, iteration: int) -> float:
 def _result(params: Params, state: RescaleState, rows: list[Any]) -> Rescaled:
     losses, norms, constrained, objectives = zip(*rows, strict=True)
     return Rescaled(
-        params=_scaled(params, state.scales),
+        params=scaled(params, state.scales),
         scales=jax.tree.structure(params).unflatten(list(state.scales)),
         history=RescaleHistory(
             losses=np.array(losses, np.float32),
@@ -491,8 +281,9 @@ def _result(params: Params, state: RescaleState, rows: list[Any]) -> Rescaled:
     )
 
 
-def _check_positive(name: str, value: Any, *, infinite: bool = False) -> None:
-    positive = isinstance(value, Real) and float(value) > 0
-    if not (positive and (infinite or isfinite(value))):
-        finite = "" if infinite else " and finite"
-        raise ValueError(f"{name} must be positive{finite}, got {value!r}")
+def _check_positive(*, infinite: bool = False, **values: Any) -> None:
+    for name, value in values.items():
+        positive = isinstance(value, Real) and float(value) > 0
+        if not (positive and (infinite or isfinite(value))):
+            finite = "" if infinite else " and finite"
+            raise ValueError(f"{name} must be positive{finite}, got {value!r}")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from sup_tickets.rescaling import (
+from sup_tickets.gradinit import (
     lookahead_slopes,
     measure_gradient,
     norm_slopes,

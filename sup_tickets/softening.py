@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from sup_tickets.checks import check_one_of, check_whole
+from sup_tickets.ramps import integer, ratio
 from sup_tickets.types import Number, Schedule
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -204,13 +205,8 @@ def fading(steps: int, *, shape: str = "linear") -> Schedule:
 
 
 def _part(step: Number, steps: int) -> jax.Array:
-    """``step / steps`` clipped to [0, 1], float32, exactly 1 from ``steps`` on.
-
-    XLA compiles a division by a constant as a product with its reciprocal, which may
-    miss 1 by a rounding.
-    """
-    done = jnp.clip(jnp.asarray(step, jnp.int32), 0, steps)
-    return jnp.where(done == steps, 1.0, done.astype(jnp.float32) / steps)
+    """``step / steps`` clipped to [0, 1], float32, exactly 1 from ``steps`` on."""
+    return ratio(jnp.clip(integer(step), 0, steps), steps)
 
 
 def _check_positive(name: str, value: Any) -> None:

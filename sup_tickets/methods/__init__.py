@@ -1,0 +1,83 @@
+"""The family of methods, each a value of `Method`, and their registry.
+
+A preset is the method it is named after, with the schedule of its release or paper laid
+over ``total_steps``, the steps of the training (of phase 1, with cheap tickets). What a
+preset has no argument for, `Method.replace` sets.
+
+A new method is a preset beside those of its kind (`fixed`, `rewiring`, `pruning`) and a
+line in `METHODS`; nothing else knows of it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sup_tickets.checks import did_you_mean
+from sup_tickets.dynamic import Method, check_fields
+from sup_tickets.methods.fixed import dense, static
+from sup_tickets.methods.pruning import (
+    acdc,
+    gradual_magnitude,
+    granet,
+    granet_dense,
+)
+from sup_tickets.methods.rewiring import (
+    mest,
+    rigl,
+    rigl_itop,
+    set_itop,
+    sparse_evolutionary,
+    sparse_momentum,
+)
+
+BEYOND = ("total_steps", "extra_density", "gradient_weight")
+"""What presets take that is no field of `Method`."""
+
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "dense": dense,
+    "static": static,
+    "set": sparse_evolutionary,
+    "rigl": rigl,
+    "set-itop": set_itop,
+    "rigl-itop": rigl_itop,
+    "granet": granet,
+    "granet-dense": granet_dense,
+    "gmp": gradual_magnitude,
+    "snfs": sparse_momentum,
+    "acdc": acdc,
+    "mest": mest,
+}
+"""Every preset by its short name."""
+
+
+def make_method(name: str, **options: Any) -> Method:
+    """The method with a short name, `METHODS`.
+
+    Args:
+      name: "rigl", for example.
+      **options: of the preset.
+
+    Raises:
+      ValueError: for an unknown name or option, suggesting the nearest; for a field
+        that the preset does not take; and as the preset does.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
+    check_fields(name, options, also=BEYOND)
+    try:
+        return METHODS[name](**options)
+    except TypeError as error:
+        raise ValueError(
+            f"method {name!r}: {error}; set other fields by Method.replace"
+        ) from None
+
+
+def example(name: str) -> Method:
+    """A method with a short name, for questions that its numbers do not answer.
+
+    Raises:
+      ValueError: for an unknown name, suggesting the nearest.
+    """
+    if METHODS.get(name) is dense:
+        return dense()
+    return make_method(name, sparsity=0.5, total_steps=10**6)
