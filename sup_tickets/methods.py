@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from sup_tickets.checks import check_sparsity, check_whole, did_you_mean
+from sup_tickets.checks import check_number, check_sparsity, check_whole, did_you_mean
 from sup_tickets.counting import exact
 from sup_tickets.dynamic import Method, Stairs, check_fields
 from sup_tickets.saliency import (
@@ -545,6 +545,8 @@ def mest(
     least = 32 if update_every is None else 4  # steps that part the updates, the stairs
     check_whole("total_steps", total_steps, least)
     steps = (0, total_steps * 90 // 160, total_steps * 120 // 160)
+    check_sparsity(sparsity)
+    check_number("extra_density", extra_density, 0, sparsity)
     extra, rest = exact(extra_density), 1 - exact(sparsity)
     extras = (extra, extra / 2, Fraction(0))
     if extra:
@@ -600,7 +602,9 @@ def make_method(name: str, **options: Any) -> Method:
         that the preset does not take; and as the preset does.
     """
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
+        full = {preset.__name__: short for short, preset in METHODS.items()}
+        hint = did_you_mean(full.get(name, name), METHODS)
+        raise ValueError(f"unknown method {name!r}{hint}")
     check_fields(name, options, also=BEYOND)
     try:
         return METHODS[name](**options)
@@ -637,7 +641,13 @@ def _span(
     """The interval of updates and the last step that may have one."""
     check_sparsity(sparsity)  # the first thing to say
     every = default if update_every is None else update_every
+    check_whole("update_every", every, 1)
     if end_step is not None:
+        if check_whole("end_step", end_step, 0) < every:
+            raise ValueError(
+                f"{name} would never change the topology: update_every={every} leaves "
+                f"no update up to end_step={end_step}"
+            )
         return every, end_step
     if total_steps is None:
         if update_every is None:
@@ -677,7 +687,7 @@ def _annealed(
 
 def _prune_end(name: str, total_steps: int | None, prune_end_step: int | None) -> int:
     if prune_end_step is not None:
-        return prune_end_step
+        return check_whole("prune_end_step", prune_end_step, 0)
     if total_steps is None:
         raise ValueError(
             f"{name} needs total_steps, the steps of the training, or prune_end_step"
