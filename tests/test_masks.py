@@ -100,7 +100,10 @@ def test_double_precision():
 
 def test_arrays_of_numpy_wider_than_jax_is_set_to():
     leaf, mask = {"w": np.ones((2, 3))}, {"w": np.eye(2, 3) > 0}
-    for result in (st.apply_masks(mask, leaf), st.choose(mask, leaf, {"w": 0 * leaf["w"]})):
+    for result in (
+        st.apply_masks(mask, leaf),
+        st.choose(mask, leaf, {"w": 0 * leaf["w"]}),
+    ):
         assert result["w"].dtype == np.float32
         np.testing.assert_array_equal(result["w"], mask["w"].astype(np.float32))
 
