@@ -122,7 +122,7 @@ def sparse_training(
         topology = init_topology(method, key, params)
         live = apply_masks(topology.masks, params)
         inner = tx.init(live)
-        check_optimizer(tx, inner, params)
+        check_optimizer(tx, topology.masks, inner, params)
         _check_innermost(inner)
         never = jnp.zeros((), bool)
         state = SparseTrainingState(jnp.int32(0), topology, inner, never, never)
