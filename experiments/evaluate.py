@@ -21,9 +21,9 @@ from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.masks import layer_table
-from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network
+from sup_tickets.training.task import Metrics
 from sup_tickets.trees import check_same_leaves
 
 
@@ -33,7 +33,7 @@ def evaluate(
     split: str | None = None,
     networks: Sequence[str] = ("final",),
     devices: Sequence[Any] | None = None,
-) -> dict[str, tuple[Scores, Network]]:
+) -> dict[str, tuple[Metrics, Network]]:
     """The scores of networks of a run, by their names.
 
     Args:
@@ -56,14 +56,14 @@ def evaluate(
             check_same_leaves(
                 str(files[name]), network.params, "the model", like.params
             )
-            placed = jax.device_put(network, ours.placement.everywhere)
+            placed = jax.device_put(network, ours.shardings.replicated)
             found[name] = ours.score(placed, split or config.evaluate), network
     finally:
         ours.inputs.close()
     return found
 
 
-def scores_table(found: dict[str, tuple[Scores, Network]], split: str) -> str:
+def scores_table(found: dict[str, tuple[Metrics, Network]], split: str) -> str:
     """The scores as aligned text.
 
     Args:
@@ -72,14 +72,14 @@ def scores_table(found: dict[str, tuple[Scores, Network]], split: str) -> str:
     """
     head = ["network", f"{split} accuracy", "NLL", "ECE", "Brier", "examples"]
     rows = []
-    for name, (scores, network) in found.items():
+    for name, (metrics, network) in found.items():
         total = layer_table(network.masks)[-1]
         rows.append(
             [
                 name,
-                f"{100 * scores.accuracy:.2f}%",
-                *(f"{x:.4f}" for x in (scores.nll, scores.ece, scores.brier)),
-                str(scores.examples),
+                f"{100 * metrics['accuracy']:.2f}%",
+                *(f"{metrics[name]:.4f}" for name in ("nll", "ece", "brier")),
+                str(metrics["examples"]),
                 f"{total.active} / {total.size}" if total.size else "all",
             ]
         )

@@ -146,7 +146,7 @@ def _inputs(ours: build.Run, split: str, examples: int) -> jax.Array:
 
 def _of_network(name: str, model: Any, network: Network, inputs: Any) -> np.ndarray:
     def apply(network: Network, inputs: jax.Array) -> jax.Array:
-        variables = {"params": network.params, "batch_stats": network.batch_stats}
+        variables = {"params": network.params, "batch_stats": network.model_state}
         return model.apply(variables, inputs, train=False)
 
     try:

@@ -34,11 +34,11 @@ from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
 from experiments.command import Parser, check_devices, folder_path, numbers, start
 from experiments.config.fields import Config, check_config
-from experiments.reports.page import write_file
 from experiments.runs.folder import check_same_run
 from experiments.runs.progress import say
 from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count, exact
+from sup_tickets.files import atomic_write
 from sup_tickets.masks import apply_masks, full_masks, size
 from sup_tickets.topology import merged, prune_to_counts, without
 from sup_tickets.training.network_files import (
@@ -268,7 +268,7 @@ def _claim(workdir: Path, options: Options) -> None:
                 "give another --workdir"
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        write_file(file, json.dumps(ours, indent=2) + "\n")
+        atomic_write(file, json.dumps(ours, indent=2) + "\n")
         return
     try:
         there = dict(json.loads(file.read_text()))
@@ -312,7 +312,7 @@ def _write(
         path,
         Network(
             params=apply_masks(masks, start.params),
-            batch_stats=start.batch_stats,
+            model_state=start.model_state,
             masks=masks,
         ),
         provenance={

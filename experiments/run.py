@@ -155,7 +155,7 @@ def _train(
         if not notes:
             progress.began(network_of(start.train), step)
         keeper = RunKeeper(config, checkpoints, progress, signals, folder, step=step)
-        outcome = train(ours.job(progress, keeper), start)
+        outcome = train(ours.experiment, start, progress, keeper)
         return _results(config, ours, folder, progress, outcome, signals)
     except TrainingStopped as stop:
         raise Stopped(
@@ -175,7 +175,7 @@ def _start(
     """The newest good checkpoint, or the beginning."""
     restored = checkpoints.restore(
         ours.like,
-        ours.placement.everywhere,
+        ours.shardings.replicated,
         saved=folder.saved,
         check=folder.check_notes,
     )

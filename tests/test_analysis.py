@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -9,14 +10,19 @@ from experiments.runs.analysis import analyse, plain
 from sup_tickets.data.resident import Weighted
 from sup_tickets.masks import apply_masks, random_masks
 from sup_tickets.models import MLP
+from sup_tickets.training.classification import image_classification
 from sup_tickets.training.comparison import compare
-from sup_tickets.training.evaluation import make_evaluate, make_predict
+from sup_tickets.training.evaluation import evaluate, predict
 from sup_tickets.training.landscape import blend, loss_path
+from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.state import Network
 
 MODEL = MLP(classes=3, features=(4,), batch_norm=True)
-PREDICT = make_predict(MODEL, lambda images: images)
-EVALUATE = make_evaluate(MODEL, lambda images: images)
+TASK = image_classification(
+    linen_network(MODEL, jnp.zeros((1, 2, 2, 1))), prepare=lambda batch, key: batch
+)
+PREDICT = functools.partial(predict, TASK)
+EVALUATE = functools.partial(evaluate, TASK)
 
 
 def batches():
@@ -63,7 +69,7 @@ def test_an_analysis_holds_what_the_parts_find():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["tickets"] == list(tickets)
     pairs = compare(PREDICT, list(tickets.values()), batches())
-    assert found["ensemble"] == pairs.ensemble._asdict()
+    assert found["ensemble"] == pairs.ensemble
     np.testing.assert_array_equal(found["kl"], pairs.kl)
     np.testing.assert_array_equal(found["disagreement"], pairs.disagreement)
     assert [found["overlap"][i][i] for i in range(3)] == [1, 1, 1]

@@ -10,10 +10,10 @@ import pytest
 from sup_tickets.masks import layer_table
 from sup_tickets.training import checkpoint as checkpoint_module
 from sup_tickets.training.checkpoint import BrokenCheckpoints, Checkpoints
-from sup_tickets.training.loop import TrainingStopped, average_like, train
+from sup_tickets.training.loop import TrainingStopped, train
 from sup_tickets.training.state import RunState
 from tests.helpers import assert_same
-from tests.test_training import finished, job_of, place_of, start_of, steps_of
+from tests.test_training import Recorder, experiment_of, finished, place_of, start_of
 
 
 @dataclasses.dataclass
@@ -36,14 +36,9 @@ class Saver:
         self.checkpoints.save(state, {"stop": self.stop_at}, accuracy=0.5)
 
 
-def like_of(job):
-    shapes = jax.eval_shape(job.steps.init, jax.random.key(0))
-    return lambda step: RunState(shapes, average_like(job, shapes, step))
-
-
 def restored(path, job, devices=1):
     checkpoints = Checkpoints(path)
-    found = checkpoints.restore(like_of(job), place_of(devices).everywhere)
+    found = checkpoints.restore(job.like, place_of(devices).replicated)
     checkpoints.close()
     return found
 
@@ -63,33 +58,32 @@ def bits(tree):
 @pytest.mark.parametrize("name", ["rigl", "set"])
 def test_a_run_goes_on_from_any_step_to_the_same_bits(name, tmp_path):
     whole, _ = finished(name)
-    job = job_of(name)
+    job = experiment_of(name)
     checkpoints = Checkpoints(tmp_path)
     for stop in (3, 5, 12, 13, 16, 19, 20):
-        found = checkpoints.restore(like_of(job), place_of().everywhere)
+        found = checkpoints.restore(job.like, place_of().replicated)
         state = start_of(job) if found is None else found.state
 
-        stopping = job._replace(keeper=Saver(checkpoints, stop_at=stop))
         with pytest.raises(TrainingStopped, match=r"stopped after \d+ steps"):
-            train(stopping, state)
-    found = checkpoints.restore(like_of(job), place_of().everywhere)
+            train(job, state, Recorder(), Saver(checkpoints, stop_at=stop))
+    found = checkpoints.restore(job.like, place_of().replicated)
     assert found.step == 20 and found.notes == {"stop": 20} and found.broken == ()
     checkpoints.close()
-    outcome = train(job, found.state)
+    outcome = train(job, found.state, Recorder())
     assert_same(bits(outcome), bits(whole))
 
 
 def test_other_numbers_of_devices_go_on(tmp_path):
-    job = job_of("rigl")
+    job = experiment_of("rigl")
     checkpoints = Checkpoints(tmp_path)
-    train(job._replace(keeper=Saver(checkpoints, every=14)), start_of(job))
+    train(job, start_of(job), Recorder(), Saver(checkpoints, every=14))
     checkpoints.close()
     shutil.rmtree(tmp_path / "20")
-    eight = job_of("rigl", devices=8)
+    eight = experiment_of("rigl", devices=8)
     found = restored(tmp_path, eight, devices=8)
     assert found.step == 16
     assert len(found.state.train.params["dense1"]["kernel"].sharding.device_set) == 8
-    outcome = train(eight, found.state)
+    outcome = train(eight, found.state, Recorder())
     whole, _ = finished("rigl")
     np.testing.assert_allclose(
         outcome.network.params["dense1"]["kernel"],
@@ -103,17 +97,17 @@ def test_other_numbers_of_devices_go_on(tmp_path):
 @pytest.fixture
 def saved(tmp_path):
     """A run with the checkpoints of its last steps, and the best."""
-    job = job_of("rigl")
+    job = experiment_of("rigl")
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     saver = Saver(checkpoints, every=18)
-    train(job._replace(keeper=saver), start_of(job))
+    train(job, start_of(job), Recorder(), saver)
     checkpoints.close()
     assert saver.saved == [12, 16, 18, 20]
     return tmp_path / "checkpoints", job
 
 
 def test_the_newest_two_and_the_best_are_kept(tmp_path):
-    job = job_of("rigl")
+    job = experiment_of("rigl")
     checkpoints = Checkpoints(tmp_path)
     state = start_of(job).train
     for step, accuracy in ((1, 0.4), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)):
@@ -146,7 +140,7 @@ def test_broken_checkpoints_are_told_and_set_aside(saved):
     assert (path.parent / "broken-20-0").is_dir() and not (path / "20").exists()
     whole, _ = finished("rigl")
     checkpoints = Checkpoints(path)
-    outcome = train(job._replace(keeper=Saver(checkpoints)), found.state)
+    outcome = train(job, found.state, Recorder(), Saver(checkpoints))
     checkpoints.close()
     assert_same(bits(outcome), bits(whole))
     assert restored(path, job).step == 20
@@ -185,7 +179,7 @@ def test_nothing_readable_is_an_error_and_removes_nothing(saved):
 
 
 def test_a_first_checkpoint_that_was_not_finished_is_a_fresh_start(tmp_path):
-    job = job_of("rigl")
+    job = experiment_of("rigl")
     checkpoints = Checkpoints(tmp_path / "c")
     checkpoints.save(start_of(job), {})
     checkpoints.close()
@@ -197,7 +191,7 @@ def test_a_first_checkpoint_that_was_not_finished_is_a_fresh_start(tmp_path):
 def test_a_checkpoint_that_cannot_be_written_leaves_the_good_ones(saved, monkeypatch):
     path, job = saved
     checkpoints = Checkpoints(path)
-    found = checkpoints.restore(like_of(job), place_of().everywhere)
+    found = checkpoints.restore(job.like, place_of().replicated)
     later = found.state.train.replace(step=jax.numpy.int32(21))
 
     def full(folder):
@@ -214,17 +208,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_good_ones(saved, monkeyp
 
 
 def test_no_checkpoint_is_none(tmp_path):
-    assert restored(tmp_path / "none", job_of("rigl")) is None
+    assert restored(tmp_path / "none", experiment_of("rigl")) is None
 
 
 def test_a_checkpoint_of_another_shape_is_not_taken(saved):
     path, _ = saved
-    other = job_of("rigl")
-    shapes = jax.eval_shape(steps_of("rigl").init, jax.random.key(0))
-    wrong = shapes.replace(params={"other": shapes.step})
+    other = experiment_of("rigl")
+
+    def wrong(step):
+        shapes = other.like(step)
+        train = shapes.train
+        return shapes.replace(train=train.replace(params={"other": train.step}))
+
     with pytest.raises(BrokenCheckpoints):
         checkpoints = Checkpoints(path)
         checkpoints.restore(
-            lambda step: RunState(wrong, average_like(other, shapes, step)),
-            place_of().everywhere,
+            wrong,
+            place_of().replicated,
         )

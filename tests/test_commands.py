@@ -235,7 +235,7 @@ def test_a_run_whose_configuration_is_none(name, stored, tmp_path, capsys):
 def network():
     kernel = {"dense": {"kernel": np.ones((2, 3), np.float32)}}
     masks = {"dense": {"kernel": np.ones((2, 3), bool)}}
-    return Network(params=kernel, batch_stats={}, masks=masks)
+    return Network(params=kernel, model_state={}, masks=masks)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -7,18 +7,23 @@ from hypothesis import strategies as st
 
 from sup_tickets.data.resident import Weighted
 from sup_tickets.training.comparison import compare
-from sup_tickets.training.evaluation import scores_of
+from sup_tickets.training.predictions import Predictions, metrics_of
 from sup_tickets.training.state import Network
 from tests.helpers import quick
 
 
 def predict(network, batch):
     """A network is a table: the images are rows of it."""
-    return network.params["table"][batch.images]
+    log_p = network.params["table"][batch.images]
+    return Predictions(log_p, batch.labels, batch.weights)
 
 
 def table(log_p):
     return Network({"table": jnp.asarray(log_p, jnp.float32)}, {}, {"table": None})
+
+
+def values(metrics):
+    return list(metrics.values())
 
 
 def batches_of(labels, size=4):
@@ -51,9 +56,9 @@ def test_two_networks_by_hand():
         0.8 * np.log(8 / 9) + 0.2 * np.log(2)
     )
     np.testing.assert_allclose(got.kl, [[0, forth / 2], [back / 2, 0]], atol=1e-7)
-    assert got.ensemble.accuracy == 1
+    assert got.ensemble["accuracy"] == 1
     nll = -(np.log(0.625) + np.log(0.85)) / 2
-    np.testing.assert_allclose(got.ensemble.nll, nll, rtol=1e-6)
+    np.testing.assert_allclose(got.ensemble["nll"], nll, rtol=1e-6)
 
 
 @quick
@@ -74,8 +79,10 @@ def test_comparisons_agree_with_numpy(count, n, classes, seed):
             assert got.disagreement[i, j] == np.mean(top[i] != top[j])
             kl = (p[i] * (log_p[i] - log_p[j])).sum(-1).mean()
             np.testing.assert_allclose(got.kl[i, j], kl, rtol=1e-4, atol=1e-6)
-    wanted = scores_of(np.log(p.mean(0)).astype(np.float32), labels, np.ones(n))
-    np.testing.assert_allclose(got.ensemble, wanted, rtol=1e-4, atol=1e-6)
+    wanted = metrics_of(np.log(p.mean(0)).astype(np.float32), labels, np.ones(n))
+    np.testing.assert_allclose(
+        values(got.ensemble), values(wanted), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_order_of_networks_is_the_order_of_rows(key):
@@ -86,7 +93,7 @@ def test_the_order_of_networks_is_the_order_of_rows(key):
     np.testing.assert_allclose(one.kl, two.kl[::-1, ::-1], rtol=1e-6)
     np.testing.assert_array_equal(one.disagreement, two.disagreement[::-1, ::-1])
     np.testing.assert_array_equal(one.disagreement, one.disagreement.T)
-    np.testing.assert_allclose(one.ensemble, two.ensemble, rtol=1e-6)
+    np.testing.assert_allclose(values(one.ensemble), values(two.ensemble), rtol=1e-6)
 
 
 def test_no_probability_is_no_nan():
@@ -101,7 +108,7 @@ def test_no_probability_is_no_nan():
 def test_a_network_that_broke_is_not_hidden():
     broken, other = np.full((2, 3), np.nan), np.log(np.full((2, 3), 1 / 3))
     got = compare(predict, [table(broken), table(other)], batches_of(np.array([0, 1])))
-    assert np.isnan(got.kl[0, 1]) and np.isnan(got.ensemble.nll)
+    assert np.isnan(got.kl[0, 1]) and np.isnan(got.ensemble["nll"])
     assert got.kl[1, 1] == 0
 
 

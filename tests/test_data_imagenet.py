@@ -15,7 +15,7 @@ from test_data import made_up, write_records
 from sup_tickets.data import DataNotPrepared, imagenet, resident
 from sup_tickets.data.imagenet import Evaluation, Stream, open_imagenet, share_of
 from sup_tickets.data.photos import centre_photo, random_box, random_photo
-from sup_tickets.data.resident import Placement
+from sup_tickets.data.resident import Shardings
 
 N, B, SIZE = 11, 4, 8
 
@@ -45,14 +45,14 @@ class Records:
 def place():
     options = {"devices": jax.devices()[:4], "axis_types": (AxisType.Auto,)}
     mesh = jax.make_mesh((4,), ("data",), **options)
-    return Placement(
+    return Shardings(
         NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     )
 
 
 def stream_of(place, **options):
     options = {"seed": 7, "batch_size": B, "size": SIZE} | options
-    return Stream(Records(), placement=place, **options)
+    return Stream(Records(), shardings=place, **options)
 
 
 def check_equal(batch, other):
@@ -137,7 +137,7 @@ def test_batches_are_on_the_devices(place):
     assert batch.images.shape == (B, SIZE, SIZE, 3)
     assert (batch.images.dtype, batch.labels.dtype) == (jnp.uint8, jnp.int32)
     for array in batch:
-        assert array.sharding.is_equivalent_to(place.by_example, array.ndim)
+        assert array.sharding.is_equivalent_to(place.batch, array.ndim)
 
 
 def test_a_batch_is_a_function_of_seed_and_step(place):
@@ -183,7 +183,7 @@ def test_processes_share_a_batch_out(place):
 
 
 def test_the_share_of_a_process(place):
-    assert share_of(place.by_example, 8) == (0, 1)
+    assert share_of(place.batch, 8) == (0, 1)
 
     class Some:
         def __init__(self, *rows):
@@ -204,7 +204,7 @@ def test_a_block_is_its_batches(place):
     block = stream.block(1, 3)
     assert block.images.shape == (3, B, SIZE, SIZE, 3)
     spec = PartitionSpec(None, "data")
-    expected = NamedSharding(place.everywhere.mesh, spec)
+    expected = NamedSharding(place.replicated.mesh, spec)
     assert block.images.sharding.is_equivalent_to(expected, 5)
     labels = jax.jit(
         lambda block: jax.lax.map(
@@ -231,7 +231,7 @@ def test_evaluation_has_every_example_once_and_whole_batches(place, workers):
     batches = Evaluation(
         Records(),
         batch_size=B,
-        placement=place,
+        shardings=place,
         size=SIZE,
         shorter_side=10,
         workers=workers,
@@ -266,7 +266,7 @@ def test_a_prepared_imagenet_is_streamed(tmp_path, place, monkeypatch):
         open_imagenet("train", data_dir=tmp_path)
     monkeypatch.setattr(imagenet, "EXAMPLES", {"train": N, "validation": 5})
     train = open_imagenet("train", data_dir=tmp_path)
-    options = {"seed": 0, "batch_size": B, "placement": place, "size": SIZE}
+    options = {"seed": 0, "batch_size": B, "shardings": place, "size": SIZE}
     alone, helped = (Stream(train, workers=workers, **options) for workers in (0, 1))
     labels = []
     for step in range(11):
@@ -277,5 +277,5 @@ def test_a_prepared_imagenet_is_streamed(tmp_path, place, monkeypatch):
     helped.close()
     alone.close()
     test = open_imagenet("validation", data_dir=tmp_path)
-    found = Evaluation(test, batch_size=B, placement=place, size=SIZE)
+    found = Evaluation(test, batch_size=B, shardings=place, size=SIZE)
     assert sum(float(batch.weights.sum()) for batch in found) == 5

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from sup_tickets.data import resident
-from sup_tickets.data.resident import Images, Placement, Rows
+from sup_tickets.data.resident import Images, Rows, Shardings
 
 N, B = 21, 8
 
@@ -15,7 +15,7 @@ N, B = 21, 8
 def placement_on(devices):
     options = {"devices": jax.devices()[:devices], "axis_types": (AxisType.Auto,)}
     mesh = jax.make_mesh((devices,), ("data",), **options)
-    return Placement(
+    return Shardings(
         NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     )
 
@@ -24,7 +24,7 @@ def source_on(place, key):
     images = np.arange(N * 4, dtype=np.uint8).reshape(N, 2, 2, 1)
     labels = np.arange(N, dtype=np.int32)
     return resident.training_batches(
-        images, labels, key=key, batch_size=B, placement=place
+        images, labels, key=key, batch_size=B, shardings=place
     )
 
 
@@ -45,9 +45,9 @@ def test_a_block_is_its_batches(key, devices):
     source = source_on(place, key)
     block = source.block(2, 5)  # over the end of an epoch, and the next
     assert block.rows.shape == (5, B)
-    expected = NamedSharding(place.everywhere.mesh, PartitionSpec(None, "data"))
+    expected = NamedSharding(place.replicated.mesh, PartitionSpec(None, "data"))
     assert block.rows.sharding.is_equivalent_to(expected, 2)
-    assert block.images.sharding.is_equivalent_to(place.everywhere, 4)
+    assert block.images.sharding.is_equivalent_to(place.replicated, 4)
 
     @jax.jit
     def labels_of(block: Rows):
@@ -65,7 +65,7 @@ def test_a_block_is_its_batches(key, devices):
 
 def test_a_single_device_needs_no_mesh(key):
     only = SingleDeviceSharding(jax.devices()[0])
-    source = source_on(Placement(only, only), key)
+    source = source_on(Shardings(only, only), key)
     np.testing.assert_array_equal(source.block(0, 2).rows[1], source(1).rows)
 
 
@@ -80,10 +80,10 @@ def test_what_other_processes_hold_is_put_by_pieces(monkeypatch):
     array = np.arange(16, dtype=np.int32).reshape(8, 2)
     monkeypatch.setattr(NamedSharding, "is_fully_addressable", False)
     monkeypatch.setattr(resident.jax, "device_put", None)
-    found = resident.to_devices(array, place.by_example)
+    found = resident.to_devices(array, place.batch)
     monkeypatch.undo()
     np.testing.assert_array_equal(found, array)
-    assert found.sharding == place.by_example
+    assert found.sharding == place.batch
 
 
 @pytest.mark.parametrize("n", [0, 1, 8, 21])
@@ -91,7 +91,7 @@ def test_evaluation_has_every_example_once(n):
     images = np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1)
     labels = np.arange(n, dtype=np.int32)
     batches = resident.evaluation_batches(
-        images, labels, batch_size=B, placement=placement_on(8)
+        images, labels, batch_size=B, shardings=placement_on(8)
     )
     assert len(batches) == -(-n // B)
     assert all(batch.images.shape == (B, 1, 1, 1) for batch in batches)

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from sup_tickets.data.resident import Weighted
 from sup_tickets.models import MLP
-from sup_tickets.training.evaluation import (
+from sup_tickets.training.classification import image_classification
+from sup_tickets.training.evaluation import RunningSum, evaluate, predict, reestimate
+from sup_tickets.training.libraries.linen import linen_network
+from sup_tickets.training.mesh import data_mesh, data_shardings
+from sup_tickets.training.predictions import (
     ECE_BINS,
-    RunningSum,
-    ScoreSums,
-    make_evaluate,
-    make_predict,
-    make_reestimate,
-    score_sums,
-    scores_from,
-    scores_of,
+    Predictions,
+    PredictionSums,
+    metrics_of,
+    prediction_metrics,
+    prediction_sums,
 )
-from sup_tickets.training.mesh import data_mesh, placement
 from sup_tickets.training.state import Network
 from tests.helpers import quick, traced
 
@@ -50,22 +50,30 @@ def reference(log_p, labels):
     return right.mean(), nll, ece, brier
 
 
+def values(metrics):
+    return list(metrics.values())
+
+
 def test_scores_by_hand():
     p = jnp.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4]])
-    scores = scores_of(jnp.log(p), jnp.array([0, 2, 2]), jnp.ones(3))
-    assert scores.examples == 3
-    np.testing.assert_allclose(scores.accuracy, 2 / 3)
-    np.testing.assert_allclose(scores.nll, -np.log([0.7, 0.4, 0.4]).mean(), rtol=1e-6)
+    metrics = metrics_of(jnp.log(p), jnp.array([0, 2, 2]), jnp.ones(3))
+    assert metrics["examples"] == 3
+    np.testing.assert_allclose(metrics["accuracy"], 2 / 3)
+    np.testing.assert_allclose(
+        metrics["nll"], -np.log([0.7, 0.4, 0.4]).mean(), rtol=1e-6
+    )
     # Each in a bin of its own: 0.7 right, 0.5 wrong, 0.4 right.
-    np.testing.assert_allclose(scores.ece, (0.3 + 0.5 + 0.6) / 3, rtol=1e-6)
+    np.testing.assert_allclose(metrics["ece"], (0.3 + 0.5 + 0.6) / 3, rtol=1e-6)
     brier = [0.09 + 0.04 + 0.01, 0.01 + 0.25 + 0.36, 0.09 + 0.09 + 0.36]
-    np.testing.assert_allclose(scores.brier, np.mean(brier), rtol=1e-6)
+    np.testing.assert_allclose(metrics["brier"], np.mean(brier), rtol=1e-6)
 
 
 def test_examples_of_one_bin_are_taken_together():
     p = jnp.array([[0.62, 0.38], [0.38, 0.62], [0.66, 0.34], [0.64, 0.36]])
-    scores = scores_of(jnp.log(p), jnp.array([0, 0, 1, 0]), jnp.ones(4))
-    np.testing.assert_allclose(scores.ece, (0.62 + 0.62 + 0.66 + 0.64) / 4 - 0.5, 1e-5)
+    metrics = metrics_of(jnp.log(p), jnp.array([0, 0, 1, 0]), jnp.ones(4))
+    np.testing.assert_allclose(
+        metrics["ece"], (0.62 + 0.62 + 0.66 + 0.64) / 4 - 0.5, 1e-5
+    )
 
 
 @pytest.mark.parametrize("k", range(1, ECE_BINS + 1))
@@ -75,15 +83,16 @@ def test_bins_are_closed_on_the_right(k):
         log_p = jnp.log(jnp.array([[edge, 1 - edge]], jnp.float32))
         # The logarithm may round either way; only a probability above the edge moves.
         beyond = int(float(jnp.exp(log_p).max()) > edge)
-        counts = score_sums(log_p, jnp.array([0]), jnp.ones(1)).counts
+        predictions = Predictions(log_p, jnp.array([0]), jnp.ones(1))
+        counts = prediction_sums(predictions).counts
         assert int(jnp.argmax(counts)) == k - 1 + beyond
 
 
 def test_certain_predictions():
     log_p = jnp.array([[0.0, -jnp.inf], [0.0, -jnp.inf]])
-    scores = scores_of(log_p, jnp.array([0, 1]), jnp.ones(2))
-    assert (scores.accuracy, scores.ece, scores.brier) == (0.5, 0.5, 1.0)
-    assert scores.nll == np.inf
+    metrics = metrics_of(log_p, jnp.array([0, 1]), jnp.ones(2))
+    assert (metrics["accuracy"], metrics["ece"], metrics["brier"]) == (0.5, 0.5, 1.0)
+    assert metrics["nll"] == np.inf
 
 
 @quick
@@ -99,17 +108,19 @@ def test_scores_agree_with_numpy(n, padding, classes, scale, seed):
     log_p = log_softmax(scale * rng.standard_normal((n, classes))).astype(np.float32)
     labels = rng.integers(0, classes, n).astype(np.int32)
     padded = np.pad(log_p, [(0, padding), (0, 0)], constant_values=np.nan)
-    scores = scores_of(
+    metrics = metrics_of(
         padded, np.pad(labels, (0, padding)), np.pad(np.ones(n), (0, padding))
     )
-    assert scores.examples == n
-    np.testing.assert_allclose(scores[:4], reference(log_p, labels), 2e-5, 1e-6)
+    assert metrics["examples"] == n
+    np.testing.assert_allclose(
+        values(metrics)[:4], reference(log_p, labels), 2e-5, 1e-6
+    )
 
 
 def test_a_nan_of_an_example_that_counts_is_not_hidden():
     log_p = jnp.array([[jnp.nan, jnp.nan], [0.0, -jnp.inf]])
-    scores = scores_of(log_p, jnp.array([0, 0]), jnp.ones(2))
-    assert np.isnan([scores.nll, scores.ece, scores.brier]).all()
+    metrics = metrics_of(log_p, jnp.array([0, 0]), jnp.ones(2))
+    assert np.isnan([metrics["nll"], metrics["ece"], metrics["brier"]]).all()
 
 
 def test_the_running_sum_does_not_lose_small_parts():
@@ -133,9 +144,9 @@ def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="at least 1 batch, got none"):
         RunningSum().result()
     zero = jnp.zeros(ECE_BINS, jnp.int32)
-    none = ScoreSums(zero, zero, zero, jnp.float32(0), jnp.float32(0))
+    none = PredictionSums(zero, zero, zero, jnp.float32(0), jnp.float32(0))
     with pytest.raises(ValueError, match="at least 1 example"):
-        scores_from(jax.device_get(none))
+        prediction_metrics(jax.device_get(none))
 
 
 # --- Networks -------------------------------------------------------------------------
@@ -147,6 +158,11 @@ def network(batch_norm=True):
     variables = model.init(jax.random.key(0), jnp.zeros((1, 3, 3, 1)), train=False)
     masks = jax.tree.map(lambda _: None, variables["params"])
     return model, Network(variables["params"], variables.get("batch_stats", {}), masks)
+
+
+def task_of(model, prepare=lambda batch, key: batch, **options):
+    network = linen_network(model, jnp.zeros((1, 3, 3, 1)))
+    return image_classification(network, prepare=prepare, **options)
 
 
 def batches(count=3, size=8):
@@ -162,40 +178,43 @@ def batches(count=3, size=8):
 
 def test_evaluating_a_network_is_scoring_its_predictions():
     model, net = network()
-    predict = make_predict(model, lambda images: images)
-    log_p = np.concatenate([predict(net, batch) for batch in batches()])
+    task = task_of(model)
+    log_p = np.concatenate([predict(task, net, batch).log_p for batch in batches()])
     assert log_p.dtype == np.float32
     np.testing.assert_allclose(np.exp(log_p[:-2]).sum(1), 1, rtol=1e-6)
     labels, weights = (
         np.concatenate([getattr(b, name) for b in batches()])
         for name in ("labels", "weights")
     )
-    wanted = scores_of(log_p, labels, weights)
-    got = make_evaluate(model, lambda images: images)(net, batches())
-    assert (got.accuracy, got.examples) == (wanted.accuracy, 22)
-    np.testing.assert_allclose(got[1:4], wanted[1:4], rtol=1e-6)
+    wanted = metrics_of(log_p, labels, weights)
+    got = evaluate(task, net, batches())
+    assert (got["accuracy"], got["examples"]) == (wanted["accuracy"], 22)
+    np.testing.assert_allclose(values(got)[1:4], values(wanted)[1:4], rtol=1e-6)
 
 
 def test_the_model_is_compiled_once():
     model, net = network()
     normalise, traces = traced(lambda images: images)
-    evaluate = make_evaluate(model, normalise)
-    evaluate(net, batches())
-    evaluate(net, batches(5))
+    task = task_of(model, normalize=normalise)
+    evaluate(task, net, batches())
+    evaluate(task, net, batches(5))
     assert len(traces) == 1
 
 
 def test_a_split_over_devices_gives_the_same_scores():
     model, net = network()
     normalise, traces = traced(lambda images: images)
-    evaluate = make_evaluate(model, normalise)
-    place = placement(data_mesh(), batch_size=8)
-    over = [jax.device_put(batch, place.by_example) for batch in batches()]
-    got = evaluate(jax.device_put(net, place.everywhere), over)
+    task = task_of(model, normalize=normalise)
+    place = data_shardings(data_mesh(), batch_size=8)
+    over = [jax.device_put(batch, place.batch) for batch in batches()]
+    got = evaluate(task, jax.device_put(net, place.replicated), over)
     assert len(traces) == 1
-    wanted = evaluate(net, batches())
-    assert (got.accuracy, got.examples) == (wanted.accuracy, wanted.examples)
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    wanted = evaluate(task, net, batches())
+    assert (got["accuracy"], got["examples"]) == (
+        wanted["accuracy"],
+        wanted["examples"],
+    )
+    np.testing.assert_allclose(values(got), values(wanted), rtol=1e-5)
 
 
 def test_half_precision_scores_are_widened():
@@ -203,10 +222,10 @@ def test_half_precision_scores_are_widened():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), net.params)
     model = MLP(classes=5, features=(7,))
     net = Network(half, {}, net.masks)
-    predict = make_predict(model, lambda images: images.astype(jnp.bfloat16))
+    task = task_of(model, normalize=lambda images: images.astype(jnp.bfloat16))
     half.pop("bn1")
     half["dense1"]["bias"] = jnp.zeros(7, jnp.bfloat16)
-    assert predict(net, next(batches())).dtype == jnp.float32
+    assert predict(task, net, next(batches())).log_p.dtype == jnp.float32
 
 
 class Plain(nn.Module):
@@ -220,17 +239,17 @@ class Plain(nn.Module):
 def test_reestimating_needs_no_batch_norm():
     params = Plain().init(jax.random.key(0), jnp.zeros((1, 9)), train=False)["params"]
     net = Network(params, {}, jax.tree.map(lambda _: None, params))
-    reestimate = make_reestimate(Plain(), lambda batch, key: (batch, batch))
-    assert reestimate(net, [jnp.ones((2, 9))], jax.random.key(0)) is net
+    task = task_of(Plain(), prepare=lambda batch, key: (batch, batch))
+    assert reestimate(task, net, [jnp.ones((2, 9))], jax.random.key(0)) is net
 
 
 def test_reestimated_statistics_are_those_of_the_batch():
     model, net = network()
-    reestimate = make_reestimate(model, lambda batch, key: (batch, batch))
+    task = task_of(model, prepare=lambda batch, key: (batch, batch))
     inputs = next(batches(2)).images
-    new = reestimate(net, [inputs], jax.random.key(0))
+    new = reestimate(task, net, [inputs], jax.random.key(0))
     hidden = inputs.reshape(8, 9) @ np.asarray(net.params["dense1"]["kernel"])
-    statistics = new.batch_stats["bn1"]
+    statistics = new.model_state["bn1"]
     np.testing.assert_allclose(statistics["mean"], hidden.mean(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(statistics["var"], hidden.var(0), rtol=1e-4)
+    np.testing.assert_allclose(statistics["var"], hidden.var(0, ddof=1), rtol=1e-4)
     assert new.params is net.params

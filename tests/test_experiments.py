@@ -216,15 +216,15 @@ def test_a_run_that_diverges_keeps_what_it_had(tmp_path):
 
 def signalled(monkeypatch, number, at):
     """Sends this process a signal once ``at`` steps are done."""
-    original = Progress.losses
+    original = Progress.reported
 
-    def losses(self, phase, steps, values):
+    def reported(self, phase, steps, values):
         original(self, phase, steps, values)
         if steps[-1] + 1 >= at and not getattr(Progress, "sent", False):
             monkeypatch.setattr(Progress, "sent", True, raising=False)
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Progress, "losses", losses)
+    monkeypatch.setattr(Progress, "reported", reported)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from sup_tickets.training.flops import (
     dense_flops,
     flops_of,
     forward_flops,
-    kernel_uses,
     measured_flops,
     rigl_step_flops,
     training_flops,
     weight_step_flops,
 )
+from sup_tickets.training.libraries.linen import kernel_uses
 from sup_tickets.trees import named_leaves
 from tests.helpers import quick
 

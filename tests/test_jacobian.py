@@ -90,7 +90,7 @@ def run(tmp_path, monkeypatch):
     first = network(np.eye(4))
     train = SimpleNamespace(
         params=first.params,
-        batch_stats=first.batch_stats,
+        model_state=first.model_state,
         method=SimpleNamespace(masks=first.masks),
     )
     closed = []

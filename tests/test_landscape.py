@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.landscape import barrier_of, blend, loss_path, loss_plane
 from sup_tickets.training.state import Network
 from tests.helpers import assert_same, quick
@@ -26,7 +25,7 @@ def place(network):
 def bowl(network):
     """A loss around the point (1, 0, ...), and an accuracy that falls with it."""
     loss = float(np.sum((place(network) - np.eye(4)[0]) ** 2))
-    return Scores(1 / (1 + loss), loss, 0.0, 0.0, 1)
+    return {"accuracy": 1 / (1 + loss), "nll": loss}
 
 
 # --- Blending -------------------------------------------------------------------------
@@ -37,7 +36,7 @@ def test_blending_by_hand():
     b = point(5, 6, 7, 8, stats=3.0, mask=[False, False])
     mixed = blend([a, b], [0.25, 0.75])
     np.testing.assert_allclose(place(mixed), [4, 5, 6, 7])
-    assert float(mixed.batch_stats["bn"]["var"][0]) == 2.5
+    assert float(mixed.model_state["bn"]["var"][0]) == 2.5
     assert mixed.masks["a"].tolist() == [True, False]
     assert mixed.masks["b"] is None
 
@@ -50,8 +49,8 @@ def test_the_end_of_a_line_is_the_network_itself():
 
 def test_variances_stay_positive_and_means_do_not():
     mixed = blend([point(0, 0, 0, 0, stats=1.0), point(0, 0, 0, 0, stats=5.0)], [2, -1])
-    assert float(mixed.batch_stats["bn"]["mean"][0]) == -3
-    assert float(mixed.batch_stats["bn"]["var"][0]) == 0
+    assert float(mixed.model_state["bn"]["mean"][0]) == -3
+    assert float(mixed.model_state["bn"]["var"][0]) == 0
 
 
 def test_blending_keeps_the_dtype():
@@ -83,7 +82,7 @@ def test_a_path_through_a_bowl():
 
 def test_a_hill_is_a_barrier():
     def hill(network):
-        return Scores(0.0, float(-abs(network.params["a"][0] - 1)), 0.0, 0.0, 1)
+        return {"nll": float(-abs(network.params["a"][0] - 1))}
 
     path = loss_path(hill, point(0, 0, 0, 0), point(4, 0, 0, 0), points=9)
     # From -1 to -3; the top, at a quarter of the way, is 0 where the line is -1.5.

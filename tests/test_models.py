@@ -12,8 +12,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sup_tickets.models import MODELS, make_model, model_options
-from sup_tickets.models.ghosts import GhostSkips, with_ghosts, without_ghosts
+from sup_tickets.models.ghosts import GhostSkips, without_ghosts
 from sup_tickets.models.layers import BatchNorm, Layers, bias_init, gelu, halve
+from sup_tickets.training.state import completed
 from sup_tickets.trees import sparse_leaves
 
 # Each model, small enough to run: options, and the shape of a batch of images.
@@ -411,7 +412,7 @@ def test_ghost_skips_are_layers_beside_others_and_leave_no_trace(
     assert ghosts == set(names) if project else ghosts <= set(names)
     # The others are as they were, and so are they all once the ghosts are gone.
     jax.tree.map(np.testing.assert_array_equal, without_ghosts(both), dict(variables))
-    again = with_ghosts(variables["params"], both["params"])
+    again = completed(variables["params"], both["params"])
     jax.tree.map(np.testing.assert_array_equal, again, both["params"])
     chosen = paths(sparse_leaves(both["params"]))
     assert not any(sparse for path, sparse in chosen.items() if "_ghost" in path)

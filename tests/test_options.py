@@ -196,7 +196,7 @@ class Spies:
         return {}
 
     def _loaded(self, path):
-        return SimpleNamespace(params={}, batch_stats={}, masks={})
+        return SimpleNamespace(params={}, model_state={}, masks={})
 
     def of(self, function, *args, **kwargs):
         self.calls = []

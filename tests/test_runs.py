@@ -249,7 +249,8 @@ def test_the_lines_do_not_depend_on_stops_and_fetches(
                 lines.event({"event": "update", "step": event})
             after = step + 1
             if after in stops or after in fetched or after in ends:
-                lines.losses("phase", range(done, after), losses[done:after])
+                report = {"loss": losses[done:after]}
+                lines.reports("phase", range(done, after), report)
                 done = after
             if after in ends:
                 lines.flush()
@@ -270,7 +271,7 @@ def test_a_mean_is_over_its_steps_and_events_come_first():
     lines = Lines(written.append, 2, 0, {})
     lines.event({"event": "start", "step": 0})
     lines.event({"event": "update", "step": 1})
-    lines.losses("a", [0, 1, 2], np.array([1, 2, 5], np.float32))
+    lines.reports("a", [0, 1, 2], {"loss": np.array([1, 2, 5], np.float32)})
     lines.flush()
     lines.flush()
     assert [(e["event"], e["step"], e.get("loss")) for e in written] == [

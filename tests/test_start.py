@@ -342,7 +342,7 @@ def test_ghosts_are_gone_after_their_last_epoch(tmp_path):
     for name in ("networks/epoch-0", "networks/epoch-1", "final/network"):
         network = load_sparse(tmp_path / f"{name}.safetensors")
         assert {name for name, _ in named_leaves(network.params)} == plain
-        assert not jax.tree.leaves(network.batch_stats)
+        assert not jax.tree.leaves(network.model_state)
     kept = load_sparse(tmp_path / "networks" / "epoch-6.safetensors")
     same(kept.params, load_sparse(tmp_path / "final" / "network.safetensors").params)
     assert (
@@ -361,15 +361,14 @@ def test_without_ghosts_the_network_is_the_relu_network_bit_for_bit():
     """From the same state, the steps after the ghosts are those of a plain run."""
     haunted = build(config_of(**STATIC, **GHOSTS), devices=one())
     plain = build(config_of(**STATIC), devices=one())
-    job = haunted.job(None, None)
-    assert job.ghosts is not None
+    first, last = haunted.experiment.stages
     state = haunted.init().train
     for step in range(15):
-        state, _ = job.ghosts.steps.train(state, haunted.inputs.batches(step))
-    state = job.ghosts.remove(state)
+        state, _ = first.steps.train(state, haunted.inputs.batches(step))
+    state = first.then(state)
     copy = jax.tree.map(lambda x: x.copy(), state)
     for step in range(15, 18):
-        state, a = job.steps.train(state, haunted.inputs.batches(step))
+        state, a = last.steps.train(state, haunted.inputs.batches(step))
         copy, b = plain.steps.train(copy, plain.inputs.batches(step))
         same(a, b)
     same(state, copy)
@@ -416,7 +415,7 @@ def test_every_option_of_tost_is_reached(changes):
     def after_steps(**changes):
         base = {**STATIC, **ALL, "train.epochs": 5, "tost.rescale_steps": 30}
         built = build(config_of(**{**base, **changes}), devices=one())
-        steps = built.job(None, None).ghosts.steps
+        steps = built.experiment.stages[0].steps
         state = built.init().train
         for step in range(3):
             state, _ = steps.train(state, built.inputs.batches(step))

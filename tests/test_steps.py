@@ -9,37 +9,32 @@ import pytest
 from sup_tickets.masks import layer_table
 from sup_tickets.models import ConvNet, make_model
 from sup_tickets.slots import reset_slots
-from sup_tickets.training import steps as steps_module
-from sup_tickets.training.loop import train
-from sup_tickets.training.losses import smoothed_cross_entropy
-from sup_tickets.training.steps import direction, make_steps
+from sup_tickets.training.gradients import unrolled
+from sup_tickets.training.loop import _Advance
+from sup_tickets.training.losses import cross_entropy, smoothed_cross_entropy
+from sup_tickets.training.optimizers import make_optimizer
+from sup_tickets.training.steps import Spec, compile_steps
 from tests.helpers import assert_same
 from tests.test_training import (
     RATE,
     Recorder,
     assert_dead_are_zero,
     batches_of,
-    job_of,
+    experiment_of,
     method_of,
     model_of,
     place_of,
     prepare,
-    start_of,
+    run,
     steps_of,
+    task_of,
 )
 
 
-def with_options(name="rigl", *, model=None, tx=None, devices=1, **options):
-    return make_steps(
-        model or model_of(),
-        method_of(name),
-        tx or direction("sgd", weight_decay=5e-4),
-        learning_rate=RATE,
-        prepare=prepare,
-        example=jnp.zeros((1, 4, 4, 1)),
-        placement=place_of(devices),
-        **options,
-    )
+def with_options(name="rigl", *, model=None, devices=1, loss=cross_entropy, **options):
+    tx = make_optimizer("sgd", weight_decay=5e-4)
+    spec = Spec(task_of(model, loss=loss), method_of(name), tx, RATE, **options)
+    return compile_steps(spec, place_of(devices).replicated)
 
 
 def close(a, b, atol=1e-5):
@@ -55,11 +50,11 @@ def test_a_block_is_its_steps():
     one = steps.init(jax.random.key(0))
     losses = []
     for step in range(4):
-        one, loss = steps.train(one, batches(step))
-        losses.append(loss)
+        one, report = steps.train(one, batches(step))
+        losses.append(report["loss"])
     block, found = steps.block(steps.init(jax.random.key(0)), batches.block(0, 4))
-    assert int(block.step) == 4 and found.shape == (4,)
-    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    assert int(block.step) == 4 and found["loss"].shape == (4,)
+    np.testing.assert_allclose(found["loss"], losses, rtol=1e-5)
     close(block.params, one.params)
     assert_same(jax.tree.leaves(block.method.masks), jax.tree.leaves(one.method.masks))
     assert_dead_are_zero(block)
@@ -67,8 +62,7 @@ def test_a_block_is_its_steps():
 
 def test_a_run_in_blocks_meets_every_event():
     batches = batches_of()
-    job = job_of("rigl", validate_every_steps=7, listener=Recorder())
-    plain = train(job, start_of(job))
+    plain, told = run(experiment_of("rigl", validate_every_steps=7))
     sizes = []
     steps = with_options(block_steps=3, block_at=batches.at)
 
@@ -76,15 +70,15 @@ def test_a_run_in_blocks_meets_every_event():
         sizes.append(int(state.step))
         return steps.block(state, block)
 
-    ours = job._replace(
-        steps=steps._replace(block=counted), block_steps=3, listener=Recorder()
+    ours = experiment_of(
+        "rigl", steps=steps._replace(block=counted), validate_every_steps=7
     )
-    outcome = train(ours, start_of(ours))
+    outcome, recorder = run(ours)
     # Updates at 4 and 8, the ends of phases at 12, 16 and 20, looks at 7 and 14.
     assert sizes == [0, 9]
-    assert ours.listener.events == job.listener.events
-    assert [s for s, _ in ours.listener.scores] == [s for s, _ in job.listener.scores]
-    assert sorted(ours.listener.loss) == list(range(20))
+    assert recorder.events == told.events
+    assert [s for s, _ in recorder.metrics] == [s for s, _ in told.metrics]
+    assert sorted(recorder.loss) == list(range(20))
     close(outcome.network.params, plain.network.params, atol=1e-4)
     assert (
         layer_table(outcome.superposed.masks)[-1]
@@ -93,13 +87,11 @@ def test_a_run_in_blocks_meets_every_event():
 
 
 def test_blocks_are_the_same_from_any_start():
-    advance = __import__("sup_tickets.training.loop", fromlist=["_Advance"])._Advance
-    fits = advance(job_of("rigl", block_steps=2))._fits
-    assert [s for s in range(20) if fits(s)] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
-    fits = advance(job_of("rigl", block_steps=5))._fits
-    assert [s for s in range(20) if fits(s)] == []
-    fits = advance(job_of("static", block_steps=5))._fits
-    assert [s for s in range(20) if fits(s)] == [0, 5]
+    fits = _Advance(experiment_of("rigl"), Recorder())._fits
+    assert [s for s in range(20) if fits(s, 2)] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+    assert [s for s in range(20) if fits(s, 5)] == []
+    fits = _Advance(experiment_of("static"), Recorder())._fits
+    assert [s for s in range(20) if fits(s, 5)] == [0, 5]
 
 
 def test_a_block_needs_to_know_its_batches():
@@ -111,8 +103,8 @@ def test_a_block_needs_to_know_its_batches():
 
 def test_loops_of_convolutions_are_unrolled_on_a_cpu():
     convolution, matrix = {"k": jnp.zeros((3, 3, 1, 1))}, {"k": jnp.zeros((3, 3))}
-    assert steps_module._unroll(7, convolution) == 7
-    assert steps_module._unroll(7, matrix) == 1
+    assert unrolled(7, convolution) == 7
+    assert unrolled(7, matrix) == 1
     batches = batches_of()
     steps = with_options(
         model=ConvNet(features=(4, 4)), block_steps=2, block_at=batches.at
@@ -135,7 +127,7 @@ def test_accumulated_parts_are_the_whole_batch(devices):
     batches = batches_of(devices)
     a, loss = whole.train(whole.init(jax.random.key(0)), batches(0))
     b, other = parts.train(parts.init(jax.random.key(0)), batches(0))
-    np.testing.assert_allclose(loss, other, rtol=1e-5)
+    np.testing.assert_allclose(loss["loss"], other["loss"], rtol=1e-5)
     close(a.params, b.params)
     grown = [s.topology(state, batches(1))[0] for s, state in ((whole, a), (parts, b))]
     assert_same(grown[0].method.masks, grown[1].method.masks)
@@ -152,7 +144,7 @@ def test_batch_norm_sees_each_part():
     mean = 0.0
     for part in (hidden[0::2], hidden[1::2]):
         mean = 0.9 * mean + 0.1 * part.mean(0)
-    np.testing.assert_allclose(state.batch_stats["bn1"]["mean"], mean, atol=1e-6)
+    np.testing.assert_allclose(state.model_state["bn1"]["mean"], mean, atol=1e-6)
 
 
 def test_accumulation_must_divide_the_batch():
@@ -171,20 +163,20 @@ def test_the_loss_told_is_plain_and_the_gradient_is_not():
     batch = batches_of()(0)
     a, loss = plain.train(plain.init(jax.random.key(0)), batch)
     b, other = soft.train(soft.init(jax.random.key(0)), batch)
-    np.testing.assert_allclose(loss, other, rtol=1e-6)
+    np.testing.assert_allclose(loss["loss"], other["loss"], rtol=1e-6)
     kernels = [np.asarray(s.params["classifier"]["kernel"]) for s in (a, b)]
     assert (kernels[0] != kernels[1]).any()
 
 
 def test_the_gradient_is_clipped_before_the_decay():
-    tx = direction("sgd", weight_decay=0.5, momentum=0.0, clip_norm=1.0)
+    tx = make_optimizer("sgd", weight_decay=0.5, momentum=0.0, clip_norm=1.0)
     params, gradient = {"w": jnp.array([2.0, 0.0])}, {"w": jnp.array([3.0, 4.0])}
     updates, _ = tx.update(gradient, tx.init(params), params)
     np.testing.assert_allclose(updates["w"], [0.6 + 1.0, 0.8], rtol=1e-6)
 
 
 def test_decay_spares_what_it_is_told_to():
-    tx = direction(
+    tx = make_optimizer(
         "sgd",
         weight_decay=0.5,
         decay=lambda p: {name: name != "bn" for name in p},
@@ -202,21 +194,21 @@ def test_decay_spares_what_it_is_told_to():
 
 def test_nesterov_looks_ahead():
     params, gradient = {"w": jnp.ones(1)}, {"w": jnp.ones(1)}
-    tx = direction("sgd", nesterov=True)
+    tx = make_optimizer("sgd", nesterov=True)
     updates, _ = tx.update(gradient, tx.init(params), params)
     np.testing.assert_allclose(updates["w"], [1.9], rtol=1e-6)
 
 
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="must be 'sgd' or 'adamw', got 'lion'"):
-        direction("lion")
+        make_optimizer("lion")
 
 
 def test_bfloat16_computes_and_keeps_float32():
     steps = with_options(model=model_of().clone(dtype=jnp.bfloat16))
-    state, loss = steps.train(steps.init(jax.random.key(0)), batches_of()(0))
+    state, report = steps.train(steps.init(jax.random.key(0)), batches_of()(0))
     state, turnover = steps.topology(state, batches_of()(1))
-    assert loss.dtype == jnp.float32 and jnp.isfinite(turnover.loss)
+    assert report["loss"].dtype == jnp.float32 and jnp.isfinite(turnover.loss)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {
         jnp.dtype("float32")
     }

@@ -12,7 +12,6 @@ from experiments.evaluate import main as evaluate_main
 from experiments.export import export, size_table
 from experiments.export import main as export_main
 from experiments.runs.networks import chosen_files, network_files
-from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.network_files import (
     load_dense,
     load_sparse,
@@ -70,7 +69,8 @@ def fake_build(monkeypatch):
 
     def score(net, split):
         first = float(net.params["dense"]["kernel"][0, 0])
-        return Scores(first / {"test": 10, "validation": 20}[split], 0.25, 0.1, 0.2, 7)
+        accuracy = first / {"test": 10, "validation": 20}[split]
+        return dict(accuracy=accuracy, nll=0.25, ece=0.1, brier=0.2, examples=7)
 
     def build(config, *, devices=None):
         assert config.seed == 0
@@ -78,7 +78,7 @@ def fake_build(monkeypatch):
         return SimpleNamespace(
             like=lambda step: SimpleNamespace(train=SimpleNamespace(params=shapes)),
             plan=SimpleNamespace(total_steps=0),
-            placement=SimpleNamespace(everywhere=None),
+            shardings=SimpleNamespace(replicated=None),
             score=score,
             inputs=SimpleNamespace(close=lambda: closed.append(1)),
         )

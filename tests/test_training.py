@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -15,13 +16,17 @@ from sup_tickets.models import MLP, ConvNet, make_model
 from sup_tickets.schedules import cheap_ticket_schedule, step_lr
 from sup_tickets.superposition import superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
-from sup_tickets.training.evaluation import make_evaluate, make_reestimate
-from sup_tickets.training.loop import Job, TrainingDiverged, train
+from sup_tickets.training.classification import image_classification
+from sup_tickets.training.evaluation import evaluate, reestimate
+from sup_tickets.training.experiment import Experiment, Stage
+from sup_tickets.training.libraries.linen import linen_network
+from sup_tickets.training.loop import TrainingDiverged, train
 from sup_tickets.training.losses import cross_entropy, smoothed_cross_entropy
-from sup_tickets.training.mesh import data_mesh, placement
+from sup_tickets.training.mesh import data_mesh, data_shardings
+from sup_tickets.training.optimizers import make_optimizer
 from sup_tickets.training.plan import describe, make_plan, ticket_plan
 from sup_tickets.training.state import Network, RunState
-from sup_tickets.training.steps import direction, make_steps
+from sup_tickets.training.steps import Spec, compile_steps
 from sup_tickets.transforms import keep_sparse, masks_of, sparse_training
 from sup_tickets.trees import named_leaves
 
@@ -45,14 +50,14 @@ class Recorder:
     """Listens, and keeps host copies."""
 
     def __init__(self):
-        self.loss, self.events, self.networks, self.scores = {}, [], {}, []
+        self.loss, self.events, self.networks, self.metrics = {}, [], {}, []
         self.turnovers = []
 
-    def losses(self, phase, steps, losses):
-        self.loss |= dict(zip(steps, losses.tolist(), strict=True))
+    def reported(self, phase, steps, report):
+        self.loss |= dict(zip(steps, report["loss"].tolist(), strict=True))
 
-    def validated(self, phase, step, scores, net):
-        self.scores.append((step, scores))
+    def validated(self, phase, step, metrics, network):
+        self.metrics.append((step, metrics))
 
     def changed(self, kind, step, network, turnover):
         self.events.append((kind, step))
@@ -82,60 +87,63 @@ def method_of(name):
     return make_method(name, sparsity=SPARSITY, **fixed)
 
 
+def task_of(model=None, **options):
+    network = linen_network(model or model_of(), jnp.zeros((1, 4, 4, 1)))
+    return image_classification(network, **{"prepare": prepare, **options})
+
+
+TASK = task_of()
+
+
 @functools.cache
 def steps_of(name, devices=1, optimizer="sgd"):
-    return make_steps(
-        model_of(),
-        method_of(name),
-        direction(optimizer, weight_decay=5e-4),
-        learning_rate=RATE,
-        prepare=prepare,
-        example=jnp.zeros((1, 4, 4, 1)),
-        placement=place_of(devices),
-    )
+    tx = make_optimizer(optimizer, weight_decay=5e-4)
+    spec = Spec(TASK, method_of(name), tx, RATE)
+    return compile_steps(spec, place_of(devices).replicated)
 
 
 def place_of(devices=1):
-    return placement(data_mesh(jax.devices()[:devices]), batch_size=BATCH)
+    return data_shardings(data_mesh(jax.devices()[:devices]), batch_size=BATCH)
 
 
 def batches_of(devices=1, seed=0):
     return resident.training_batches(
-        *data(), key=jax.random.key(seed), batch_size=BATCH, placement=place_of(devices)
+        *data(), key=jax.random.key(seed), batch_size=BATCH, shardings=place_of(devices)
     )
 
 
-EVALUATE = make_evaluate(model_of(), lambda images: images)
-
-
-def job_of(name, devices=1, **changes):
+def experiment_of(name, devices=1, *, steps=None, **changes):
     batches = resident.evaluation_batches(
-        *data(), batch_size=BATCH, placement=place_of(devices)
+        *data(), batch_size=BATCH, shardings=place_of(devices)
     )
-    method = method_of(name)
-    job = Job(
-        plan=make_plan(method, TICKETS, epoch_steps=3),
-        steps=steps_of(name, devices),
-        batches=batches_of(devices),
-        validate=lambda network: EVALUATE(network, batches),
-        listener=Recorder(),
-        consumes_step=method.consumes_step,
-        explore_fraction=0.5,
-        superposition=OURS,
+    return Experiment(
+        plan=make_plan(method_of(name), TICKETS, epoch_steps=3),
+        stages=(Stage(TICKETS.total_steps, steps or steps_of(name, devices)),),
+        **{
+            "batches": batches_of(devices),
+            "validation": lambda: batches,
+            "explore_fraction": 0.5,
+            "superposition": OURS,
+            **changes,
+        },
     )
-    return job._replace(**changes)
 
 
-def start_of(job, seed=0):
-    return RunState(job.steps.init(jax.random.key(seed)))
+def start_of(experiment, seed=0):
+    return experiment.init(jax.random.key(seed))
+
+
+def run(experiment, seed=0, recorder=None):
+    """The outcome of a whole run, and what it told."""
+    recorder = recorder or Recorder()
+    return train(experiment, start_of(experiment, seed), recorder), recorder
 
 
 @functools.cache
 def finished(name, devices=1, seed=0):
     """A whole run, as host arrays."""
-    job = job_of(name, devices)
-    outcome = train(job, start_of(job, seed))
-    return jax.device_get(outcome), job.listener
+    outcome, recorder = run(experiment_of(name, devices), seed)
+    return jax.device_get(outcome), recorder
 
 
 @pytest.fixture
@@ -202,9 +210,9 @@ def test_every_step_leaves_dead_weights_and_moments_at_zero(name, optimizer):
                 jax.tree.leaves(old), jax.tree.leaves(state.method.masks), strict=True
             )
         )
-        state, loss = steps.train(state, batch(t))
+        state, report = steps.train(state, batch(t))
         assert_dead_are_zero(state)
-        assert np.isfinite(loss)
+        assert np.isfinite(report["loss"])
         now = counts(state.method.masks)
         assert now[-1] == before[-1]  # SNFS moves weights between layers
         assert name == "snfs" or now == before
@@ -223,7 +231,7 @@ def test_the_update_of_rigl_consumes_a_step():
     assert int(state.step) == 2  # the learning rate goes on with it ...
     adam = optax.tree.get(state.opt_state, "count")
     assert int(adam) == int(optax.tree.get(before.opt_state, "count")) == 1
-    assert_same_bits(state.batch_stats, before.batch_stats)
+    assert_same_bits(state.model_state, before.model_state)
     old, new = before.params["dense1"]["kernel"], state.params["dense1"]["kernel"]
     kept = (
         before.method.masks["dense1"]["kernel"] & state.method.masks["dense1"]["kernel"]
@@ -238,12 +246,16 @@ def test_the_update_of_set_leaves_the_step():
     assert int(state.step) == 0
 
 
-def test_rigl_trains_as_the_optax_wrapper_does():
-    key, batch, steps = jax.random.key(3), batches_of(), steps_of("rigl")
+@pytest.mark.usefixtures("loose")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_rigl_trains_as_the_optax_wrapper_does(optimizer):
+    """The step that an update replaces is one of time, and none of the optimizer."""
+    key, batch, steps = jax.random.key(3), batches_of(), steps_of("rigl", 1, optimizer)
     init_key, method_key, step_key = jax.random.split(key, 3)
     params = model_of().init(init_key, jnp.zeros((1, 4, 4, 1)), train=False)["params"]
     tx = optax.chain(
-        direction("sgd", weight_decay=5e-4), optax.scale_by_learning_rate(RATE)
+        make_optimizer(optimizer, weight_decay=5e-4),
+        optax.scale_by_learning_rate(RATE),
     )
     wrapped = sparse_training(tx, method_of("rigl"), key=method_key)
     wrapper_state = wrapped.init(params)
@@ -252,10 +264,10 @@ def test_rigl_trains_as_the_optax_wrapper_does():
     def loss(params, rows, step):
         images, labels = prepare(rows, jax.random.fold_in(step_key, step))
         # The running statistics do not matter to a training step.
-        scores, _ = model_of().apply(
+        logits, _ = model_of().apply(
             {"params": params}, images, train=True, mutable=["batch_stats"]
         )
-        return cross_entropy(scores, labels).mean()
+        return cross_entropy(logits, labels).mean()
 
     @jax.jit
     def wrapped_step(params, wrapper_state, rows, step):
@@ -327,19 +339,15 @@ def test_the_budget_in_steps():
 
 
 def test_one_exploration_a_cycle_and_frozen_masks_within_it():
-    job = job_of("rigl")
-    seen = []
+    steps, seen = steps_of("rigl"), []
 
     def watched(state, batch):
-        state, loss = job.steps.train(state, batch)
+        state, report = steps.train(state, batch)
         seen.append(jax.device_get((state.step, state.method.masks)))
-        return state, loss
+        return state, report
 
-    train(
-        job._replace(steps=job.steps._replace(train=watched)),
-        start_of(job),
-    )
-    assert job.listener.events == [
+    _, recorder = run(experiment_of("rigl", steps=steps._replace(train=watched)))
+    assert recorder.events == [
         ("update", 4),
         ("update", 8),
         ("explore", 12),
@@ -356,13 +364,12 @@ def test_one_exploration_a_cycle_and_frozen_masks_within_it():
         )
     ]
     assert changed_at == [5, 9, 12, 16]  # RigL's updates consume steps 4 and 8
-    assert sorted(job.listener.loss) == list(range(20))
+    assert sorted(recorder.loss) == list(range(20))
 
 
 def test_superposition_never_feeds_back():
     with_it, _ = finished("rigl")
-    job = job_of("rigl", superposition=None)
-    without = train(job, start_of(job))
+    without, _ = run(experiment_of("rigl", superposition=None))
     assert without.superposed is None
     assert_same_bits(with_it.state.train, without.state.train)
 
@@ -373,9 +380,9 @@ def test_the_superposed_ticket_is_the_average_of_the_tickets():
     ours, one, two = outcome.superposed, *list(listener.networks.values())[1:]
     jax.tree.map(
         lambda s, a, b: np.testing.assert_allclose(s, (a + b) / 2, atol=1e-6),
-        ours.batch_stats,
-        one.batch_stats,
-        two.batch_stats,
+        ours.model_state,
+        one.model_state,
+        two.model_state,
     )
     mask = ours.masks["dense1"]["kernel"]
     mean = (one.params["dense1"]["kernel"] + two.params["dense1"]["kernel"]) / 2
@@ -386,20 +393,18 @@ def test_the_superposed_ticket_is_the_average_of_the_tickets():
 
 
 def test_phase_1_can_be_a_ticket():
-    job = job_of("rigl", include_phase1=True)
-    outcome = train(job, start_of(job))
-    three = [net.batch_stats["bn1"]["mean"] for net in job.listener.networks.values()]
-    found = outcome.superposed.batch_stats["bn1"]["mean"]
+    outcome, recorder = run(experiment_of("rigl", include_phase1=True))
+    three = [net.model_state["bn1"]["mean"] for net in recorder.networks.values()]
+    found = outcome.superposed.model_state["bn1"]["mean"]
     np.testing.assert_allclose(found, sum(three) / 3, atol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_bits():
-    first, listener = finished("rigl")
-    job = job_of("rigl")
-    again = train(job, start_of(job))
+    first, recorder = finished("rigl")
+    again, told = run(experiment_of("rigl"))
     assert_same_bits(first, again)
-    assert job.listener.loss == listener.loss
-    other = train(job_of("rigl"), start_of(job, 1))
+    assert told.loss == recorder.loss
+    other, _ = run(experiment_of("rigl"), seed=1)
     kernels = [o.state.train.params["dense1"]["kernel"] for o in (first, other)]
     assert (kernels[0] != kernels[1]).any()
 
@@ -417,7 +422,7 @@ def test_eight_devices_train_as_one():
 
 def test_the_batch_must_fit_the_devices():
     with pytest.raises(ValueError, match="batch_size=12 must be a multiple of the 8"):
-        placement(data_mesh(), batch_size=12)
+        data_shardings(data_mesh(), batch_size=12)
 
 
 @pytest.mark.parametrize(("at", "phase"), [(5, "phase 1"), (13, "cycle 1/2")])
@@ -428,21 +433,21 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(at, phase):
         rows = batch(step)
         return rows._replace(images=rows.images * np.nan) if step == at else rows
 
-    job = job_of("rigl", batches=poisoned)
+    recorder = Recorder()
     with pytest.raises(TrainingDiverged, match=rf"loss is nan at step {at} \({phase}"):
-        train(job, start_of(job))
-    assert sorted(job.listener.loss) == list(range(at))  # all before it was kept
-    assert ("ticket 1" in job.listener.networks) is False
+        run(experiment_of("rigl", batches=poisoned), recorder=recorder)
+    assert sorted(recorder.loss) == list(range(at))  # all before it was kept
+    assert ("ticket 1" in recorder.networks) is False
 
 
 def test_a_network_that_is_not_finite_stops_too():
-    job = job_of("rigl", validate_every_steps=3)
-    validate = job.validate
-    job = job._replace(
-        validate=lambda net: validate(net)._replace(nll=float("inf")),
+    steps = steps_of("rigl")
+    broken = dataclasses.replace(
+        TASK, summarize=lambda sums: TASK.summarize(sums) | {"nll": float("inf")}
     )
+    steps = steps._replace(spec=dataclasses.replace(steps.spec, task=broken))
     with pytest.raises(TrainingDiverged, match="validation loss is inf at step 2"):
-        train(job, start_of(job))
+        run(experiment_of("rigl", steps=steps, validate_every_steps=3))
 
 
 # --- Evaluation -----------------------------------------------------------------------
@@ -452,34 +457,35 @@ def test_evaluation_counts_every_example_once():
     outcome, _ = finished("rigl")
     net, (images, labels) = outcome.network, data()
     for batch_size in (8, 20, 32):
-        place = placement(data_mesh(jax.devices()[:1]), batch_size=batch_size)
+        place = data_shardings(data_mesh(jax.devices()[:1]), batch_size=batch_size)
         batches = resident.evaluation_batches(
-            images, labels, batch_size=batch_size, placement=place
+            images, labels, batch_size=batch_size, shardings=place
         )
-        scores = EVALUATE(net, batches)
+        metrics = evaluate(TASK, net, batches)
         logits = model_of().apply(
-            {"params": net.params, "batch_stats": net.batch_stats}, images, train=False
+            {"params": net.params, "batch_stats": net.model_state}, images, train=False
         )
-        assert scores.examples == N
+        assert metrics["examples"] == N
         right = np.mean(np.argmax(logits, -1) == labels)
-        np.testing.assert_allclose(scores.accuracy, right, rtol=1e-6)
+        np.testing.assert_allclose(metrics["accuracy"], right, rtol=1e-6)
         nll = np.mean(cross_entropy(logits, jnp.asarray(labels)))
-        np.testing.assert_allclose(scores.nll, nll, rtol=1e-5)
+        np.testing.assert_allclose(metrics["nll"], nll, rtol=1e-5)
 
 
 def test_reestimated_statistics_are_those_of_the_data():
     outcome, _ = finished("rigl")
     net = outcome.superposed
-    reestimate = make_reestimate(model_of(), lambda batch, key: (batch[0], batch[1]))
+    task = task_of(prepare=lambda batch, key: (batch[0], batch[1]))
     images, labels = data()
     halves = [(images[:10], labels[:10]), (images[10:], labels[10:])]
-    found = reestimate(net, halves, jax.random.key(0)).batch_stats["bn1"]
+    found = reestimate(task, net, halves, jax.random.key(0)).model_state["bn1"]
     hidden = images.reshape(N, -1) @ net.params["dense1"]["kernel"]
     np.testing.assert_allclose(found["mean"], hidden.mean(0), atol=1e-5)
-    variance = (hidden[:10].var(0) + hidden[10:].var(0)) / 2
+    # As batch norm keeps them, of n - 1.
+    variance = (hidden[:10].var(0, ddof=1) + hidden[10:].var(0, ddof=1)) / 2
     np.testing.assert_allclose(found["var"], variance, atol=1e-5)
-    plain = Network(params={}, batch_stats={}, masks={})
-    assert reestimate(plain, halves, jax.random.key(0)) is plain
+    plain = Network(params={}, model_state={}, masks={})
+    assert reestimate(task, plain, halves, jax.random.key(0)) is plain
 
 
 # --- Data and models ------------------------------------------------------------------
@@ -515,4 +521,4 @@ def test_a_start_within_the_tickets_needs_the_average():
     outcome, _ = finished("rigl")
     state = RunState(jax.device_put(outcome.state.train))
     with pytest.raises(ValueError, match="lacks the average of the tickets"):
-        train(job_of("rigl"), state)
+        train(experiment_of("rigl"), state, Recorder())

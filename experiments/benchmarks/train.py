@@ -25,12 +25,10 @@ import jax
 import numpy as np
 
 from configs import common
-from experiments.build.experiment import comparisons
+from experiments.build.experiment import comparisons, make_steps
 from experiments.build.inputs import Inputs, resident_inputs
 from experiments.build.parts import (
-    make_loss,
     make_network,
-    make_optimizer,
     make_parts,
     make_superposition,
 )
@@ -38,12 +36,12 @@ from experiments.command import Parser, check_devices, file_path, start
 from experiments.config.fields import Config
 from sup_tickets.checks import check_whole
 from sup_tickets.data.datasets import Dataset, Split
-from sup_tickets.data.resident import Placement, Rows
+from sup_tickets.data.resident import Rows, Shardings
 from sup_tickets.dynamic import Method
-from sup_tickets.training.mesh import data_mesh, placement
+from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.training.plan import Plan
-from sup_tickets.training.state import TrainState
-from sup_tickets.training.steps import Steps, make_steps
+from sup_tickets.training.state import TrainState, as_trees, network_of
+from sup_tickets.training.steps import Steps
 
 OUT = "docs/results/bench_train.md"
 MODELS = ("conv", "vgg16", "resnet18")
@@ -173,7 +171,7 @@ def clock(spent: Time) -> float:
 class Trainer:
     """A state that the programs of a run take turns to advance."""
 
-    def __init__(self, name: str, config: Config, inputs: Inputs, place: Placement):
+    def __init__(self, name: str, config: Config, inputs: Inputs, place: Shardings):
         self.name, self.inputs = name, inputs
         self.plan, self.method, self.steps = _parts(config, inputs, place)
         self.fraction = config.sup.explore_fraction
@@ -181,7 +179,7 @@ class Trainer:
         self.programs: dict[str, Program] = {}
         init = self.compile("init", self.steps.init, jax.random.key(0))
         self.state: TrainState = init.call(jax.random.key(0))
-        self.loss: Any = None
+        self.told: Any = None
 
     def compile(self, name: str, function: Any, *arguments: Any) -> Program:
         """Compiles a program, and notes what that took."""
@@ -195,34 +193,25 @@ class Trainer:
         program = self.compile(name, getattr(self.steps, name), self.state, *arguments)
 
         def call() -> Any:
-            self.state, self.loss = program.call(self.state, *arguments)
-            return self.state, self.loss
+            self.state, self.told = program.call(self.state, *arguments)
+            return self.state, self.told
 
         return call
 
     def check(self) -> None:
         """Raises a ValueError if the loss is not finite: times could be others."""
-        loss = float(np.ravel(getattr(self.loss, "loss", self.loss))[-1])
+        told = getattr(self.told, "report", self.told)
+        loss = float(np.ravel(told["loss"])[-1])
         if not math.isfinite(loss):
             raise ValueError(f"the loss of the {self.name} network became {loss}")
 
 
 def _parts(
-    config: Config, inputs: Inputs, place: Placement
+    config: Config, inputs: Inputs, place: Shardings
 ) -> tuple[Plan, Method, Steps]:
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
-    steps = make_steps(
-        make_network(config, classes=inputs.classes),
-        method,
-        make_optimizer(config),
-        learning_rate=rate,
-        prepare=inputs.prepare,
-        example=inputs.example,
-        placement=place,
-        loss=make_loss(config),
-        block_steps=config.train.block_steps,
-        block_at=inputs.block_at,
-    )
+    network = make_network(config, classes=inputs.classes)
+    steps = make_steps(config, inputs, method, rate, network, sharding=place.replicated)
     return plan, method, steps
 
 
@@ -249,17 +238,17 @@ def random_images(shape: tuple[int, ...], examples: int) -> Dataset:
     return Dataset("noise", 10, train, none, none, 255.0, half, half)
 
 
-def make_images(shape: tuple[int, ...], scale: Scale, place: Placement) -> Inputs:
+def make_images(shape: tuple[int, ...], scale: Scale, place: Shardings) -> Inputs:
     """Inputs of a run on random images."""
     dataset = random_images(shape, scale.examples)
     config = configuration("conv", scale)
-    return resident_inputs(config, dataset, key=jax.random.key(1), placement=place)
+    return resident_inputs(config, dataset, key=jax.random.key(1), shardings=place)
 
 
 # --- Steps, sparse beside dense -------------------------------------------------------
 
 
-def compare(model: str, scale: Scale, inputs: Inputs, place: Placement) -> Result:
+def compare(model: str, scale: Scale, inputs: Inputs, place: Shardings) -> Result:
     """Times all programs of a run with Sup-tickets, and the dense step."""
     config = configuration(model, scale)
     sparse = Trainer("sparse", config, inputs, place)
@@ -292,12 +281,7 @@ def _superpose(
 
     def network() -> tuple[Any, Any]:
         """As the loop hands it over."""
-        state = trainer.state
-        none = jax.tree.map(lambda _: None, state.batch_stats)
-        return (
-            {"params": state.params, "batch_stats": state.batch_stats},
-            {"params": state.method.masks, "batch_stats": none},
-        )
+        return as_trees(network_of(trainer.state))
 
     average = ours.init(*network())
     update = jax.jit(ours.update, donate_argnums=0)
@@ -438,7 +422,7 @@ def nbytes(tree: Any) -> int:
 
 
 def compare_blocks(
-    model: str, scale: Scale, inputs: Inputs, place: Placement
+    model: str, scale: Scale, inputs: Inputs, place: Shardings
 ) -> Result:
     """Times several steps in a call beside as many calls, batches included."""
     config = configuration(model, scale)
@@ -452,12 +436,12 @@ def compare_blocks(
 
     def singles() -> Any:
         for step in range(count):
-            trainer.state, trainer.loss = single.call(trainer.state, batches(step))
+            trainer.state, trainer.told = single.call(trainer.state, batches(step))
         return trainer.state
 
     def together() -> Any:
         rows = batches.block(0, count)
-        trainer.state, trainer.loss = block.call(trainer.state, rows)
+        trainer.state, trainer.told = block.call(trainer.state, rows)
         return trainer.state
 
     say(f"{model}: measuring blocks")
@@ -588,7 +572,7 @@ def bench(models: Sequence[str], scale: Scale) -> dict[str, list[Result]]:
             check_whole(name, value, 1)
     for model in models:
         make_network(configuration(model, scale), classes=10)
-    place = placement(data_mesh(), batch_size=scale.batch_size)
+    place = data_shardings(data_mesh(), batch_size=scale.batch_size)
     colour, grey = (make_images(s, scale, place) for s in (_COLOUR, _GREY))
     results = {model: [compare(model, scale, colour, place)] for model in models}
     blocks = {_MLP: grey} | ({"conv": colour} if "conv" in models else {})

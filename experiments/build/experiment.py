@@ -1,10 +1,13 @@
 """From a configuration to objects; what can be wrong is found before computing."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from experiments.build.checks import checked_network
@@ -29,46 +32,92 @@ from experiments.build.tost import Young, with_tost
 from experiments.config.fields import Config, check_config
 from experiments.runs.progress import say
 from sup_tickets.coverage import coverage
-from sup_tickets.data.resident import Placement, Weighted
+from sup_tickets.data.resident import Shardings
 from sup_tickets.dynamic import Method
 from sup_tickets.models.ghosts import without_ghosts
-from sup_tickets.training.evaluation import (
-    Scores,
-    make_evaluate,
-    make_predict,
-    make_reestimate,
-)
-from sup_tickets.training.loop import Ghosts, Job, Keeper, Listener, average_like
-from sup_tickets.training.mesh import data_mesh, placement
+from sup_tickets.training.classification import image_classification
+from sup_tickets.training.evaluation import evaluate, predict, reestimate
+from sup_tickets.training.experiment import Experiment, Stage
+from sup_tickets.training.libraries.linen import Form, linen_network
+from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.training.plan import Plan, describe
+from sup_tickets.training.predictions import Predictions
 from sup_tickets.training.state import Network, RunState, TrainState
-from sup_tickets.training.steps import Form, Steps, make_steps
+from sup_tickets.training.steps import Spec, Steps, compile_steps
+from sup_tickets.training.task import Metrics
 from sup_tickets.types import Schedule
 
 
-class Run(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
     """A run, ready to start."""
 
-    plan: Plan
+    experiment: Experiment
     plan_text: str
-    method: Method
-    model: nn.Module
-    steps: Steps
+    model: nn.Module  # of the last stage
+    young: Young | None  # the network of the first stage, if it differs
     inputs: Inputs
-    placement: Placement
+    shardings: Shardings
     learning_rate: Schedule
-    young: Young | None  # the network at first, if it has ghosts
-    check_files: Callable[[], None]  # those that the run starts with, see `check_file`
-    init: Callable[[], RunState]
-    like: Callable[[int], RunState]  # shapes of the state after so many steps
-    job: Callable[[Listener, Keeper | None], Job]
-    evaluate: Callable[[Network, Iterable[Weighted]], Scores]
-    predict: Callable[[Network, Weighted], jax.Array]
-    finish: Callable[[Network, TrainState], Network]  # batch norm of the superposed
+    begin: Begin  # what the run starts with
+    reestimates: bool  # the superposed network's statistics ("BU"), or averages ("AV")
 
-    def score(self, network: Network, split: str) -> Scores:
-        """The scores of a network on "validation" or "test"."""
+    @property
+    def plan(self) -> Plan:
+        """What happens when."""
+        return self.experiment.plan
+
+    @property
+    def method(self) -> Method:
+        """Of sparse training."""
+        return self.experiment.method
+
+    @property
+    def steps(self) -> Steps:
+        """Of the last stage."""
+        return self.experiment.stages[-1].steps
+
+    def check_files(self) -> None:
+        """Checks the files that the run starts with, see `check_file`."""
+        check_file(
+            self.begin.config,
+            self.like(self.plan.total_steps).train,
+            phase1_steps=self.plan.phase1_steps,
+            ghost_steps=0 if self.young is None else self.young.until,
+        )
+
+    def init(self) -> RunState:
+        """The state before the first step; says what is not drawn."""
+        self.check_files()
+        start = make_start(self.begin)
+        if start is not None:
+            say(describe_start(start))
+        return self.experiment.init(self.begin.key, start)
+
+    def like(self, step: int) -> RunState:
+        """The shapes of the state after ``step`` completed steps."""
+        return self.experiment.like(step)
+
+    def evaluate(self, network: Network, batches: Iterable[Any]) -> Metrics:
+        """The metrics of a network on some batches."""
+        return evaluate(self.experiment.task, network, batches)
+
+    def predict(self, network: Network, batch: Any) -> Predictions:
+        """What a network thinks of a batch."""
+        return predict(self.experiment.task, network, batch)
+
+    def score(self, network: Network, split: str) -> Metrics:
+        """The metrics of a network on "validation" or "test"."""
         return self.evaluate(network, self.inputs.splits[split]())
+
+    def finish(self, network: Network, state: TrainState) -> Network:
+        """The superposed network with the statistics that were asked for."""
+        if not self.reestimates:
+            return network
+        # The epoch after the last: an order that no step has seen.
+        first = self.plan.total_steps
+        batches = map(self.inputs.batches, range(first, first + self.plan.epoch_steps))
+        return reestimate(self.experiment.task, network, batches, state.key)
 
 
 def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
@@ -86,89 +135,87 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     check_options(config)
     check_start(config)
     with section("data"):
-        place = placement(data_mesh(devices), batch_size=config.data.batch_size)
+        shardings = data_shardings(
+            data_mesh(devices), batch_size=config.data.batch_size
+        )
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     with section("train"):
         _check_parts(config)
-    loss, tx = make_loss(config), make_optimizer(config)
-    inputs = make_inputs(config, key=data_key, placement=place)
+    for make in (make_loss, make_optimizer):  # errors before the data are read
+        make(config)
+    inputs = make_inputs(config, key=data_key, shardings=shardings)
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
-    ours = make_superposition(config)
     model, young = with_tost(
         config,
         checked_network(config, classes=inputs.classes, example=inputs.example),
         phase1_steps=plan.phase1_steps,
         epoch_steps=plan.epoch_steps,
     )
-
-    def steps_of(form: nn.Module | Form) -> Steps:
-        return make_steps(
-            form,
-            method,
-            tx,
-            learning_rate=rate,
-            prepare=inputs.prepare,
-            example=inputs.example,
-            placement=place,
-            loss=loss,
-            accumulate=config.train.accumulate,
-            block_steps=config.train.block_steps,
-            block_at=inputs.block_at,
-        )
-
+    steps_of = partial(
+        make_steps, config, inputs, method, rate, sharding=shardings.replicated
+    )
     with section("train"):
-        steps = steps_of(model)
-    first = steps if young is None else steps_of(young.form)
+        last = Stage(plan.total_steps, steps_of(model))
+        stages = [last]
+        if young is not None:
+            first = Stage(young.until, steps_of(young.form), without_ghosts)
+            stages = [first, last]
+    experiment = _experiment(config, plan, tuple(stages), inputs)
     with section("method"):
         # Allocates the layers, which may be impossible.
-        shapes = jax.eval_shape(steps.init, init_key)
-        first_shapes = jax.eval_shape(first.init, init_key)
-    evaluate = make_evaluate(model, inputs.normalise)
-    job = _job(config, plan, method, steps, inputs, evaluate, ours, young, first)
-
-    def check_files() -> None:
-        check_file(
-            config,
-            shapes,
-            phase1_steps=plan.phase1_steps,
-            ghost_steps=0 if young is None else young.until,
-        )
-
-    def init() -> RunState:
-        check_files()
-        start = make_start(Begin(config, model, inputs, steps, init_key))
-        if start is not None:
-            say(describe_start(start))
-        return RunState(first.init(init_key, start))
-
-    def like(step: int) -> RunState:
-        if young is not None and step < young.until:
-            return RunState(first_shapes)
-        average = average_like(job(None, None), shapes, step)  # pyright: ignore
-        return RunState(shapes, average)
-
+        shapes = [experiment.like(stage.until - 1).train for stage in stages][-1]
     covered = str(coverage(shapes.method.masks, shapes.params))
     more = [] if young is None else [young.text]
     if unused := unused_fields(config):
         more.append(f"of no use to this run: {', '.join(unused)}")
     return Run(
-        plan=plan,
+        experiment=experiment,
         plan_text="\n".join([covered, describe(plan, method, rate), *more]),
-        method=method,
         model=model,
-        steps=steps,
-        inputs=inputs,
-        placement=place,
-        learning_rate=rate,
         young=young,
-        check_files=check_files,
-        init=init,
-        like=like,
-        job=job,
-        evaluate=evaluate,
-        predict=make_predict(model, inputs.normalise),
-        finish=_finish(config, model, inputs, plan),
+        inputs=inputs,
+        shardings=shardings,
+        learning_rate=rate,
+        begin=Begin(config, model, inputs, last.steps, init_key),
+        reestimates=config.sup.batch_norm != "av",
     )
+
+
+def make_steps(
+    config: Config,
+    inputs: Inputs,
+    method: Method,
+    learning_rate: Schedule,
+    form: nn.Module | Form,
+    *,
+    sharding: Sharding,
+) -> Steps:
+    """The compiled steps of labelling images.
+
+    Args:
+      config: of the run.
+      inputs: its data.
+      method: of sparse training.
+      learning_rate: schedule of the step.
+      form: the network, or the form of one.
+      sharding: of the state.
+    """
+    task = image_classification(
+        linen_network(form, inputs.example),
+        prepare=inputs.prepare,
+        normalize=inputs.normalise,
+        loss=make_loss(config),
+    )
+    spec = Spec(
+        task,
+        method,
+        make_optimizer(config),
+        learning_rate,
+        accumulate=config.train.accumulate,
+        block_steps=config.train.block_steps,
+        block_at=inputs.block_at,
+    )
+    return compile_steps(spec, sharding)
 
 
 def comparisons(config: Config) -> dict[str, Config]:
@@ -204,64 +251,20 @@ def _check_parts(config: Config) -> None:
         raise ValueError(f"accumulate={parts} does not divide the batch of {size}")
 
 
-def _job(
-    config: Config,
-    plan: Plan,
-    method: Method,
-    steps: Steps,
-    inputs: Inputs,
-    evaluate: Callable[..., Scores],
-    ours: Any,
-    young: Young | None,
-    first: Steps,
-) -> Callable[[Listener, Keeper | None], Job]:
-    every = config.train.validate_every_epochs * plan.epoch_steps
+def _experiment(
+    config: Config, plan: Plan, stages: tuple[Stage, ...], inputs: Inputs
+) -> Experiment:
     validates = config.data.validation_examples != 0
-    ghosts = None
-    if young is not None:
-        look = make_evaluate(young.form, inputs.normalise)
-        ghosts = Ghosts(
-            until=young.until,
-            steps=first,
-            remove=without_ghosts,
-            validate=lambda network, step: look(
-                network, inputs.splits["validation"](), step
-            ),
-        )
-    return lambda listener, keeper: Job(
+    every = config.train.validate_every_epochs * plan.epoch_steps
+    return Experiment(
         plan=plan,
-        steps=steps,
+        stages=stages,
         batches=inputs.batches,
-        validate=(
-            (lambda network: evaluate(network, inputs.splits["validation"]()))
-            if validates
-            else None
-        ),
-        listener=listener,
-        consumes_step=method.consumes_step,
-        explore_fraction=config.sup.explore_fraction,
-        superposition=ours,
+        validation=inputs.splits["validation"] if validates else None,
+        superposition=make_superposition(config),
         include_phase1=config.sup.include_phase1,
+        explore_fraction=config.sup.explore_fraction,
         validate_every_steps=every if validates else 0,
         check_every_steps=config.train.check_every_steps,
-        block_steps=config.train.block_steps,
-        keeper=keeper,
-        ghosts=ghosts,
         keep_steps=tuple(e * plan.epoch_steps for e in config.checkpoint.keep_epochs),
     )
-
-
-def _finish(
-    config: Config, model: nn.Module, inputs: Inputs, plan: Plan
-) -> Callable[[Network, TrainState], Network]:
-    if config.sup.batch_norm == "av":
-        return lambda network, _: network
-    reestimate = make_reestimate(model, inputs.prepare)
-
-    def finish(network: Network, state: TrainState) -> Network:
-        # The epoch after the last: an order that no step has seen.
-        first = plan.total_steps
-        steps = range(first, first + plan.epoch_steps)
-        return reestimate(network, map(inputs.batches, steps), state.key)
-
-    return finish

@@ -14,7 +14,7 @@ from experiments.config.fields import Config
 from sup_tickets.data import imagenet, resident
 from sup_tickets.data.augment import Augmentation, augment, normalise
 from sup_tickets.data.datasets import Dataset, load_dataset
-from sup_tickets.data.resident import Placement, Weighted
+from sup_tickets.data.resident import Shardings, Weighted
 
 _PHOTO = (224, 224, 3)
 
@@ -33,13 +33,13 @@ class Inputs(NamedTuple):
     close: Callable[[], None]
 
 
-def make_inputs(config: Config, *, key: jax.Array, placement: Placement) -> Inputs:
+def make_inputs(config: Config, *, key: jax.Array, shardings: Shardings) -> Inputs:
     """The data set of the configuration.
 
     Args:
       config: of the run.
       key: of the order of the examples.
-      placement: of batches.
+      shardings: of batches.
 
     Raises:
       ValueError: naming the section at fault.
@@ -47,7 +47,7 @@ def make_inputs(config: Config, *, key: jax.Array, placement: Placement) -> Inpu
     """
     with section("data"):
         if config.data.name == imagenet.IMAGENET:
-            return _streamed(config, key=key, placement=placement)
+            return _streamed(config, key=key, shardings=shardings)
         dataset = _load(
             config.data.name,
             config.data.dir,
@@ -56,7 +56,7 @@ def make_inputs(config: Config, *, key: jax.Array, placement: Placement) -> Inpu
             config.data.training_examples,
             config.data.shrink,
         )
-        return resident_inputs(config, dataset, key=key, placement=placement)
+        return resident_inputs(config, dataset, key=key, shardings=shardings)
 
 
 # Several runs of a process, of a sweep or of a comparison, read a set once.
@@ -73,14 +73,14 @@ _load = functools.lru_cache(maxsize=1)(
 
 
 def resident_inputs(
-    config: Config, dataset: Dataset, *, key: jax.Array, placement: Placement
+    config: Config, dataset: Dataset, *, key: jax.Array, shardings: Shardings
 ) -> Inputs:
     """A set that lives on the devices as uint8, and is augmented within the step."""
     data = config.data
     size = data.batch_size
     _check_sizes(config, dataset)
     batches = resident.training_batches(
-        *dataset.train, key=key, batch_size=size, placement=placement
+        *dataset.train, key=key, batch_size=size, shardings=shardings
     )
     changes = Augmentation(
         padding=data.crop_padding,
@@ -105,7 +105,7 @@ def resident_inputs(
         part = getattr(dataset, name)
         return functools.cache(
             lambda: resident.evaluation_batches(
-                *part, batch_size=size, placement=placement
+                *part, batch_size=size, shardings=shardings
             )
         )
 
@@ -122,7 +122,7 @@ def resident_inputs(
     )
 
 
-def _streamed(config: Config, *, key: jax.Array, placement: Placement) -> Inputs:
+def _streamed(config: Config, *, key: jax.Array, shardings: Shardings) -> Inputs:
     """ImageNet, decoded and cropped by other processes while the step computes."""
     data = config.data
     _check_streamed(data)
@@ -139,7 +139,7 @@ def _streamed(config: Config, *, key: jax.Array, placement: Placement) -> Inputs
     parts = {"validation": Chosen(train, np.sort(order[:cut])), "test": test}
     options = {
         "batch_size": data.batch_size,
-        "placement": placement,
+        "shardings": shardings,
         "workers": data.workers,
     }
     batches = imagenet.Stream(

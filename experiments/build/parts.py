@@ -23,9 +23,9 @@ from sup_tickets.schedules import (
 )
 from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketBudget, TicketPlan, ticket_budget
+from sup_tickets.training import optimizers
 from sup_tickets.training.losses import Loss, smoothed_cross_entropy
 from sup_tickets.training.plan import Plan, drop_steps, make_plan, ticket_plan
-from sup_tickets.training.steps import direction
 from sup_tickets.trees import map_named
 from sup_tickets.types import Schedule
 
@@ -82,7 +82,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     """The Optax chain, without the learning rate."""
     train = config.train
     with section("train"):
-        return direction(
+        return optimizers.make_optimizer(
             train.optimizer,
             weight_decay=train.weight_decay,
             decay=decayed(tuple(train.no_weight_decay)),

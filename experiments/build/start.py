@@ -32,13 +32,13 @@ from sup_tickets.foresight import (
 )
 from sup_tickets.masks import full_masks, layer_counts, layer_table
 from sup_tickets.methods import example
-from sup_tickets.models.ghosts import with_ghosts, without_ghosts
+from sup_tickets.models.ghosts import without_ghosts
 from sup_tickets.orthogonal import exact_orthogonal
 from sup_tickets.rescaling import rescaled_init
 from sup_tickets.saliency import magnitude, taylor
 from sup_tickets.training.network_files import load_sparse, provenance_of
-from sup_tickets.training.state import Network, TrainState
-from sup_tickets.training.steps import Start, Steps
+from sup_tickets.training.state import Network, Start, TrainState, completed
+from sup_tickets.training.steps import Steps
 from sup_tickets.trees import default_rule, named_leaves
 from sup_tickets.types import Masks, Params, Scores
 
@@ -183,11 +183,11 @@ def _score(begin: Begin, start: Start) -> Callable[[Params, Masks], Scores]:
         return lambda params, masks: magnitude(params)
     if mask.name == "synflow":
         shape = begin.inputs.example.shape
-        apply = _evaluated(model, start.batch_stats)
+        apply = _evaluated(model, start.model_state)
         return lambda params, masks: synflow(apply, params, shape)
     batches = _examples(begin)
     warm = mask.temperature if mask.name == "grasp" else 1.0
-    loss = classification_loss(_trained(model, start.batch_stats), temperature=warm)
+    loss = classification_loss(_trained(model, start.model_state), temperature=warm)
     match mask.name:
         case "snip":
             return jax.jit(lambda p, m: snip(loss, p, batches, masks=m))
@@ -284,7 +284,7 @@ def _depthwise(begin: Begin) -> list[str]:
 
 def _rescaled(begin: Begin, start: Start, masks: Masks) -> Start:
     tost = begin.config.tost
-    loss = classification_loss(_trained(begin.model, start.batch_stats))
+    loss = classification_loss(_trained(begin.model, start.model_state))
     prepare = jax.jit(begin.inputs.prepare)
     key = jax.random.fold_in(begin.key, 3)
 
@@ -344,7 +344,7 @@ def check_file(
             "--config.mask.weights=file or new, or that seed"
         )
     if config.mask.weights == "file":
-        for part in ("params", "batch_stats"):
+        for part in ("params", "model_state"):
             there, here = getattr(network, part), getattr(shapes, part)
             if not _has_ghosts(there):  # those that stay, as released, are drawn
                 here = without_ghosts(here)
@@ -407,8 +407,8 @@ def _from_file(config: Config, drawn: Start) -> Start:
     """The network of the file, with the ghosts that it lacks."""
     network: Network = load_sparse(config.masks)
     return Start(
-        with_ghosts(network.params, drawn.params),
-        with_ghosts(network.batch_stats, drawn.batch_stats),
+        completed(network.params, drawn.params),
+        completed(network.model_state, drawn.model_state),
         network.masks,
         provenance_of(config.masks).get("rewind_step", 0),
     )

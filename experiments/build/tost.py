@@ -13,7 +13,7 @@ from experiments.config.fields import Config
 from sup_tickets.counting import exact_portion
 from sup_tickets.ghosts import fading, sharpening, softened
 from sup_tickets.models.ghosts import GhostSkips
-from sup_tickets.training.steps import Form
+from sup_tickets.training.libraries.linen import Form
 from sup_tickets.types import Number
 
 _GHOSTS = {"soft", "skips"}

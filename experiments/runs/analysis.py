@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sup_tickets.data.resident import Weighted
 from sup_tickets.masks import overlap
-from sup_tickets.training.comparison import compare
-from sup_tickets.training.evaluation import Predict, Scores
+from sup_tickets.training.comparison import Predict, compare
 from sup_tickets.training.landscape import loss_path, loss_plane
 from sup_tickets.training.state import Network
+from sup_tickets.training.task import Metrics
 
 
 def analyse(
@@ -20,8 +19,8 @@ def analyse(
     superposed: Network | None,
     *,
     predict: Predict,
-    evaluate: Callable[[Network], Scores],
-    batches: Iterable[Weighted],
+    evaluate: Callable[[Network], Metrics],
+    batches: Iterable[Any],
     path_points: int = 11,
     plane_points: int = 0,
 ) -> dict[str, Any]:
@@ -30,8 +29,8 @@ def analyse(
     Args:
       tickets: T networks by name, in the order of their making; all in memory.
       superposed: the network made of them, or none.
-      predict: of `make_predict`.
-      evaluate: the scores of a network, for paths and plane; on fewer examples, since
+      predict: the predictions of a network.
+      evaluate: the metrics of a network, for paths and plane; on fewer examples, since
         it is called ``(T - 1) * path_points + plane_points ** 2`` times.
       batches: a split, for the ensemble and the pairs.
       path_points: networks from each ticket to the next; 0 leaves the paths out.
@@ -39,7 +38,7 @@ def analyse(
 
     Returns:
       A dict that JSON can hold, numbers that are not finite as ``None``: "tickets"
-      (names), "ensemble" (scores), "disagreement", "kl" and "overlap" [T, T],
+      (names), "ensemble" (metrics), "disagreement", "kl" and "overlap" [T, T],
       "superposed_overlap" [T], "paths" (one from each ticket to the next), "plane". A
       path or plane that there cannot be has an "error" in place of numbers. Empty
       without tickets.
@@ -50,7 +49,7 @@ def analyse(
     pairs = compare(predict, networks, batches)
     found: dict[str, Any] = {
         "tickets": names,
-        "ensemble": pairs.ensemble._asdict(),
+        "ensemble": pairs.ensemble,
         "disagreement": pairs.disagreement,
         "kl": pairs.kl,
         "overlap": [
@@ -69,7 +68,7 @@ def analyse(
 
 
 def _paths(
-    tickets: Mapping[str, Network], evaluate: Callable[[Network], Scores], points: int
+    tickets: Mapping[str, Network], evaluate: Callable[[Network], Metrics], points: int
 ) -> list[dict[str, Any]]:
     paths, names = [], list(tickets)
     for a, b in itertools.pairwise(names):
@@ -85,7 +84,7 @@ def _paths(
 def _plane(
     tickets: Mapping[str, Network],
     superposed: Network | None,
-    evaluate: Callable[[Network], Scores],
+    evaluate: Callable[[Network], Metrics],
     points: int,
 ) -> dict[str, Any]:
     names = list(tickets)[-3:]

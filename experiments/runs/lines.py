@@ -1,8 +1,8 @@
-"""Which lines the log has, whenever the losses come in and wherever the run stopped.
+"""Which lines the log has, whenever the reports come in and wherever the run stopped.
 
-Losses are fetched from the device now and then, and at every checkpoint. The lines must
-not depend on that: a mean is over a fixed number of steps since the line before it, and
-an event comes before the losses of the steps that follow it.
+Reports are fetched from the device now and then, and at every checkpoint. The lines
+must not depend on that: a mean is over a fixed number of steps since the line before
+it, and an event comes before the reports of the steps that follow it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Lines:
-    """Puts losses and events in the order of their steps."""
+    """Puts reports and events in the order of their steps."""
 
     def __init__(
         self,
@@ -26,28 +26,31 @@ class Lines:
         Args:
           write: of one event, "loss" ones with the mean.
           line_steps: steps of a mean.
-          step: steps whose losses have come in already.
+          step: steps whose reports have come in already.
           notes: of `notes`, when the run stopped.
         """
         self._write, self._line_steps, self._done = write, line_steps, step
         self._phase: str = notes.get("phase", "")
         # float32, which JSON keeps.
-        self._losses: list[float] = list(notes.get("losses", []))
+        self._values: dict[str, list[float]] = dict(notes.get("values", {}))
         self._events: list[dict[str, Any]] = list(notes.get("events", []))
 
     def notes(self) -> dict[str, Any]:
         """What has come in and is not written yet."""
-        return {"phase": self._phase, "losses": self._losses, "events": self._events}
+        return {"phase": self._phase, "values": self._values, "events": self._events}
 
-    def losses(self, phase: str, steps: Sequence[int], losses: np.ndarray) -> None:
-        """Takes the losses of the steps that follow."""
-        for step, loss in zip(steps, losses, strict=True):
+    def reports(
+        self, phase: str, steps: Sequence[int], report: Mapping[str, np.ndarray]
+    ) -> None:
+        """Takes the reports of the steps that follow; "loss" is among them."""
+        for i, step in enumerate(steps):
             self._write_events(step)
-            if self._losses and phase != self._phase:
+            if self._values and phase != self._phase:
                 self.flush()
             self._phase, self._done = phase, step + 1
-            self._losses.append(float(loss))
-            if len(self._losses) >= self._line_steps:
+            for name, values in report.items():
+                self._values.setdefault(name, []).append(float(values[i]))
+            if len(self._values["loss"]) >= self._line_steps:
                 self.flush()
         self._write_events(self._done)
 
@@ -57,13 +60,16 @@ class Lines:
         self._write_events(self._done)
 
     def flush(self) -> None:
-        """Ends a line here: the mean of the losses since the one before."""
-        if not self._losses:
+        """Ends a line here: the means of the reports since the one before."""
+        if not self._values:
             return
-        mean = float(np.mean(np.array(self._losses, np.float32)))
-        self._losses = []
+        means = {
+            name: float(np.mean(np.array(values, np.float32)))
+            for name, values in self._values.items()
+        }
+        self._values = {}
         place = {"event": "loss", "phase": self._phase, "step": self._done}
-        self._write({**place, "loss": mean})
+        self._write({**place, **means})
 
     def _write_events(self, step: int) -> None:
         while self._events and self._events[0]["step"] <= step:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,10 @@ from experiments.runs.folder import RunFolder
 from experiments.runs.layout import LAST, LOG, epoch_file, ticket_file
 from experiments.runs.lines import Lines
 from sup_tickets.masks import layer_table
-from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.plan import Plan
 from sup_tickets.training.state import Network
 from sup_tickets.training.steps import Turnover
+from sup_tickets.training.task import Metrics
 from sup_tickets.types import Schedule
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -29,14 +29,14 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Listens to a run, see `sup_tickets.training.loop.Listener`."""
+    """Listens to a run, see `sup_tickets.training.loop.Callbacks`."""
 
     def __init__(
         self,
         run: str,
         plan: Plan,
         folder: RunFolder,
-        evaluate: Callable[[Network], Scores],
+        evaluate: Callable[[Network], Metrics],
         *,
         learning_rate: Schedule,
         line_steps: int = 50,
@@ -49,7 +49,7 @@ class Progress:
           run: what this training is called in files.
           plan: of the run.
           folder: to write to.
-          evaluate: the scores for the table.
+          evaluate: the metrics for the table.
           learning_rate: schedule, to be written down.
           line_steps: steps whose mean loss is one line of the log.
           notes: of the checkpoint that the run goes on from.
@@ -103,10 +103,13 @@ class Progress:
             self._lines.flush()
         self._board.close()
 
-    def losses(self, phase: str, steps: Sequence[int], losses: np.ndarray) -> None:
-        """Writes down their mean; prints a line now and then."""
-        done, loss = steps[-1] + 1, float(np.mean(losses))
-        self._lines.losses(phase, steps, losses)
+    def reported(
+        self, phase: str, steps: Sequence[int], report: Mapping[str, np.ndarray]
+    ) -> None:
+        """Writes down the means; prints a line now and then."""
+        means = {name: float(np.mean(values)) for name, values in report.items()}
+        done, loss = steps[-1] + 1, means["loss"]
+        self._lines.reports(phase, steps, report)
         now = time.perf_counter()
         if self._rated is None:
             self._rated = (done, now)
@@ -115,13 +118,15 @@ class Progress:
             self._printed = now
             say(self._line(phase, done, now, loss))
 
-    def validated(self, phase: str, step: int, scores: Scores, net: Network) -> None:
-        """Writes down the scores of the live network."""
-        del net
-        self.accuracy, self.validated_step = scores.accuracy, step
-        self._validation = f", validation {100 * scores.accuracy:.1f}%"
+    def validated(
+        self, phase: str, step: int, metrics: Metrics, network: Network
+    ) -> None:
+        """Writes down the metrics of the live network."""
+        del network
+        self.accuracy, self.validated_step = metrics["accuracy"], step
+        self._validation = f", validation {100 * metrics['accuracy']:.1f}%"
         self._lines.flush()
-        self._log("validation", phase, step, **scores._asdict())
+        self._log("validation", phase, step, **metrics)
 
     def changed(
         self, kind: str, step: int, network: Network, turnover: Turnover
@@ -164,11 +169,11 @@ class Progress:
 
     def add_row(self, name: str, step: int, network: Network) -> None:
         """Evaluates a network for the table."""
-        scores = self._evaluate(network)
+        metrics = self._evaluate(network)
         *layers, total = layer_table(network.masks)
         row = {
             "network": name,
-            **scores._asdict(),
+            **metrics,
             "active": total.active,
             "total": total.size,
         }

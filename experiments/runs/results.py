@@ -18,10 +18,10 @@ from sup_tickets.training.flops import (
     active_counts,
     dense_flops,
     flops_of,
-    kernel_uses,
     measured_flops,
     training_flops,
 )
+from sup_tickets.training.libraries.linen import kernel_uses
 from sup_tickets.training.processes import placed
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
@@ -45,7 +45,7 @@ def analysis_of(
     tickets = {name: folder.load_network(ticket_file(name)) for name in names}
     batches = _first(ours.inputs.splits[config.evaluate](), config.report.examples)
     return analyse(
-        placed(tickets, ours.placement.everywhere),
+        placed(tickets, ours.shardings.replicated),
         final,
         predict=ours.predict,
         evaluate=lambda network: ours.evaluate(network, batches),

@@ -83,7 +83,7 @@ class Signals:
 
 
 class RunKeeper:
-    """Saves by the clock and by steps; see `sup_tickets.training.loop.Keeper`."""
+    """Saves by the clock and by steps; see `sup_tickets.training.loop.Checkpointer`."""
 
     def __init__(
         self,

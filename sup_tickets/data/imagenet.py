@@ -19,7 +19,7 @@ from sup_tickets.data.photos import centre_photo, random_photo
 from sup_tickets.data.prepared import open_builder, open_split
 from sup_tickets.data.resident import (
     Images,
-    Placement,
+    Shardings,
     Weighted,
     stacked,
     steps_per_epoch,
@@ -69,7 +69,7 @@ class Stream:
         *,
         seed: int,
         batch_size: int,
-        placement: Placement,
+        shardings: Shardings,
         size: int = 224,
         workers: int = 0,
     ):
@@ -79,7 +79,7 @@ class Stream:
           records: of the training split.
           seed: of the order, the crops and the flips.
           batch_size: B, a multiple of the number of devices.
-          placement: where to.
+          shardings: where to.
           size: height and width of the images, in pixels.
           workers: processes that decode on this host; 0 is two threads of this one.
 
@@ -89,7 +89,7 @@ class Stream:
         """
         grain = require("grain", "to stream a data set")
         self.steps_per_epoch = steps_per_epoch(len(records), batch_size)
-        self._sharding, self._batch_size = placement.by_example, batch_size
+        self._sharding, self._batch_size = shardings.batch, batch_size
         examples = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
         # Each example's generator is seeded by its position, not by who decodes it.
         examples = examples.random_map(functools.partial(_to_train, size=size))
@@ -136,7 +136,7 @@ class Evaluation:
         records: Records,
         *,
         batch_size: int,
-        placement: Placement,
+        shardings: Shardings,
         size: int = 224,
         shorter_side: int = 256,
         workers: int = 0,
@@ -146,7 +146,7 @@ class Evaluation:
         Args:
           records: of the split.
           batch_size: B, a multiple of the number of devices.
-          placement: where to.
+          shardings: where to.
           size: height and width of the images, in pixels.
           shorter_side: of a photograph before its centre is cut out, in pixels.
           workers: as of `Stream`.
@@ -156,7 +156,7 @@ class Evaluation:
           ModuleNotFoundError: without grain.
         """
         grain = require("grain", "to stream a data set")
-        self._sharding, self._batch_size = placement.by_example, batch_size
+        self._sharding, self._batch_size = shardings.batch, batch_size
         self._batches = steps_per_epoch(len(records), batch_size)
         padded = _Padded(records, self._batches * batch_size)
         to_image = functools.partial(_to_test, size=size, shorter_side=shorter_side)

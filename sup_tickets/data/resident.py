@@ -38,11 +38,11 @@ class Weighted(NamedTuple):
     weights: Any  # [B] float32, 1 or 0
 
 
-class Placement(NamedTuple):
+class Shardings(NamedTuple):
     """Where arrays go."""
 
-    everywhere: Sharding  # a copy on every device
-    by_example: Sharding  # the first axis shared out
+    replicated: Sharding  # a copy on every device
+    batch: Sharding  # the first axis shared out
 
 
 class Source(NamedTuple):
@@ -90,7 +90,7 @@ def training_batches(
     *,
     key: jax.Array,
     batch_size: int,
-    placement: Placement,
+    shardings: Shardings,
 ) -> Source:
     """Batches by step; the data go to the devices once, here.
 
@@ -99,10 +99,10 @@ def training_batches(
       labels: [N].
       key: a random key, consumed.
       batch_size: B, a multiple of the number of devices.
-      placement: where to.
+      shardings: where to.
     """
     all_images, all_labels = (
-        to_devices(array, placement.everywhere) for array in (images, labels)
+        to_devices(array, shardings.replicated) for array in (images, labels)
     )
     per_epoch = steps_per_epoch(len(labels), batch_size)
 
@@ -114,12 +114,12 @@ def training_batches(
         return rows_of(step // per_epoch)[step % per_epoch]
 
     def batch(step: int) -> Rows:
-        rows = to_devices(rows_at(step), placement.by_example)
+        rows = to_devices(rows_at(step), shardings.batch)
         return Rows(all_images, all_labels, rows)
 
     def block(first: int, count: int) -> Rows:
         rows = np.stack([rows_at(step) for step in range(first, first + count)])
-        rows = to_devices(rows, stacked(placement.by_example))
+        rows = to_devices(rows, stacked(shardings.batch))
         return Rows(all_images, all_labels, rows)
 
     def at(block: Rows, i: jax.Array) -> Rows:
@@ -129,7 +129,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, *, batch_size: int, placement: Placement
+    images: np.ndarray, labels: np.ndarray, *, batch_size: int, shardings: Shardings
 ) -> list[Weighted]:
     """Every example exactly once with weight 1, the last batch padded with weight 0.
 
@@ -137,7 +137,7 @@ def evaluation_batches(
       images: [N, ...].
       labels: [N].
       batch_size: B, a multiple of the number of devices.
-      placement: where to.
+      shardings: where to.
     """
     missing = -len(labels) % batch_size
     weights = np.ones(len(labels), np.float32)
@@ -148,7 +148,7 @@ def evaluation_batches(
     batches = []
     for start in range(0, len(labels), batch_size):
         parts = (array[start : start + batch_size] for array in padded)
-        on_devices = (to_devices(part, placement.by_example) for part in parts)
+        on_devices = (to_devices(part, shardings.batch) for part in parts)
         batches.append(Weighted(*on_devices))
     return batches
 

@@ -62,21 +62,6 @@ def without_ghosts(tree: Any) -> Any:
     return _filtered(tree, keep=lambda name: not is_ghost(name))
 
 
-def with_ghosts(tree: Any, ghosts: Any) -> Any:
-    """``tree`` with what only ``ghosts`` has; nested dicts.
-
-    Args:
-      tree: of a network without ghosts.
-      ghosts: of the same network with them.
-    """
-    if not isinstance(ghosts, dict):
-        return tree
-    both = dict(tree)
-    for name, part in ghosts.items():
-        both[name] = with_ghosts(tree[name], part) if name in tree else part
-    return both
-
-
 def _projection(layers: Layers, x: jax.Array, y: jax.Array, name: str) -> jax.Array:
     project = nn.Dense(
         y.shape[-1],

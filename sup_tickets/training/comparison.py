@@ -1,6 +1,6 @@
 """How different networks are in what they predict, and how good they are together.
 
-Shapes: M networks, B examples of a batch.
+Of tasks that predict classes. Shapes: M networks, N predictions of a batch.
 
 References:
   Yin et al., Superposing Many Tickets into One, 2022, https://arxiv.org/abs/2205.15322,
@@ -9,29 +9,31 @@ References:
   https://arxiv.org/abs/1912.02757.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sup_tickets.data.resident import Weighted
-from sup_tickets.training.evaluation import (
-    Predict,
-    RunningSum,
-    Scores,
-    ScoreSums,
-    score_sums,
-    scores_from,
+from sup_tickets.training.evaluation import RunningSum
+from sup_tickets.training.predictions import (
+    Predictions,
+    PredictionSums,
+    prediction_metrics,
+    prediction_sums,
 )
 from sup_tickets.training.state import Network
+from sup_tickets.training.task import Metrics
+
+Predict = Callable[[Network, Any], Predictions]
+"""``(network, batch) -> predictions``, of `sup_tickets.training.evaluation.predict`."""
 
 
 class Comparison(NamedTuple):
     """Several networks on one split."""
 
-    ensemble: Scores  # of the mean of their probabilities
+    ensemble: Metrics  # of the mean of their probabilities
     disagreement: np.ndarray  # [M, M] share of examples with different top classes
     kl: np.ndarray  # [M, M] mean KL(p_i || p_j) over the examples, nats
 
@@ -44,12 +46,12 @@ class PairSums(NamedTuple):
 
 
 def compare(
-    predict: Predict, networks: Sequence[Network], batches: Iterable[Weighted]
+    predict: Predict, networks: Sequence[Network], batches: Iterable[Any]
 ) -> Comparison:
     """Compares networks in one pass over the batches.
 
     Args:
-      predict: of `make_predict`.
+      predict: of one task.
       networks: M of one model; all are on the device at once.
       batches: the split; examples of weight 0 do not count.
 
@@ -60,23 +62,22 @@ def compare(
         raise ValueError("networks must hold at least 1 network, got none")
     total = RunningSum()
     for batch in batches:
-        log_p = [predict(network, batch) for network in networks]
-        total.add(_sums(log_p, batch.labels, batch.weights))
+        total.add(_sums([predict(network, batch) for network in networks]))
     ensemble, pairs = total.result()
-    scores = scores_from(ensemble)
+    metrics = prediction_metrics(ensemble)
     # A mean of rounded terms that cancel may end below 0.
     return Comparison(
-        ensemble=scores,
-        disagreement=pairs.different / scores.examples,
-        kl=np.maximum(pairs.kl / scores.examples, 0.0),
+        ensemble=metrics,
+        disagreement=pairs.different / metrics["examples"],
+        kl=np.maximum(pairs.kl / metrics["examples"], 0.0),
     )
 
 
 def ensemble_log_probabilities(log_p: jax.Array) -> jax.Array:
-    """The logarithm of the mean of the probabilities, [B, classes].
+    """The logarithm of the mean of the probabilities, [N, classes].
 
     Args:
-      log_p: [M, B, classes] log-probabilities.
+      log_p: [M, N, classes] log-probabilities.
     """
     return jax.nn.logsumexp(log_p, axis=0) - jnp.log(jnp.float32(log_p.shape[0]))
 
@@ -85,20 +86,20 @@ def pair_sums(log_p: jax.Array, weights: jax.Array) -> PairSums:
     """Disagreement and divergence of every pair, summed over examples; may be traced.
 
     Args:
-      log_p: [M, B, classes] float32 log-probabilities.
-      weights: [B], above 0 for the examples that count.
+      log_p: [M, N, classes] float32 log-probabilities.
+      weights: [N], above 0 for the examples that count.
     """
     counted = (weights > 0)[None, None]
-    top = jnp.argmax(log_p, axis=-1)  # [M, B]
+    top = jnp.argmax(log_p, axis=-1)  # [M, N]
     different = (top[:, None] != top[None]) & counted
 
-    def against(one: jax.Array) -> jax.Array:  # [B, classes] -> [M, B]
+    def against(one: jax.Array) -> jax.Array:  # [N, classes] -> [M, N]
         p = jnp.exp(one)[None]
         # What has no probability adds nothing: 0 log 0 = 0.
         terms = jnp.where(p > 0, p * (one[None] - log_p), 0)
         return jnp.where(p.max(axis=-1) >= 0, terms.sum(axis=-1), jnp.nan)
 
-    kl = jax.lax.map(against, log_p)  # one network at a time: M^2 B classes is a lot
+    kl = jax.lax.map(against, log_p)  # one network at a time: M^2 N classes is a lot
     return PairSums(
         different=different.sum(axis=-1, dtype=jnp.int32),
         kl=jnp.where(counted, kl, 0).sum(axis=-1),
@@ -106,9 +107,10 @@ def pair_sums(log_p: jax.Array, weights: jax.Array) -> PairSums:
 
 
 @jax.jit
-def _sums(
-    log_p: list[jax.Array], labels: jax.Array, weights: jax.Array
-) -> tuple[ScoreSums, PairSums]:
-    stacked = jnp.stack(log_p)
+def _sums(predicted: list[Predictions]) -> tuple[PredictionSums, PairSums]:
+    classes = predicted[0].log_p.shape[-1]
+    stacked = jnp.stack([one.log_p.reshape(-1, classes) for one in predicted])
+    labels, weights = (jnp.ravel(x) for x in predicted[0][1:])
     ensemble = ensemble_log_probabilities(stacked)
-    return score_sums(ensemble, labels, weights), pair_sums(stacked, weights)
+    sums = prediction_sums(Predictions(ensemble, labels, weights))
+    return sums, pair_sums(stacked, weights)

@@ -16,7 +16,6 @@ References:
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,60 +24,13 @@ from sup_tickets.trees import named_leaves
 from sup_tickets.types import Masks, Params
 
 Uses = dict[str, int]
-"""How often each element of a leaf is used for one example, by the leaf's name."""
+"""How often each element of a leaf is used for one example, by the leaf's name.
+
+Of Linen modules see `sup_tickets.training.libraries.linen.kernel_uses`.
+"""
 
 
 # --- One forward pass -----------------------------------------------------------------
-
-
-def kernel_uses(model: nn.Module, example: Any) -> Uses:
-    """The uses of every kernel: output positions of a convolution, 1 of a dense layer.
-
-    Nothing is computed; the model is applied to shapes. Padding counts as input. A
-    layer that is applied several times has the sum. Tables of `nn.Embed` are looked up,
-    which costs nothing.
-
-    Args:
-      model: Linen module, called as ``model(inputs, train=False)``, made of Flax's
-        `Conv`, `ConvTranspose`, `Dense`, `DenseGeneral` and `Embed`. (Not within
-        `nn.scan`, which looks at its body twice.)
-      example: inputs [B, ...], or their shape and dtype; B is not read.
-
-    Returns:
-      Names as of `sup_tickets.trees.named_leaves` of the parameters.
-    """
-    found: Uses = {}
-
-    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext):
-        output = call(*args, **kwargs)
-        module = context.module
-        if context.method_name == "__call__" and isinstance(module, _LAYERS):
-            leaf = "embedding" if isinstance(module, nn.Embed) else "kernel"
-            name = "/".join([*module.path, leaf])
-            found[name] = found.get(name, 0) + _uses(module, args[0].shape, output)
-        return output
-
-    one = jax.ShapeDtypeStruct((1, *example.shape[1:]), example.dtype)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, one)
-    with nn.intercept_methods(watch):
-        jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, one)
-    return found
-
-
-_LAYERS = (nn.Conv, nn.ConvTranspose, nn.Dense, nn.DenseGeneral, nn.Embed)
-
-
-def _uses(module: Any, inputs: tuple[int, ...], output: Any) -> int:
-    if isinstance(module, nn.Embed):
-        return 0
-    if isinstance(module, nn.ConvTranspose):
-        return int(np.prod(inputs[:-1]))  # every input goes through the whole kernel
-    outputs = int(np.prod(module.features))
-    if isinstance(module, nn.DenseGeneral):
-        # Each entry of the batch dimensions has a kernel of its own.
-        outputs *= int(np.prod([inputs[axis] for axis in module.batch_dims]))
-    return output.size // outputs
 
 
 def active_counts(masks: Masks, params: Params) -> dict[str, int]:

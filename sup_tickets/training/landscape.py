@@ -1,7 +1,8 @@
 """The loss between networks: on the line through two, in the plane through three.
 
 Every point is an affine combination of whole networks: of their weights, and of their
-batch-norm statistics with the same factors, as superposition averages them.
+model state, batch-norm statistics, with the same factors, as superposition averages
+them.
 
 References:
   Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis, 2020,
@@ -12,7 +13,8 @@ References:
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +23,14 @@ import numpy as np
 
 from sup_tickets.checks import check_whole
 from sup_tickets.masks import union
-from sup_tickets.training.evaluation import Scores
 from sup_tickets.training.state import Network
 from sup_tickets.trees import check_same_leaves, map_named
 
-Evaluate = Callable[[Network], Scores]
-"""``network -> Scores`` on some split."""
+Evaluate = Callable[[Network], Mapping[str, float]]
+"""``network -> metrics`` on some split."""
+
+# What the libraries call variances.
+_VARIANCE = re.compile(r"(^|/)var(iance)?(_ema)?(/|$)")
 
 _FLAT = 1e-4  # of the longest side of a triangle, the least height
 
@@ -36,7 +40,7 @@ class LossPath(NamedTuple):
 
     positions: np.ndarray  # [P] from 0 at the first network to 1 at the second
     losses: np.ndarray  # [P] nats
-    accuracies: np.ndarray  # [P] in [0, 1]
+    accuracies: np.ndarray  # [P] in [0, 1]; NaN if the task has none
     barrier: float  # nats, largest rise above the straight line between the ends; >= 0
 
 
@@ -59,7 +63,7 @@ def blend(networks: Sequence[Network], weights: Any) -> Network:
       weights: [M] numbers; affine if they sum to 1. They may be negative, and traced.
 
     Returns:
-      The network whose weights and batch-norm statistics are the sums, each in the
+      The network whose weights and model state are the sums, each in the
       dtype it had; variances are at least 0. A weight is active if it is in any one.
 
     Raises:
@@ -68,13 +72,13 @@ def blend(networks: Sequence[Network], weights: Any) -> Network:
     networks, count = list(networks), np.shape(weights)
     if not networks or count != (len(networks),):
         raise ValueError(f"weights must be one a network, got {count}")
-    first, *others = ({"params": n.params, "stats": n.batch_stats} for n in networks)
+    first, *others = ({"params": n.params, "state": n.model_state} for n in networks)
     for other in others:
         check_same_leaves("a network", other, "the first", first)
     mixed = _mix(jnp.asarray(weights, jnp.float32), first, *others)
     return Network(
         params=mixed["params"],
-        batch_stats=map_named(_positive, mixed["stats"]),
+        model_state=map_named(_positive, mixed["state"]),
         masks=functools.reduce(union, (n.masks for n in networks)),
     )
 
@@ -92,34 +96,41 @@ def _mix(weights: jax.Array, *trees: Any) -> Any:
 
 def _positive(name: str, leaf: jax.Array) -> jax.Array:
     """Variances may fall below 0 outside of the networks."""
-    is_variance = name.rsplit("/", 1)[-1] == "var"
-    return jnp.maximum(leaf, jnp.zeros_like(leaf)) if is_variance else leaf
+    if not _VARIANCE.search(name):
+        return leaf
+    return jnp.maximum(leaf, jnp.zeros_like(leaf))
 
 
 # --- A line ---------------------------------------------------------------------------
 
 
 def loss_path(
-    evaluate: Evaluate, a: Network, b: Network, *, points: int = 11
+    evaluate: Evaluate,
+    a: Network,
+    b: Network,
+    *,
+    points: int = 11,
+    objective: str = "nll",
 ) -> LossPath:
     """The loss at equal steps from one network to another.
 
     Args:
-      evaluate: the scores of a network.
+      evaluate: the metrics of a network.
       a: at position 0.
       b: at position 1.
       points: with both ends, at least 2.
+      objective: the metric that is the loss.
 
     Raises:
       ValueError: for too few points, or networks of different models.
     """
     positions = np.linspace(0, 1, check_whole("points", points, 2))
-    scores = [evaluate(blend([a, b], [1 - t, t])) for t in positions]
-    losses = np.array([score.nll for score in scores])
+    found = [evaluate(blend([a, b], [1 - t, t])) for t in positions]
+    losses = np.array([metrics[objective] for metrics in found])
     return LossPath(
         positions=positions,
         losses=losses,
-        accuracies=np.array([score.accuracy for score in scores]),
+        accuracies=np.array([metrics.get("accuracy", np.nan) for metrics in found]),
         barrier=barrier_of(losses),
     )
 
@@ -180,6 +191,7 @@ def loss_plane(
     points: int = 11,
     margin: float = 0.3,
     others: Sequence[Network] = (),
+    objective: str = "nll",
 ) -> LossPlane:
     """The loss on a grid in the plane through three networks.
 
@@ -187,13 +199,14 @@ def loss_plane(
     projections of the others.
 
     Args:
-      evaluate: the scores of a network.
+      evaluate: the metrics of a network.
       a: the origin.
       b: on the first axis.
       c: in the upper half of the plane.
       points: a side of the grid, at least 2; ``points ** 2`` networks are evaluated.
       margin: around the networks, as a share of the extent on each axis.
       others: networks to be projected, the superposed one for example.
+      objective: the metric that is the loss.
 
     Raises:
       ValueError: if two of the three are the same, or all are on a line.
@@ -208,7 +221,8 @@ def loss_plane(
     x, y = np.linspace(low, high, points).T
 
     def loss(place_x: float, place_y: float) -> float:
-        return evaluate(blend([a, b, c], plane.shares(place_x, place_y))).nll
+        blended = blend([a, b, c], plane.shares(place_x, place_y))
+        return evaluate(blended)[objective]
 
     return LossPlane(
         x=x,

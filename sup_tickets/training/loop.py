@@ -9,18 +9,26 @@ ticket.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from sup_tickets.superposition import Superposition, SuperpositionState
-from sup_tickets.training.evaluation import Scores
+from sup_tickets.superposition import SuperpositionState
+from sup_tickets.training.evaluation import evaluate
+from sup_tickets.training.experiment import Experiment, Stage
 from sup_tickets.training.plan import Plan
-from sup_tickets.training.state import Network, RunState, TrainState, network_of
-from sup_tickets.training.steps import Steps, Turnover
-from sup_tickets.types import Number
+from sup_tickets.training.state import (
+    Network,
+    RunState,
+    TrainState,
+    as_trees,
+    from_trees,
+    network_of,
+)
+from sup_tickets.training.steps import Turnover
+from sup_tickets.training.task import Metrics, Report
 
 
 class TrainingDiverged(ValueError):
@@ -35,14 +43,18 @@ class TrainingStopped(Exception):
         self.step = step
 
 
-class Listener(Protocol):
+class Callbacks(Protocol):
     """What the loop tells while it runs; all arguments are on the host or copied."""
 
-    def losses(self, phase: str, steps: Sequence[int], losses: np.ndarray) -> None:
-        """Losses of some steps, finite all of them; every ``check_every_steps``."""
+    def reported(
+        self, phase: str, steps: Sequence[int], report: Mapping[str, np.ndarray]
+    ) -> None:
+        """Reports of some steps, with finite losses; every ``check_every_steps``."""
 
-    def validated(self, phase: str, step: int, scores: Scores, net: Network) -> None:
-        """The live network did well enough to have finite likelihoods."""
+    def validated(
+        self, phase: str, step: int, metrics: Metrics, network: Network
+    ) -> None:
+        """The live network did well enough to have a finite loss."""
 
     def changed(
         self, kind: str, step: int, network: Network, turnover: Turnover
@@ -53,10 +65,10 @@ class Listener(Protocol):
         """The end of phase 1, or a ticket; valid until this returns."""
 
     def kept(self, step: int, network: Network) -> None:
-        """A network to be kept, without ghosts; valid until this returns."""
+        """A network to be kept, as of the last stage; valid until this returns."""
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Keeps states safe, and says when to."""
 
     def due(self, step: int) -> bool:
@@ -71,45 +83,6 @@ class Keeper(Protocol):
         """Saves; the state is valid until this returns."""
 
 
-class Source(Protocol):
-    """Training batches by step."""
-
-    def __call__(self, step: int) -> Any:
-        """The batch of a step."""
-
-    def block(self, step: int, count: int) -> Any:
-        """The batches of ``count`` steps, for `Steps.block`."""
-
-
-class Job(NamedTuple):
-    """All that a run needs, as objects."""
-
-    plan: Plan
-    steps: Steps
-    batches: Source | Callable[[int], Any]  # the latter if block_steps is 1
-    validate: Callable[[Network], Scores] | None  # None without a validation split
-    listener: Listener
-    consumes_step: bool  # whether a topology update replaces the weight step
-    explore_fraction: Number = 0.0  # of each layer's active weights, once a cycle
-    superposition: Superposition | None = None
-    include_phase1: bool = False  # whether phase 1's network is a ticket, as released
-    validate_every_steps: int = 0  # besides the end of each phase; 0 for never
-    check_every_steps: int = 50  # the loss is fetched, and looked at for NaN
-    block_steps: int = 1  # weight steps a call where nothing else is due
-    keeper: Keeper | None = None
-    ghosts: "Ghosts | None" = None
-    keep_steps: Sequence[int] = ()  # completed steps after which the network is kept
-
-
-class Ghosts(NamedTuple):
-    """How a run begins whose network has ghosts at first."""
-
-    until: int  # completed steps after which they are gone
-    steps: Steps  # of the network with them
-    remove: Callable[[Any], Any]  # from any tree
-    validate: Callable[[Network, int], Scores] | None  # the network as of a step
-
-
 class Outcome(NamedTuple):
     """What a run ends with."""
 
@@ -122,80 +95,64 @@ class Outcome(NamedTuple):
         return network_of(self.state.train)
 
 
-def train(job: Job, start: RunState) -> Outcome:
+def train(
+    experiment: Experiment,
+    start: RunState,
+    callbacks: Callbacks,
+    checkpointer: Checkpointer | None = None,
+) -> Outcome:
     """Runs all phases, from wherever the state is.
 
     Args:
-      job: what to do.
-      start: ``RunState(job.steps.init(key))``, or a state that the keeper was given;
-        donated.
+      experiment: what to compute.
+      start: of its ``init``, or a state that the checkpointer was given; donated.
+      callbacks: whom to tell.
+      checkpointer: whom to give the state to.
 
     Raises:
       ValueError: if the state is past the end of phase 1 and lacks the average.
       TrainingDiverged: naming the first step whose loss is not finite.
-      TrainingStopped: if the keeper says so, once the state is saved.
+      TrainingStopped: if the checkpointer says so, once the state is saved.
     """
-    plan, keeper = job.plan, job.keeper
+    ours, plan = experiment, experiment.plan
     state, average, step = start.train, start.average, int(start.train.step)
-    _check_start(job, step, average)
-    if step in job.keep_steps and not step:
-        job.listener.kept(step, network_of(_plain(job, state, step)))
-    advance, watch, add = _Advance(job), _LossWatch(job), _collector(job)
+    _check_start(ours, step, average)
+    if step in ours.keep_steps and not step:
+        callbacks.kept(step, ours.final_form(state, step))
+    advance, add = _Advance(ours, callbacks), _collector(ours, callbacks)
+    watch = _LossWatch(ours, callbacks)
     while step < plan.total_steps:
-        state, losses = advance(state, step)
-        watch.add(step, losses)
-        step += losses.size
-        if job.ghosts and step == job.ghosts.until:
-            state = job.ghosts.remove(state)
+        stage = ours.stage_at(step)
+        state, report = advance(stage, state, step)
+        watch.add(step, report)
+        step += report["loss"].size
+        if step == stage.until and stage is not ours.stages[-1]:
+            state = stage.then(state)
         ends = step == plan.phase1_steps or step in plan.collections
-        if ends or _every(job.validate_every_steps, step):
+        if ends or _every(ours.validate_every_steps, step):
             watch.check()
-            _validate(job, step - 1, state)
-        if step in job.keep_steps:
-            job.listener.kept(step, network_of(_plain(job, state, step)))
+            _validate(ours, callbacks, step, state)
+        if step in ours.keep_steps:
+            callbacks.kept(step, ours.final_form(state, step))
         if ends:
             average = add(step, average, network_of(state))
-        if keeper is not None:
-            stops = keeper.stopping(step)
-            if ends or stops or keeper.due(step):
+        if checkpointer is not None:
+            stops = checkpointer.stopping(step)
+            if ends or stops or checkpointer.due(step):
                 watch.check()
-                keeper.save(RunState(state, average))
+                checkpointer.save(RunState(state, average))
             if stops:
                 raise TrainingStopped(step)
-    return Outcome(RunState(state, average), _superposed(job, average))
+    return Outcome(RunState(state, average), _superposed(ours, average))
 
 
-def average_like(job: Job, state: TrainState, step: int) -> SuperpositionState | None:
-    """The shapes of the average that a run has after ``step`` steps, or ``None``.
-
-    Args:
-      job: the run.
-      state: its train state, arrays or shapes.
-      step: completed steps.
-    """
-    if job.superposition is None or step < job.plan.phase1_steps:
-        return None
-    tree, masks = _as_trees(network_of(state))
-    return jax.eval_shape(job.superposition.init, tree, masks)
-
-
-def _plain(job: Job, state: TrainState, step: int) -> TrainState:
-    """The state without ghosts."""
-    haunted = job.ghosts and step < job.ghosts.until
-    return job.ghosts.remove(state) if haunted and job.ghosts else state
-
-
-def _check_start(job: Job, step: int, average: Any) -> None:
-    begun = job.superposition is not None and step >= job.plan.phase1_steps
+def _check_start(ours: Experiment, step: int, average: Any) -> None:
+    begun = ours.superposition is not None and step >= ours.plan.phase1_steps
     if begun and average is None:
         raise ValueError(
             f"the state is at step {step}, past the end of phase 1 at step "
-            f"{job.plan.phase1_steps}, and lacks the average of the tickets"
+            f"{ours.plan.phase1_steps}, and lacks the average of the tickets"
         )
-
-
-def _steps_at(job: Job, step: int) -> Steps:
-    return job.ghosts.steps if job.ghosts and step < job.ghosts.until else job.steps
 
 
 class _Advance:
@@ -205,57 +162,56 @@ class _Advance:
     a checkpoint computes the same bits.
     """
 
-    def __init__(self, job: Job):
-        plan = job.plan
-        self._job = job
+    def __init__(self, ours: Experiment, callbacks: Callbacks):
+        plan = ours.plan
+        self._ours, self._callbacks = ours, callbacks
         self._updates = frozenset(plan.updates)
         self._explorations = frozenset(plan.explorations)
-        validations = range(0, plan.total_steps, job.validate_every_steps or 10**12)
-        gone = job.ghosts.until if job.ghosts else 0
+        validations = range(0, plan.total_steps, ours.validate_every_steps or 10**12)
         self._breaks = sorted(
             {*plan.updates, *plan.explorations, *plan.collections, *validations}
-            | {plan.phase1_steps, plan.total_steps, gone, *job.keep_steps}
+            | {plan.phase1_steps, plan.total_steps, *ours.keep_steps}
+            | {stage.until for stage in ours.stages}
         )
 
     def __call__(
-        self, state: TrainState, step: int
-    ) -> tuple[TrainState, jax.Array | np.ndarray]:
-        """The state afterwards, and the losses of the steps that were done."""
-        steps, changed = _steps_at(self._job, step), self._job.listener.changed
+        self, stage: Stage, state: TrainState, step: int
+    ) -> tuple[TrainState, Report]:
+        """The state afterwards, and the reports of the steps that were done."""
+        ours, steps, changed = self._ours, stage.steps, self._callbacks.changed
         if step in self._explorations:
-            batch = self._job.batches(step)
-            state, turnover = steps.explore(state, batch, self._job.explore_fraction)
+            batch = ours.batches(step)
+            state, turnover = steps.explore(state, batch, ours.explore_fraction)
             changed("explore", step, network_of(state), turnover)
         if step in self._updates:
-            state, turnover = steps.topology(state, self._job.batches(step))
+            state, turnover = steps.topology(state, ours.batches(step))
             changed("update", step, network_of(state), turnover)
-            if self._job.consumes_step:
-                return state, turnover.loss
-        if self._fits(step):
-            count = self._job.block_steps
-            return steps.block(state, self._job.batches.block(step, count))  # pyright: ignore
-        return steps.train(state, self._job.batches(step))
+            if steps.spec.method.consumes_step:
+                return state, turnover.report
+        count = steps.spec.block_steps
+        if self._fits(step, count):
+            return steps.block(state, ours.batches.block(step, count))  # pyright: ignore
+        return steps.train(state, ours.batches(step))
 
-    def _fits(self, step: int) -> bool:
+    def _fits(self, step: int, count: int) -> bool:
         """Whether a block of steps may begin here and meets nothing on its way."""
-        count = self._job.block_steps
         if count == 1 or step % count:
             return False
         return self._breaks[bisect_right(self._breaks, step)] >= step + count
 
 
 class _LossWatch:
-    """Keeps losses on the device, and fetches them every so many steps."""
+    """Keeps reports on the device, and fetches them every so many steps."""
 
-    def __init__(self, job: Job):
-        self._job = job
-        self._pending: list[tuple[int, Any]] = []
+    def __init__(self, ours: Experiment, callbacks: Callbacks):
+        self._ours, self._callbacks = ours, callbacks
+        self._pending: list[tuple[int, Report]] = []
         self._count = 0
 
-    def add(self, step: int, losses: Any) -> None:
-        self._pending.append((step, losses))
-        self._count += losses.size
-        if self._count >= self._job.check_every_steps:
+    def add(self, step: int, report: Report) -> None:
+        self._pending.append((step, report))
+        self._count += report["loss"].size
+        if self._count >= self._ours.check_every_steps:
             self.check()
 
     def check(self) -> None:
@@ -263,72 +219,71 @@ class _LossWatch:
             return
         first, on_device = zip(*self._pending, strict=True)
         self._pending, self._count = [], 0
-        fetched = [np.ravel(part) for part in jax.device_get(on_device)]
+        fetched: Any = jax.device_get(on_device)
         steps = [
             start + i
             for start, part in zip(first, fetched, strict=True)
-            for i in range(part.size)
+            for i in range(np.size(part["loss"]))
         ]
-        losses = np.concatenate(fetched).astype(np.float32)
+        report = {
+            name: np.concatenate([np.ravel(p[name]) for p in fetched]).astype(
+                np.float32
+            )
+            for name in fetched[0]
+        }
+        losses = report["loss"]
         finite = np.isfinite(losses)
         good = len(losses) if finite.all() else int(np.argmin(finite))
+        plan = self._ours.plan
         if good:
-            phase = self._job.plan.phase_of(steps[0])
-            self._job.listener.losses(phase, steps[:good], losses[:good])
+            told = {name: values[:good] for name, values in report.items()}
+            self._callbacks.reported(plan.phase_of(steps[0]), steps[:good], told)
         if good < len(losses):
-            raise _diverged(self._job.plan, steps[good], f"the loss is {losses[good]}")
+            raise _diverged(plan, steps[good], f"the loss is {losses[good]}")
 
 
-def _collector(job: Job) -> Callable[..., SuperpositionState | None]:
+def _collector(
+    ours: Experiment, callbacks: Callbacks
+) -> Callable[..., SuperpositionState | None]:
     """``(step, average, network) -> average``; names what is collected."""
-    plan, ours = job.plan, job.superposition
+    plan, sup = ours.plan, ours.superposition
     # The average is ours alone; the live network must outlive the call.
-    update = ours and jax.jit(ours.update, donate_argnums=0)
+    update = sup and jax.jit(sup.update, donate_argnums=0)
 
     def add(
         step: int, average: SuperpositionState | None, network: Network
     ) -> SuperpositionState | None:
         phase1 = step == plan.phase1_steps
         name = "phase 1" if phase1 else f"ticket {1 + plan.collections.index(step)}"
-        job.listener.collected(name, step, network)
-        if ours is None or update is None:
+        callbacks.collected(name, step, network)
+        if sup is None or update is None:
             return None
-        tree, masks = _as_trees(network)
+        tree, masks = as_trees(network)
         if phase1:
-            return ours.init(tree, masks, as_ticket=job.include_phase1)
+            return sup.init(tree, masks, as_ticket=ours.include_phase1)
         return update(average, tree, masks)
 
     return add
 
 
-def _superposed(job: Job, average: SuperpositionState | None) -> Network | None:
-    if job.superposition is None or average is None or not job.plan.collections:
+def _superposed(ours: Experiment, average: SuperpositionState | None) -> Network | None:
+    if ours.superposition is None or average is None or not ours.plan.collections:
         return None
-    tree, masks = jax.jit(job.superposition.result)(average)
-    return Network(masks=masks["params"], **tree)
+    return from_trees(*jax.jit(ours.superposition.result)(average))
 
 
-def _as_trees(network: Network) -> tuple[Any, Any]:
-    """Weights with their masks, and statistics, which have none, as one network."""
-    none = jax.tree.map(lambda _: None, network.batch_stats)
-    return (
-        {"params": network.params, "batch_stats": network.batch_stats},
-        {"params": network.masks, "batch_stats": none},
-    )
-
-
-def _validate(job: Job, step: int, state: TrainState) -> None:
-    if job.validate is None:
+def _validate(
+    ours: Experiment, callbacks: Callbacks, step: int, state: TrainState
+) -> None:
+    if ours.validation is None:
         return
-    network = network_of(state)
-    if job.ghosts and job.ghosts.validate and step + 1 < job.ghosts.until:
-        scores = job.ghosts.validate(network, step + 1)
-    else:
-        scores = job.validate(network)
+    network, task = network_of(state), ours.stage_at(step).task
+    metrics = evaluate(task, network, ours.validation(), step)
     # A step's loss is that before its update; this is the first look at the last one.
-    if not np.isfinite(scores.nll):
-        raise _diverged(job.plan, step, f"the validation loss is {scores.nll}")
-    job.listener.validated(job.plan.phase_of(step), step + 1, scores, network)
+    loss = task.value_of(metrics)
+    if not np.isfinite(loss):
+        raise _diverged(ours.plan, step - 1, f"the validation loss is {loss}")
+    callbacks.validated(ours.plan.phase_of(step - 1), step, metrics, network)
 
 
 def _diverged(plan: Plan, step: int, what: str) -> TrainingDiverged:

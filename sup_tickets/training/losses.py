@@ -1,4 +1,4 @@
-"""Losses of class scores, one value an example."""
+"""Losses of logits, one value a prediction."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,18 @@ import jax.numpy as jnp
 from sup_tickets.checks import check_one_of
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""``(scores [B, classes], labels [B]) -> [B] float32``, nats."""
+"""``(logits [..., classes], labels [...]) -> [...] float32``, nats."""
 
 
-def cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """Negative log-likelihood in nats, [B] float32.
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Negative log-likelihood in nats, [...] float32.
 
     Args:
-      scores: [B, classes] before the softmax.
-      labels: [B] integers.
+      logits: [..., classes] before the softmax.
+      labels: [...] integers.
     """
-    log_p = jax.nn.log_softmax(scores.astype(jnp.float32))
-    return -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
 
 
 def smoothed_cross_entropy(share: float, *, over: str = "all") -> Loss:
@@ -36,8 +36,8 @@ def smoothed_cross_entropy(share: float, *, over: str = "all") -> Loss:
 
     Example:
       >>> loss = smoothed_cross_entropy(0.1, over="others")
-      >>> scores, label = jnp.log(jnp.array([[0.5, 0.3, 0.2]])), jnp.array([0])
-      >>> round(float(loss(scores, label)[0]), 4)
+      >>> logits, label = jnp.log(jnp.array([[0.5, 0.3, 0.2]])), jnp.array([0])
+      >>> round(float(loss(logits, label)[0]), 4)
       0.7645
     """
     if not 0 <= share < 1:
@@ -46,11 +46,11 @@ def smoothed_cross_entropy(share: float, *, over: str = "all") -> Loss:
     if share == 0:
         return cross_entropy
 
-    def loss(scores: jax.Array, labels: jax.Array) -> jax.Array:
-        classes = scores.shape[-1]
+    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        classes = logits.shape[-1]
         taken = share if over == "all" else share * classes / (classes - 1)
-        log_p = jax.nn.log_softmax(scores.astype(jnp.float32))
-        of_label = -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
-        return (1 - taken) * of_label - taken * log_p.mean(axis=1)
+        log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+        of_label = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+        return (1 - taken) * of_label - taken * log_p.mean(axis=-1)
 
     return loss

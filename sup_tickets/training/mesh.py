@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from sup_tickets.data.resident import Placement
+from sup_tickets.data.resident import Shardings
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -23,7 +23,7 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     )
 
 
-def placement(mesh: Mesh, *, batch_size: int) -> Placement:
+def data_shardings(mesh: Mesh, *, batch_size: int) -> Shardings:
     """The shardings of state and batch.
 
     Args:
@@ -37,7 +37,7 @@ def placement(mesh: Mesh, *, batch_size: int) -> Placement:
         raise ValueError(
             f"batch_size={batch_size} must be a multiple of the {mesh.size} devices"
         )
-    return Placement(
-        everywhere=NamedSharding(mesh, PartitionSpec()),
-        by_example=NamedSharding(mesh, PartitionSpec("data")),
+    return Shardings(
+        replicated=NamedSharding(mesh, PartitionSpec()),
+        batch=NamedSharding(mesh, PartitionSpec("data")),
     )

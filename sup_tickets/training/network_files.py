@@ -283,8 +283,9 @@ def _spread(path: Path_, name: str, mask: np.ndarray, active: np.ndarray) -> np.
 def _arrays(network: Network) -> dict[str, np.ndarray]:
     """All leaves as contiguous arrays on the host, by their names in a file."""
     found = {}
-    for part in ("params", "batch_stats"):
-        tree = getattr(network, part)
+    # The name in files is older than that of the field.
+    parts = {"params": network.params, "batch_stats": network.model_state}
+    for part, tree in parts.items():
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
             keys = [str(getattr(step, "key", "/")) for step in path]
             if any("/" in key for key in keys):
@@ -366,7 +367,7 @@ def _network(path: Path_, params: Any, batch_stats: Any, masks: Any) -> Network:
     masks = {name: masks.get(name) for name in params}
     return Network(
         params=_nested(path, params),
-        batch_stats=_nested(path, batch_stats),
+        model_state=_nested(path, batch_stats),
         masks=_nested(path, masks),
     )
 

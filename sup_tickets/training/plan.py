@@ -1,6 +1,9 @@
 """The plan of a run in whole numbers: made once, printed first, stored with the run."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
 
 from sup_tickets.dynamic import Method, scheduled
 from sup_tickets.tickets import TicketBudget, TicketPlan
@@ -93,14 +96,15 @@ def make_plan(
       epoch_steps: steps of an epoch.
       milestones: steps at which the rate of phase 1 falls, for the text.
     """
-    steps = range(tickets.total_steps + 1)
+    # All steps at once: one call of a traced schedule a step takes seconds.
+    steps = jnp.arange(tickets.total_steps + 1)
     return Plan(
         epoch_steps=epoch_steps,
         tickets=tickets,
         milestones=milestones,
-        updates=tuple(s for s in steps[:-1] if scheduled(method, s, tickets)),
-        explorations=tuple(s for s in steps if tickets.explore_due(s)),
-        collections=tuple(s for s in steps if tickets.ticket_due(s)),
+        updates=_where(scheduled(method, steps[:-1], tickets), tickets.total_steps),
+        explorations=_where(tickets.explore_due(steps), len(steps)),
+        collections=_where(tickets.ticket_due(steps), len(steps)),
     )
 
 
@@ -118,13 +122,18 @@ def describe(plan: Plan, method: Method, learning_rate: Schedule) -> str:
     for i, (start, end) in enumerate(
         zip(plan.explorations, plan.collections, strict=True), start=1
     ):
-        rates = [float(learning_rate(s)) for s in range(start, end)]
+        rates = np.asarray(learning_rate(jnp.arange(start, end)))
         lines.append(
             f"cycle {i} of {cycles}: {_span(plan, start, end)}; explore, train with "
-            f"frozen masks at {rates[0]:.3g} to {max(rates):.3g} to {rates[-1]:.3g}, "
+            f"frozen masks at {rates[0]:.3g} to {rates.max():.3g} to {rates[-1]:.3g}, "
             "collect the ticket"
         )
     return "\n".join(lines)
+
+
+def _where(due: Any, steps: int) -> tuple[int, ...]:
+    """The steps at which something is due."""
+    return tuple(map(int, np.flatnonzero(np.broadcast_to(np.asarray(due), steps))))
 
 
 def _span(plan: Plan, start: int, end: int) -> str:

@@ -97,10 +97,10 @@ def check_agreement(mine: Mapping[str, Any]) -> None:
 def difference_of(given: list[Mapping[str, Any]]) -> str | None:
     """In what the first process and another differ, in one line; or ``None``."""
     first = given[0]
-    for number, other in enumerate(given):
+    for number, other in enumerate(given[1:], start=1):
         for name in (*first, *other):
             ours, theirs = first.get(name), other.get(name)
-            if ours != theirs:
+            if repr(ours) != repr(theirs):  # NaN is not equal to itself
                 return (
                     f"the processes do not agree: {name} is {ours!r} in process 0 and "
                     f"{theirs!r} in process {number}; start all with the same command "

@@ -1,28 +1,30 @@
 """The state of a training run: everything that a step reads and writes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import chex
 import flax.struct
 import jax
 
 from sup_tickets.superposition import SuperpositionState
-from sup_tickets.types import Params
+from sup_tickets.types import Masks, Number, Params
 from sup_tickets.updates import MethodState
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """One pytree; the steps of `make_steps` donate it.
+    """One pytree; the compiled steps donate it.
 
-    Invariant: weights, and optimizer slots shaped like them, are exactly 0 wherever
-    ``method.masks`` is False.
+    Invariant: weights are exactly 0, and their optimizer slots as at the start,
+    wherever ``method.masks`` is False.
     """
 
     step: jax.Array  # [] int32, completed steps; a step RigL consumed is one of them
     params: Params
-    batch_stats: Any  # running statistics of batch norm, {} without
+    model_state: chex.ArrayTree  # of the network: running statistics; {} without
     opt_state: Any
     method: MethodState  # masks, and what else the method carries
     key: jax.Array  # never changes; step t draws from fold_in(key, t)
+    carry: Any = None  # from batch to batch, if the task says so: a hidden state
 
 
 class RunState(flax.struct.PyTreeNode):
@@ -39,12 +41,52 @@ class Network(flax.struct.PyTreeNode):
     """A trained network, live or superposed: what is evaluated and saved."""
 
     params: Params
-    batch_stats: Any
-    masks: Any
+    model_state: chex.ArrayTree
+    masks: Masks
+
+
+class Start(NamedTuple):
+    """What a run starts with, where that is not all drawn from its key."""
+
+    params: Params  # dense; what the task has besides is drawn
+    model_state: Any
+    masks: Masks | None  # by default the method's own
+    step: Number = 0  # completed already
 
 
 def network_of(state: TrainState) -> Network:
     """The live network; its buffers are donated with the state at the next step."""
     return Network(
-        params=state.params, batch_stats=state.batch_stats, masks=state.method.masks
+        params=state.params, model_state=state.model_state, masks=state.method.masks
     )
+
+
+def as_trees(network: Network) -> tuple[Any, Any]:
+    """Weights with their masks, and model state, which has none, as one network."""
+    none = jax.tree.map(lambda _: None, network.model_state)
+    return (
+        {"params": network.params, "model_state": network.model_state},
+        {"params": network.masks, "model_state": none},
+    )
+
+
+def from_trees(tree: Any, masks: Any) -> Network:
+    """The inverse of `as_trees`."""
+    return Network(
+        params=tree["params"], model_state=tree["model_state"], masks=masks["params"]
+    )
+
+
+def completed(tree: Any, drawn: Any) -> Any:
+    """``tree`` with what only ``drawn`` has; nested dicts.
+
+    Args:
+      tree: part of a network.
+      drawn: of the whole network.
+    """
+    if not isinstance(drawn, dict) or not isinstance(tree, dict):
+        return tree
+    both = dict(tree)
+    for name, part in drawn.items():
+        both[name] = completed(tree[name], part) if name in tree else part
+    return both

@@ -1,0 +1,1 @@
+"""Networks of other libraries as pure functions; each module needs its own alone."""
