@@ -87,8 +87,8 @@ def check_number(
     raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
-def check_whole(name: str, value: Any, least: int) -> int:
-    """The value, if it is a whole number of at least ``least``.
+def check_whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """The value, if it is a whole number in [least, most].
 
     Raises:
       ValueError: naming the argument and its value.
@@ -97,6 +97,8 @@ def check_whole(name: str, value: Any, least: int) -> int:
         raise ValueError(
             f"{name} must be a whole number of at least {least}, got {value!r}"
         )
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value!r}")
     return int(value)
 
 
@@ -171,6 +173,8 @@ def is_number(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
     return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
 
 

@@ -9,6 +9,7 @@ to know of a method are properties that follow from its fields. A new method is 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, get_args
 
 from sup_tickets.checks import (
@@ -18,7 +19,7 @@ from sup_tickets.checks import (
     check_whole,
     did_you_mean,
 )
-from sup_tickets.counting import Rounding
+from sup_tickets.counting import MAX_COUNT, Rounding
 from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
 from sup_tickets.schedules import cosine_fraction, linear_fraction, stairs
 from sup_tickets.topology import Scope
@@ -29,6 +30,14 @@ Stairs = tuple[tuple[int, float], ...]
 """``(step, value)`` pairs: each value holds from its step on."""
 
 _DECAYS = ("constant", "cosine", "linear")
+_STEPS = (  # int32 where they are counted
+    "prune_begin_step",
+    "prune_end_step",
+    "update_every",
+    "begin_step",
+    "end_step",
+    "drop_end_step",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +143,13 @@ class Method:
                 f"where=None leaves all weights dense; sparsity={self.sparsity} "
                 "must be 0"
             )
-        if self.update_every < 0:
+        if isinstance(self.update_every, Integral) and self.update_every < 0:
             raise ValueError(
                 f"update_every must be 0 (never) or more, got {self.update_every}"
             )
-        for name in ("begin_step", "end_step"):
+        for name in _STEPS:
             if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), 0)
+                check_whole(name, getattr(self, name), 0, MAX_COUNT)
         check_one_of("rounding", self.rounding, get_args(Rounding))
         check_one_of("prune_scope", self.prune_scope, get_args(Scope))
         self._check_drop()

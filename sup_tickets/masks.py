@@ -100,6 +100,7 @@ def choose(masks: Masks, tree: Any, other: Any) -> Any:
 
 
 def _clear(leaf: jax.Array, mask: jax.Array) -> jax.Array:
+    leaf = jnp.asarray(leaf)  # of NumPy it may be wider than JAX is set to
     if _integer_view(leaf) is None:
         return jnp.where(mask, leaf, jnp.zeros_like(leaf))
     bits, ones = _bits_and_ones(leaf, mask)
@@ -107,6 +108,7 @@ def _clear(leaf: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _blend(leaf: jax.Array, mask: jax.Array, other: jax.Array) -> jax.Array:
+    leaf, other = jnp.asarray(leaf), jnp.asarray(other)
     if _integer_view(leaf) is None or other.dtype != leaf.dtype:
         return jnp.where(mask, leaf, other)
     bits, ones = _bits_and_ones(leaf, mask)
@@ -301,6 +303,7 @@ def pack(masks: Masks) -> Any:
     The first place is the highest bit of the first byte; the last byte is padded with
     zeros. ``None`` stays ``None``.
     """
+    _check_bool(masks)
     return jax.tree.map(lambda mask: jnp.packbits(mask.reshape(-1)), masks)
 
 

@@ -43,7 +43,7 @@ _DENSE = {
 }
 _POSITION = {
     *("pos", "position", "positions", "positional", "posemb", "posembed", "wpe", "rel"),
-    *("relative", "relpos", "pe"),
+    *("relative", "relpos", "pe", "freqs"),
 }
 _STATISTIC = {"running", "moving", "mean", "var", "variance", "average", "ema"}
 _EMBEDDING = {"embedding", "embeddings", "embed", "embeds", "emb", "embedder"}
@@ -135,6 +135,8 @@ def _own_words(name: str) -> list[str]:
 
 
 def _is_kernel_name(words: list[str]) -> bool:
+    if words == ["weight", "g"]:  # the lengths of PyTorch's weight norm
+        return False
     return bool(words) and bool({words[0], words[-1]} & _KERNEL)
 
 

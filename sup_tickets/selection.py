@@ -173,6 +173,10 @@ def ordered_keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
             f"scores must be floating point of 16 bits or more, got {score.dtype} "
             f"at leaf {name!r}"
         )
+    if candidates is not None and candidates.dtype != np.bool_:
+        raise TypeError(
+            f"candidates must be bool, got {candidates.dtype} at leaf {name!r}"
+        )
     return _ordered(score, candidates)
 
 

@@ -2,8 +2,8 @@
 
 A slot is per-weight by what it means, not by its shape: Shampoo's factor of a 12 x 12
 kernel is 12 x 12 as well, and no weight has an entry of its own in it. The optimizer is
-asked: a slot is per-weight if it lies in the state where its parameter lies in the
-parameters and if, when the parameter is given other shapes nearby, it takes just those.
+asked: a slot is per-weight if its path in the state has the path of its parameter in it
+and if, when the parameter is given other shapes nearby, it takes just those.
 Factors, rows, columns and norms of layers do not; several weights share them, and they
 stay as they are.
 
@@ -111,11 +111,9 @@ def step_with_slots(
 
 
 def _leaf_marks(params: Params, masks: Masks) -> list[int | None]:
-    def mark(_: Any, mask: Any) -> int:
-        return EVERYWHERE - 1 if mask is None else id(mask)
-
-    marks = jax.tree.leaves(jax.tree.map(mark, params, masks))
-    return [None if m == EVERYWHERE - 1 else m for m in marks]
+    pairs = jax.tree.map(lambda _, mask: (mask,), params, masks)
+    whole = jax.tree.leaves(pairs, is_leaf=lambda leaf: type(leaf) is tuple)
+    return [None if mask is None else id(mask) for (mask,) in whole]
 
 
 def slot_masks(tx: Any, masks: Masks, params: Params, opt_state: Any) -> list[Any]:
@@ -131,29 +129,44 @@ def slot_masks(tx: Any, masks: Masks, params: Params, opt_state: Any) -> list[An
       List in the order of ``jax.tree.leaves(opt_state)``: a mask at a per-weight slot
       of a sparse leaf, ``None`` at all other leaves.
     """
-    sparse = _sparse_leaves(params, masks)
-    if not sparse:
-        return [None] * len(jax.tree.leaves(opt_state))
-    probes = [
-        _shapes_of_state(tx, params, {p: leaf.nearby[i] for p, leaf in sparse.items()})
-        for i in range(2)
-    ]
-
-    def mask_of(path: Path, slot: Any) -> Any:
-        for start in range(len(path) + 1):  # the longest name first
-            leaf = sparse.get(path[start:])
-            if leaf and _is_per_weight(leaf, slot, [p.get(path) for p in probes]):
-                return leaf.mask
-        return None
-
-    flat = jax.tree_util.tree_flatten_with_path(opt_state)[0]
-    return [mask_of(path, slot) for path, slot in flat]
+    slots = jax.tree_util.tree_flatten_with_path(opt_state)[0]
+    probe = _probed(tx, masks, params)
+    owners = [_owner(path, slot, probe) for path, slot in slots]
+    return [None if leaf is None else leaf.mask for leaf in owners]
 
 
 class _SparseLeaf(NamedTuple):
     mask: jax.Array
     shape: Shape
     nearby: tuple[Shape, Shape]  # a little larger, a little smaller
+
+
+class _Probed(NamedTuple):
+    sparse: Mapping[Path, _SparseLeaf]
+    states: list[Mapping[Path, Shape]]  # shapes at the larger and the smaller params
+
+
+def _probed(tx: Any, masks: Masks, params: Params) -> _Probed:
+    sparse = _sparse_leaves(params, masks)
+    if not sparse:
+        return _Probed({}, [])
+    nearby = [{path: leaf.nearby[i] for path, leaf in sparse.items()} for i in range(2)]
+    return _Probed(sparse, [_shapes_of_state(tx, params, shapes) for shapes in nearby])
+
+
+def _owner(path: Path, slot: Any, probe: _Probed) -> _SparseLeaf | None:
+    """The leaf of whose weights this is a slot, if there is one.
+
+    Runs of the path that end with it come first, the longest before the others: then
+    those of optimizers that keep a structure of its own for each parameter.
+    """
+    shapes = [state.get(path) for state in probe.states]
+    for end in range(len(path), -1, -1):
+        for start in range(end + 1):
+            leaf = probe.sparse.get(path[start:end])
+            if leaf and _is_per_weight(leaf, slot, shapes):
+                return leaf
+    return None
 
 
 def _sparse_leaves(params: Params, masks: Masks) -> dict[Path, _SparseLeaf]:
@@ -221,11 +234,12 @@ def _is_per_weight(leaf: _SparseLeaf, slot: Any, probed: list[Any]) -> bool:
 # --- What cannot be trained sparsely --------------------------------------------------
 
 
-def check_optimizer(tx: Any, opt_state: Any, params: Params) -> None:
+def check_optimizer(tx: Any, masks: Masks, opt_state: Any, params: Params) -> None:
     """Raises if the optimizer cannot keep its promises within `sparse_training`.
 
     Args:
       tx: the Optax optimizer.
+      masks: the active weights.
       opt_state: of ``tx.init``.
       params: pytree of arrays.
 
@@ -248,6 +262,23 @@ def check_optimizer(tx: Any, opt_state: Any, params: Params) -> None:
             "sparse_training cannot wrap optax.flatten, which makes one vector of all "
             "leaves; leave it out, it changes no number"
         )
+    probe = _probed(tx, masks, params)
+    for path, slot in jax.tree_util.tree_flatten_with_path(opt_state)[0]:
+        if _owner(path, slot, probe) is None and _is_stray(path, slot, probe):
+            raise ValueError(
+                "sparse_training cannot wrap an optimizer whose state"
+                f"{jax.tree_util.keystr(path)} is a slot of the weights but does not "
+                "say of which parameter; its state must be nested as the parameters are"
+            )
+
+
+def _is_stray(path: Path, slot: Any, probe: _Probed) -> bool:
+    """Whether an array has the shape of some sparse leaf, at all shapes nearby too."""
+    shapes = (getattr(slot, "shape", None), *(s.get(path) for s in probe.states))
+    return any(
+        shapes == (leaf.shape, *leaf.nearby) and len(set(shapes)) == 3
+        for leaf in probe.sparse.values()
+    )
 
 
 def _reasons(opt_state: Any) -> list[str]:

@@ -77,6 +77,8 @@ def select_blocks(
       ValueError: if a block does not divide the shape of a sparse leaf, or if a count
         is no whole number in [0, blocks of its leaf].
     """
+    if not isinstance(block, Sequence):
+        raise ValueError(f"block must be a shape, such as (4, 4), got {block!r}")
     block = tuple(check_whole("block", side, 0) for side in block)
     blocks = math.prod(max(side, 1) for side in block)
     check_counts("counts", counts, "scores", scores, lambda leaf: leaf.size // blocks)

@@ -34,6 +34,7 @@ from sup_tickets.methods import METHODS, make_method
 from sup_tickets.slots import check_optimizer, reset_slots, step_with_slots
 from sup_tickets.tickets import TicketPlan
 from sup_tickets.timing import scheduled
+from sup_tickets.tree_checks import check_same_names
 from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
 from sup_tickets.updates import (
@@ -108,10 +109,13 @@ def sparse_training(
       **options: of the preset, if ``method`` is a name.
 
     Raises:
-      ValueError: for what is neither a method nor the name of one with its options; if
-        the fraction is outside [0, 1]; by ``init`` for an optimizer that cannot be
-        wrapped, with what to do instead; by ``update`` without parameters.
+      ValueError: for what is neither a method nor the name of one with its options, or
+        no optimizer, or no plan; if the fraction is outside [0, 1]; by ``init`` for an
+        optimizer that cannot be wrapped, with what to do instead; by ``update`` without
+        parameters, with a state of another optimizer, or with gradients or masks that
+        are not those of the parameters.
     """
+    _check_optimizer_and_plan(tx, tickets)
     method = _method(method, options)
     check_fraction(explore_fraction, "explore_fraction")
     tx = optax.with_extra_args_support(tx)
@@ -121,7 +125,7 @@ def sparse_training(
         topology = init_topology(method, key, params)
         live = apply_masks(topology.masks, params)
         inner = tx.init(live)
-        check_optimizer(tx, inner, params)
+        check_optimizer(tx, topology.masks, inner, params)
         _check_innermost(inner)
         never = jnp.zeros((), bool)
         state = SparseTrainingState(jnp.int32(0), topology, inner, never, never)
@@ -135,6 +139,7 @@ def sparse_training(
     ) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("sparse_training needs update(gradients, state, params)")
+        _check_arguments(updates, state, params)
         gradients = updates
         after, kept, replaced = _topology_step(
             method, tickets, explore_fraction, state, params, gradients
@@ -349,6 +354,33 @@ def _in_own_buffers(state: Any, params: Params) -> Any:
         return leaf
 
     return jax.tree.map(own, state)
+
+
+def _check_optimizer_and_plan(tx: Any, tickets: Any) -> None:
+    if isinstance(tx, type) or not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise ValueError(
+            f"tx must be an optimizer, such as optax.sgd(0.1), got a "
+            f"{type(tx).__name__}"
+        )
+    if not (tickets is None or isinstance(tickets, TicketPlan)):
+        raise ValueError(f"tickets must be a TicketPlan or None, got {tickets!r}")
+
+
+def _check_arguments(gradients: Any, state: Any, params: Params) -> None:
+    if not _is_ours(state):
+        raise ValueError(
+            "sparse_training needs the state that its own init gives, got a "
+            f"{type(state).__name__}"
+        )
+    given, wanted = check_same_names("gradients", gradients, "params", params)
+    for name, leaf in wanted.items():
+        shapes = [getattr(x, "shape", None) for x in (given[name], leaf)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"gradients has shape {shapes[0]} at leaf {name!r}, where params has "
+                f"{shapes[1]}"
+            )
+    check_masks(params, state.method.masks)
 
 
 def _check_params(params: Params) -> None:

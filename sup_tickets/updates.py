@@ -228,10 +228,13 @@ def _begun(
 
 def _typed(key: Any) -> jax.Array:
     """A typed key, of one, of its raw words, or of a seed."""
-    if isinstance(key, Integral):
-        return jax.random.key(int(key))
-    key = jnp.asarray(key)
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    try:
+        if isinstance(key, Integral):
+            return jax.random.key(int(key))
+        key = jnp.asarray(key)
+    except (TypeError, ValueError, OverflowError):  # no array, or beyond 64 bits
+        raise ValueError(f"key must be a random key or a seed, got {key!r}") from None
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
         return key
     if key.dtype == jnp.uint32 and key.shape in {(words,) for words in _KEYS}:
         return jax.random.wrap_key_data(key, impl=_KEYS[key.size])

@@ -4,6 +4,9 @@ Momentum of gradients that are 0 there is 0 there: what an optimizer itself keep
 needs no clearing after its step, which would cost a pass over memory. The program is
 read, not run: every value has the mark of the parameter at whose inactive weights it
 is 0, `EVERYWHERE` if it is 0 in all places, or ``None`` if nothing is known.
+
+Numbers are taken to be finite. Where a run diverges 0 times infinity is NaN in a slot
+of an inactive weight too; the next step clears it before it is used.
 """
 
 from typing import Any

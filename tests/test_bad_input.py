@@ -6,6 +6,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import sup_tickets as st
@@ -175,6 +176,13 @@ def test_real_numbers(name, value):
             W, sparsity=0.5, channel_axes=("a", 1))),
         ("n", lambda: st.select_n_m({"w": jnp.ones((4, 4))}, 0.5, 4)),
         ("n", lambda: st.select_n_m({"w": jnp.ones((4, 4))}, True, 4)),
+        ("block", lambda: st.select_blocks(W, with_count(1), 4)),
+        ("tx", lambda: st.sparse_training(optax.sgd, "static", sparsity=0.5)),
+        ("tx", lambda: st.sparse_training(None, "static", sparsity=0.5)),
+        ("tx", lambda: st.sparse_training(optax.MultiSteps, "static", sparsity=0.5)),
+        ("tx", lambda: st.sparse_training(st.static(sparsity=0.5), optax.sgd(0.1))),
+        ("tickets", lambda: st.sparse_training(optax.sgd(0.1), "static", sparsity=0.5,
+                                               tickets=5)),
     ],
 )  # fmt: skip
 def test_other_arguments(name, call):
@@ -298,11 +306,33 @@ FULL = {"l": (M, M)}
                                      fraction=0.5, shares={"l": [1.0, 1.0]})),
         ("masks", lambda: st.snip(never, TUPLE, [1], masks={"l": [M, M]})),
         ("masks", lambda: st.layer_counts({"l": X})),
+        ("masks", lambda: st.pack({"l": X})),
+        ("candidates", lambda: st.select_globally(TUPLE, 1, among=TUPLE)),
         ("masks", lambda: st.coverage({"l": [M, M]}, TUPLE)),
     ],
 )  # fmt: skip
 def test_other_trees(name, call):
     assert name in line_of(call)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "state", "params", "said"),
+    [
+        (W, None, W, "the state that its own init gives, got a NoneType"),
+        (W, {"step": 0}, W, "its own init gives, got a dict"),
+        (W, W, "swapped", "its own init gives, got a dict"),
+        ({"fc": {"kernel": X}}, ..., W, "params has a leaf 'fc/bias' that gradients"),
+        ({"fc": {"kernel": W["fc"]["kernel"], "bias": None}}, ..., W,
+         "gradients has shape None at leaf 'fc/bias', where params has (4,)"),
+        ({"fc": {"kernel": X, "bias": jnp.ones(4)}}, ..., W,
+         "gradients has shape (2, 2) at leaf 'fc/kernel', where params has (3, 4)"),
+        ({"a": X}, ..., {"a": X}, "params has a leaf 'a' that masks lacks"),
+    ],
+)  # fmt: skip
+def test_what_an_update_is_given(gradients, state, params, said):
+    tx = st.sparse_training(optax.sgd(0.1), st.static(sparsity=0.5))
+    state = tx.init(W) if state is ... else state
+    assert said in line_of(lambda: tx.update(gradients, state, params))
 
 
 @pytest.mark.parametrize("frozen", [types.MappingProxyType, list], ids=str)

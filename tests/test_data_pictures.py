@@ -63,6 +63,11 @@ PIXELS = {
     "16-bit big-endian TIFF": (of_array(SIXTEEN, ">u2", "TIFF"), EIGHT),
     "16-bit PGM": (of_array(SIXTEEN, np.uint16, "PPM"), EIGHT),
     "PGM of 10 bits": (b"P2 3 1 1023 0 512 1023", grey(0, 128, 255)),
+    "16-bit PNG with a clear value": (
+        saved(Image.fromarray(np.asarray([[0, 1000]], np.uint16)), transparency=1000),
+        grey(0, 255),
+    ),
+    "GIF": (row([RED, GREEN], "RGB", "GIF"), [RED, GREEN]),
     "palette": (palette(), [RED, GREEN, BLUE]),
     "palette with one clear": (palette(transparency=1), [RED, WHITE, BLUE]),
     "palette with alphas": (palette(transparency=bytes([0, 255, 0])), [
@@ -257,6 +262,15 @@ def test_endings_in_any_case_and_deeper_folders(folder):
         path.write_bytes(picture(2 * i + 3))  # by its bytes, whatever the ending says
     (folder / "train/cat/a folder.jpg").mkdir()
     check_unchanged(folder, more=(3, 5, 7, 9, 11))
+
+
+def test_an_image_of_the_same_size_is_not_of_the_cache(folder):
+    check_unchanged(folder)  # and kept
+    path = folder / "train/cat/a.png"
+    before = path.read_bytes()
+    path.write_bytes(picture(5))
+    assert len(path.read_bytes()) == len(before)
+    assert read_folder(folder)[0].train.images[0, 0, 0].tolist() == [5, 5, 5]
 
 
 def test_links_are_followed(folder, tmp_path_factory):

@@ -98,6 +98,16 @@ def test_double_precision():
         helpers.assert_same(got, np.array([1.0, 0.0, 0.0, -3.0]))
 
 
+def test_arrays_of_numpy_wider_than_jax_is_set_to():
+    leaf, mask = {"w": np.ones((2, 3))}, {"w": np.eye(2, 3) > 0}
+    for result in (
+        st.apply_masks(mask, leaf),
+        st.choose(mask, leaf, {"w": 0 * leaf["w"]}),
+    ):
+        assert result["w"].dtype == np.float32
+        np.testing.assert_array_equal(result["w"], mask["w"].astype(np.float32))
+
+
 def test_a_none_mask_leaves_its_leaf_alone():
     nan = jnp.full(2, np.nan)
     got = st.apply_masks({"w": A["w"], "bias": None}, {"w": PARAMS["w"], "bias": nan})

@@ -162,6 +162,40 @@ def test_pruning_ends_after_110_of_160_parts():
             lambda: st.Method("m", sparsity=0.5, sparsity_stairs=((0, 0.1),)),
             "must end at sparsity=0.5",
         ),
+        (
+            lambda: st.rigl(sparsity=0.9, end_step=50),
+            "rigl would never .*update_every=100 .* end_step=50",
+        ),
+        (
+            lambda: st.sparse_evolutionary(sparsity=0.9, update_every=0),
+            "update_every must be a whole number of at least 1, got 0",
+        ),
+        (
+            lambda: st.rigl(sparsity=0.9, total_steps=900, update_every="100"),
+            "update_every must be a whole number of at least 1, got '100'",
+        ),
+        (
+            lambda: st.rigl(sparsity=0.9, total_steps=2**40),
+            "end_step must be at most 2147483647",
+        ),
+        (
+            lambda: st.Method("m", sparsity=0.5, update_every=2.5),
+            "update_every must be a whole number",
+        ),
+        (
+            lambda: st.gradual_magnitude(sparsity=0.5, prune_end_step="9"),
+            "prune_end_step must be a whole number",
+        ),
+        (
+            lambda: example("gmp").replace(prune_begin_step=2.5),
+            "prune_begin_step must be a whole number",
+        ),
+        (
+            lambda: st.mest(sparsity=0.5, total_steps=999, extra_density=0.7),
+            r"extra_density must be in \[0, 0.5\], got 0.7",
+        ),
+        (lambda: st.make_method("sparse_evolutionary"), "did you mean 'set'"),
+        (lambda: st.make_method("gradual_magnitude"), "did you mean 'gmp'"),
         (lambda: st.Method("m", sparsity=0.5, where=None), "where=None .* must be 0"),
         (lambda: st.Method("m", sparsity=0.5, spare_dense=True), "needs redistribute"),
         (lambda: st.by_magnitude_and_gradient(-1.0), "must not be negative, got -1"),
@@ -209,8 +243,10 @@ def test_any_key_will_do():
     state = st.init_topology(method, jax.random.key(7, impl="rbg"), params)
     change = st.update_topology(method, state, params, None, 1500)
     assert int(st.count(change.state.masks)) == 16
-    with pytest.raises(ValueError, match="key must be a random key or a seed"):
-        st.init_topology(method, jnp.zeros(3), params)
+    keys = jax.random.split(jax.random.key(0), 2)
+    for key in (jnp.zeros(3), 1.5, "a", None, 2**70, keys):
+        with pytest.raises(ValueError, match="key must be a random key or a seed"):
+            st.init_topology(method, key, params)
 
 
 @pytest.mark.parametrize("name", ["set-itop", "snfs"])

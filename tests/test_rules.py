@@ -57,7 +57,8 @@ kernel_scale weight_scale affine/alpha skipinit_gain temperature PReLU_0/negativ
 class_token cls_token cls dist_token mask_token reg_token register_tokens registers
 storage_tokens latents prompts patch_embed/cls_token
 positions x/positions pos_embed pos_embedding posembed_input/pos_embedding
-position_embeddings/embedding position_embedding/weight wpe/embedding abs_pos
+rope/freqs rope.freqs position_embeddings/embedding position_embedding/weight
+wpe/embedding abs_pos
 embed_positions/embedding positional_embedding pos_emb rel_embeddings/weight
 A_log mixer/A_log log_dt conv_ghost/kernel x_ghost/bridge/kernel skip_ghost
 """
@@ -92,6 +93,9 @@ def test_what_is_dense_by_design_is_so_at_any_rank(name):
         ("block/mix", (2, 8), True),
         ("mix", (1, 8), True),
         ("weight_norm/g", (8, 1), False),
+        ("conv/weight_g", (8, 1, 1, 1), False),
+        ("conv/weight_v", (8, 1, 1, 1), True),
+        ("cell/weight_g", (8, 8), True),
         ("kernel", (0, 8), True),
         ("block/mix", (0, 8), True),
         ("", (2, 8), True),  # the whole tree is one array

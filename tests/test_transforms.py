@@ -105,6 +105,62 @@ def test_leaves_of_one_name_and_shape_keep_their_own_masks():
         assert np.all(slot["k"] == 0) and np.all(slot["mu"]["k"] == 1)
 
 
+class Moments(NamedTuple):
+    mu: jax.Array
+    left: jax.Array
+
+
+def kept_by(structure):
+    """SGD with momentum whose state is of another form than the parameters."""
+
+    def init(params):
+        def one(leaf):
+            return Moments(jnp.zeros_like(leaf), jnp.eye(leaf.shape[0]))
+
+        if structure == "list":
+            return [one(leaf).mu for leaf in jax.tree.leaves(params)]
+        return jax.tree.map(one, params)
+
+    def update(updates, state, params=None):
+        new = jax.tree.map(
+            lambda g, s: s._replace(mu=0.9 * s.mu + g - g.mean()), updates, state
+        )
+        step = jax.tree.map(lambda g, s: -0.1 * s.mu, updates, new)
+        return step, new
+
+    return optax.GradientTransformation(init, update)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (6, 4)])
+def test_a_structure_for_each_parameter_has_slots_too(shape):
+    params = {"x": jnp.ones(shape), "y": {"x": jnp.ones(shape)}}
+    params, state = trained(
+        st.sparse_training(kept_by("structures"), set_of()),
+        params,
+        5,
+        lambda i, p: jax.tree.map(lambda w: jnp.cos(w + i).at[0].mul(2), p),
+    )
+    masks = st.masks_of(state)
+    for moments, mask, weight in (
+        (state.inner["x"], masks["x"], params["x"]),
+        (state.inner["y"]["x"], masks["y"]["x"], params["y"]["x"]),
+    ):
+        dead = ~np.asarray(mask)
+        assert not np.asarray(moments.mu)[dead].any()
+        assert not np.asarray(weight)[dead].any()
+        assert np.asarray(moments.mu)[~dead].any()
+        np.testing.assert_array_equal(moments.left, np.eye(shape[0]))
+
+
+def test_slots_of_no_known_parameter_are_refused():
+    tx = st.sparse_training(kept_by("list"), set_of())
+    with pytest.raises(
+        ValueError, match=r"cannot wrap .* state\[0\] is a slot of"
+    ) as e:
+        tx.init({"x": jnp.ones((6, 4))})
+    assert "\n" not in str(e.value)
+
+
 def test_start_values_are_those_of_init():
     """By hand: step sizes of Rprop, accumulators of Adagrad, copies of DoG."""
     for tx, wanted in [

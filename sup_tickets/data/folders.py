@@ -29,7 +29,8 @@ from sup_tickets.data.files import (
 from sup_tickets.data.pixels import open_image
 
 ENDINGS = (
-    *(".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 """Of the files that are images, in upper or lower case."""
 
@@ -52,7 +53,7 @@ def read_folder(folder: Path) -> tuple[TrainTest, tuple[str, ...]]:
     ImageNet has no labels.
 
     Decoding is done once; its result is kept in ``sup_tickets.npz`` in the folder, and
-    made anew when the name or the size of any file changes.
+    made anew when the name, the size or the time of any file changes.
 
     Args:
       folder: of the set.
@@ -185,17 +186,19 @@ def _lines(path: Path) -> list[tuple[str, str]]:
 
 
 def _digest(folder: Path, examples: _Examples) -> str:
-    """Changes with any name, label or size of a file."""
+    """Changes with any name, label, size or time of a file."""
     digest = hashlib.sha256(_PIXELS.encode())
     for path, label in examples:
         try:
-            size = path.stat().st_size
+            found = path.stat()
         except OSError as error:  # a link to nothing
             raise ValueError(
                 f"cannot read the image {path}: {error.strerror}"
             ) from error
         name = os.fsencode(path.relative_to(folder))  # need not be UTF-8
-        digest.update(name + f"\t{label}\t{size}\n".encode())
+        # Uncompressed images of one shape have one size, whatever they show.
+        changed = f"{found.st_size}\t{found.st_mtime_ns}"
+        digest.update(name + f"\t{label}\t{changed}\n".encode())
     return digest.hexdigest()
 
 

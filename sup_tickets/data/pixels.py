@@ -4,7 +4,8 @@ What every kind of file becomes, for sets in memory and photographs alike:
 
 - Grey, of 1, 8 or 16 bits, is repeated over the channels. White is white: 16 bits are
   scaled by 255 / 65535 and rounded, not cut off at 255.
-- Palettes, CMYK, YCbCr: converted by Pillow.
+- Palettes, CMYK, YCbCr: converted by Pillow; so are colours of 16 bits, of which it
+  takes the upper 8.
 - What is transparent (by an alpha channel, or by a palette or colour that is marked so)
   shows white, as on a page; the colours that such files hide are arbitrary.
 - The orientation that a camera noted (EXIF) is applied.
@@ -84,6 +85,7 @@ def _coloured(opened: Any) -> Any:
     ):
         wide = np.asarray(opened).astype(np.uint32)
         grey = (wide * 255 + _WHITE_16 // 2) // _WHITE_16
+        grey[wide == opened.info.get("transparency", -1)] = 255
         return image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if opened.mode in ("I", "F"):
         kind = "32-bit integers" if opened.mode == "I" else "floating point"

@@ -62,7 +62,9 @@ def make_method(name: str, **options: Any) -> Method:
         that the preset does not take; and as the preset does.
     """
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
+        full = {preset.__name__: short for short, preset in METHODS.items()}
+        hint = did_you_mean(full.get(name, name), METHODS)
+        raise ValueError(f"unknown method {name!r}{hint}")
     check_fields(name, options, also=BEYOND)
     try:
         return METHODS[name](**options)

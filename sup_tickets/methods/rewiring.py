@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from sup_tickets.checks import check_whole
+from sup_tickets.checks import check_number, check_sparsity, check_whole
 from sup_tickets.counting import exact
 from sup_tickets.dynamic import Method
 from sup_tickets.methods.spans import LAST_DROP, Drop, annealed, update_span
@@ -296,6 +296,8 @@ def mest(
     least = 32 if update_every is None else 4  # steps that part the updates, the stairs
     check_whole("total_steps", total_steps, least)
     steps = (0, total_steps * 90 // 160, total_steps * 120 // 160)
+    check_sparsity(sparsity)
+    check_number("extra_density", extra_density, 0, sparsity)
     extra, rest = exact(extra_density), 1 - exact(sparsity)
     extras = (extra, extra / 2, Fraction(0))
     if extra:

@@ -26,7 +26,13 @@ def update_span(
     """The interval of updates and the last step that may have one."""
     check_sparsity(sparsity)  # the first thing to say
     every = default if update_every is None else update_every
+    check_whole("update_every", every, 1)
     if end_step is not None:
+        if check_whole("end_step", end_step, 0) < every:
+            raise ValueError(
+                f"{name} would never change the topology: update_every={every} leaves "
+                f"no update up to end_step={end_step}"
+            )
         return every, end_step
     if total_steps is None:
         if update_every is None:
@@ -67,7 +73,7 @@ def annealed(
 def prune_end(name: str, total_steps: int | None, prune_end_step: int | None) -> int:
     """The end of the pruning window, by default as in GraNet's release."""
     if prune_end_step is not None:
-        return prune_end_step
+        return check_whole("prune_end_step", prune_end_step, 0)
     if total_steps is None:
         raise ValueError(
             f"{name} needs total_steps, the steps of the training, or prune_end_step"
