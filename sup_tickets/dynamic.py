@@ -188,6 +188,11 @@ class Method:
         return self.initial_sparsity is not None or len(self.sparsity_stairs) > 1
 
     @property
+    def restarts(self) -> bool:
+        """Whether an update may prune a weight and grow it again as a new one."""
+        return self.prunes and self.rewires and not self.keep_pruned
+
+    @property
     def start_sparsity(self) -> float:
         """The sparsity that `init_topology` draws."""
         if self.sparsity_stairs:

@@ -267,7 +267,8 @@ def _topology_step(
 ) -> tuple[SparseTrainingState, Masks, jax.Array]:
     """The state before the optimizer's step; what is kept; if it replaces the step.
 
-    What is active before and now is kept, with its value and its slots.
+    What is kept has its value and its slots. They are those of the active weights, but
+    for what an update pruned and grew again as new.
     """
     step, topology = state.step, state.method
     kept = topology.masks
@@ -276,7 +277,9 @@ def _topology_step(
     if not method.fixed:
         due = waits | scheduled(method, step, tickets)
         change = partial(update_topology, method, topology, params, gradients, step)
-        topology, kept, done = _change_if(due, change, topology, gradients)
+        topology, kept, done = _change_if(
+            due, change, topology, gradients, restarts=method.restarts
+        )
         waits = due & ~done
         replaced = done & method.consumes_step
     if tickets is not None and tickets.cycles:
@@ -290,8 +293,10 @@ def _topology_step(
             step,
             explore_fraction,
         )
-        topology, still, done = _change_if(due, change, topology, gradients)
-        kept = intersection(kept, still)
+        restarted = kept
+        topology, kept, done = _change_if(due, change, topology, gradients)
+        if method.restarts:
+            kept = intersection(restarted, kept)
         explore_waits = due & ~done
     topology = observe_gradients(method, topology, gradients)
     after = SparseTrainingState(step + 1, topology, state.inner, waits, explore_waits)
@@ -299,25 +304,36 @@ def _topology_step(
 
 
 def _change_if(
-    due: jax.Array, change: Any, topology: MethodState, gradients: Params
+    due: jax.Array,
+    change: Any,
+    topology: MethodState,
+    gradients: Params,
+    *,
+    restarts: bool = False,
 ) -> tuple[MethodState, Masks, jax.Array]:
     """The topology after a change that is due; what goes on as before; if it changed.
 
-    Without finite gradients there is none. The ``cond`` returns masks alone.
+    Without finite gradients there is none. The ``cond`` returns masks alone, and as few
+    as it can: at every step they are copied.
     """
-    before = topology.masks, topology.masks, topology.ever_active
+    masks = topology.masks
+    before = masks, masks if restarts else None, topology.ever_active
 
     def changed() -> tuple[Any, jax.Array]:
         _, state, grown = change()
-        after = state.masks, difference(state.masks, grown), state.ever_active
+        kept = difference(state.masks, grown) if restarts else None
+        after = state.masks, kept, state.ever_active
         finite = all_finite(gradients)
         return jax.tree.map(partial(jnp.where, finite), after, before), finite
 
     def same() -> tuple[Any, jax.Array]:
         return before, jnp.zeros((), bool)
 
-    (masks, kept, ever_active), done = jax.lax.cond(due, changed, same)
-    return topology._replace(masks=masks, ever_active=ever_active), kept, done
+    (new, kept, ever_active), done = jax.lax.cond(due, changed, same)
+    # Weights that were inactive are as new already: their slots, and 0 themselves.
+    kept = kept if restarts else new
+    topology = topology._replace(masks=new, ever_active=ever_active)
+    return topology, kept, done
 
 
 def _method(method: Any, options: dict[str, Any]) -> Method:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sup_tickets.checks import check_whole
+from sup_tickets.checks import check_sparsity, check_whole
 from sup_tickets.dynamic import Method
 from sup_tickets.methods.spans import LAST_DROP, Drop, annealed, prune_end, update_span
 from sup_tickets.topology import Scope
@@ -134,24 +134,17 @@ def gradual_magnitude(
     References:
       Zhu and Gupta, To prune, or not to prune, 2017, https://arxiv.org/abs/1710.01878
     """
+    check_sparsity(sparsity)  # the first thing to say
     pruned = prune_end("gmp", total_steps, prune_end_step)
-    every, end = update_span(
-        "gmp",
-        sparsity,
-        None,
-        update_every,
-        pruned if end_step is None else end_step,
-        default=100,
-    )
     return Method(
         "gmp",
         sparsity=sparsity,
         initial_sparsity=initial_sparsity,
         prune_begin_step=prune_begin_step,
         prune_end_step=pruned,
-        update_every=every,
+        update_every=100 if update_every is None else update_every,
         begin_step=begin_step,
-        end_step=end,
+        end_step=pruned if end_step is None else end_step,
         prune_scope=prune_scope,
         rewires=False,
         distribution=distribution,
