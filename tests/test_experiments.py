@@ -73,7 +73,8 @@ def test_a_run_from_the_command_line(folder):
     done = finished(folder)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("plan: rigl, sparsity 0.5, 30 steps in 6 epochs")
+    assert lines[0].startswith("sparse leaves: ")
+    assert lines[1].startswith("plan: rigl, sparsity 0.5, 30 steps in 6 epochs")
     rows = [line.split(" | ")[0].strip("| ") for line in lines if line[0:1] == "|"]
     assert rows[2:] == [
         *("phase 1", "ticket 1", "ticket 2", "superposed ticket"),
