@@ -111,9 +111,15 @@ def step_with_slots(
 
 
 def _leaf_marks(params: Params, masks: Masks) -> list[int | None]:
-    pairs = jax.tree.map(lambda _, mask: (mask,), params, masks)
-    whole = jax.tree.leaves(pairs, is_leaf=lambda leaf: type(leaf) is tuple)
-    return [None if mask is None else id(mask) for (mask,) in whole]
+    owners = _masks_of_leaves(params, masks)
+    return [None if mask is None else id(mask) for mask in owners]
+
+
+def _masks_of_leaves(params: Params, masks: Masks) -> list[Any]:
+    """The mask of each leaf of ``params``, ``None`` where it has none."""
+    found: list[Any] = []
+    jax.tree.map(lambda _, mask: found.append(mask), params, masks)
+    return found
 
 
 def slot_masks(tx: Any, masks: Masks, params: Params, opt_state: Any) -> list[Any]:
@@ -170,13 +176,11 @@ def _owner(path: Path, slot: Any, probe: _Probed) -> _SparseLeaf | None:
 
 
 def _sparse_leaves(params: Params, masks: Masks) -> dict[Path, _SparseLeaf]:
-    whole = jax.tree.map(lambda leaf, mask: (leaf.shape, mask), params, masks)
-    flat = jax.tree_util.tree_flatten_with_path(
-        whole, is_leaf=lambda leaf: type(leaf) is tuple
-    )[0]
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    owners = _masks_of_leaves(params, masks)
     return {
-        path: _SparseLeaf(mask, shape, _nearby(shape, len(path)))
-        for path, (shape, mask) in flat
+        path: _SparseLeaf(mask, leaf.shape, _nearby(leaf.shape, len(path)))
+        for (path, leaf), mask in zip(flat, owners, strict=True)
         if mask is not None
     }
 

@@ -462,7 +462,10 @@ def test_every_short_name_is_a_field():
         ({"train.momentum": 1.0}, r"config.train: momentum must be in \[0, 1\)"),
         ({"train.accumulate": 3}, r"config.train: accumulate=3 does not divide the b"),
         ({"train.warmup_epochs": 4}, r"config.train: warmup_epochs=4 must be fewer"),
-        ({"train.no_weight_decay": ("[",)}, r"config.train: unterminated character"),
+        (
+            {"train.no_weight_decay": ("[",)},
+            r"config.train: no_weight_decay '\[' is not .*: unterminated character",
+        ),
         ({"method.keep_dense": ("(",)}, r"config.method: .*unterminated"),
         ({"method.options.sparsity": 0.5}, r"config.method: options.sparsity is set"),
         ({"train.no_weight_decay": "bn"}, r"config.train.no_weight_decay must be of"),

@@ -493,3 +493,18 @@ def test_keys_of_all_kinds(key):
 
     helpers.assert_same(masks(key), masks(3))
     assert int(st.hamming(masks(key), masks(4))) > 0
+
+
+def test_parameters_may_be_nested_in_tuples_and_lists():
+    params = ({"kernel": jnp.ones((4, 3))}, [(jnp.ones((3, 2)),), jnp.zeros(2)])
+    tx = st.sparse_training(
+        optax.rprop(0.1), "set", sparsity=0.5, update_every=1, where="kernel|1/0/0"
+    )
+    state = tx.init(params)
+    params = st.keep_sparse(params, state)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates, state = jax.jit(tx.update)(gradients, state, params)
+    params = st.keep_sparse(optax.apply_updates(params, updates), state)
+    masks = st.masks_of(state)
+    assert int(st.count(masks)) == 9 and masks[1][1] is None
+    assert int(jnp.sum(params[0]["kernel"] != 0)) == int(jnp.sum(masks[0]["kernel"]))
