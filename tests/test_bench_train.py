@@ -15,6 +15,7 @@ def tables(text):
     return [[row.strip("| ").split(" | ") for row in part[2:]] for part in lines]
 
 
+@pytest.mark.slow
 def test_quick_tables(tmp_path, capsys):
     out = tmp_path / "page.md"
     main(["--quick", "--models=conv", f"--out={out}"])

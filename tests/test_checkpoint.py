@@ -55,7 +55,7 @@ def bits(tree):
     )
 
 
-@pytest.mark.parametrize("name", ["rigl", "set"])
+@pytest.mark.parametrize("name", ["rigl", pytest.param("set", marks=pytest.mark.slow)])
 def test_a_run_goes_on_from_any_step_to_the_same_bits(name, tmp_path):
     whole, _ = finished(name)
     job = experiment_of(name)

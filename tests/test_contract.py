@@ -58,8 +58,12 @@ OPTIMIZERS = {
         {"kernel": optax.adam(0.01), "bias": optax.sgd(0.05, momentum=0.9)}, by_kind
     ),
 }
+# `test_optimizers` has all optimizers with one method.
+QUICK = ("adam", "adamw", "chain")
 PAIRS = [(method, "sgd") for method in METHODS] + [
-    (method, optimizer)
+    pytest.param(
+        *(method, optimizer), marks=[] if optimizer in QUICK else [pytest.mark.slow]
+    )
     for method, optimizers in {
         "rigl": OPTIMIZERS,
         "set": ("adamw", "chain", "rprop"),

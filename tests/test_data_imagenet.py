@@ -157,6 +157,7 @@ def test_a_batch_is_a_function_of_seed_and_step(place):
     assert pairs and all((a != b).any() for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_bit(place):
     alone, helped = stream_of(place), stream_of(place, workers=2)
     for step in (0, 1, 2, 7, 8):

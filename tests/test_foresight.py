@@ -189,6 +189,7 @@ def test_synflow_is_that_of_numpy(problem):
         np.testing.assert_allclose(scores[name], flow / mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_synflow_keeps_every_layer_of_vgg16_alive():
     from sup_tickets.models import make_model
 

@@ -33,6 +33,7 @@ def test_rounds_count_exactly_and_nest():
     assert int(st.count(linear)) == 5000
 
 
+@pytest.mark.slow
 @quick
 @given(
     some.lists(some.tuples(some.integers(2, 6), some.integers(2, 6)), min_size=1,

@@ -19,7 +19,7 @@ from experiments.runs.stopping import Stopped
 from sup_tickets.files import atomic_write
 from sup_tickets.masks import count, layer_counts
 from sup_tickets.models.skips import without_ghosts
-from sup_tickets.orthogonal import residual
+from sup_tickets.orthogonal import orthogonality_error
 from sup_tickets.training.network_files import (
     load_sparse,
     provenance_of,
@@ -126,7 +126,7 @@ def test_orthogonal_weights():
     state = started(**changes, **{"mask.orthogonal_gain": 0.5})[1]
     snip = started(**{"mask.name": "snip"})[1].method.masks
     same(layer_counts(snip), layer_counts(state.method.masks))
-    assert residual(state.params["dense1"]["kernel"], gain=0.5) < 2e-6
+    assert orthogonality_error(state.params["dense1"]["kernel"], gain=0.5) < 2e-6
 
 
 def test_rounds_and_scope_and_pairing_are_reached():

@@ -34,6 +34,7 @@ def loose():
         yield
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was(tmp_path, capsys):
     study = study_of(TINY, LISTS, Options(prune_fraction=0.4))
     assert run_study(study, tmp_path, devices=one()) == {}
