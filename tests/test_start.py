@@ -269,7 +269,7 @@ def test_a_finished_run_is_evaluated_without_the_file(network, tmp_path):
     run(config_of(**STATIC, **changes), tmp_path / "run", devices=one())
     file.unlink()
     (found,) = evaluate(tmp_path / "run", devices=one()).values()
-    assert found[0].accuracy == rows_of(tmp_path / "run")[0]["accuracy"]
+    assert found[0]["accuracy"] == rows_of(tmp_path / "run")[0]["accuracy"]
     refused("there is no file", masks=str(file))
     with pytest.raises(ValueError, match="there is no file"):
         run(config_of(**STATIC, **changes), tmp_path / "other", devices=one())
@@ -660,7 +660,8 @@ def test_a_ticket_that_cannot_be_trained_is_not_searched(changes, text, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("argument", "method"), [("", "static"), ("method=set", "set")]
+    ("argument", "method"),
+    [("", "static"), ("method=set,method.update_every_steps=10", "set")],
 )
 def test_tickets_stay_as_they_are_unless_a_method_is_named(
     argument, method, tmp_path, capsys
