@@ -38,6 +38,15 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.validate_every_epochs = 50
     common.with_argument(config, argument)
 
-    if config.model.name == "resnet20" and "blocks" not in config.model.options:
-        config.model.options.blocks = (2, 2, 2)  # ResNet-14
+    small = {
+        "resnet20": {"blocks": (2, 2, 2)},  # ResNet-14
+        "vgg16": {  # of half the width; 16 pixels cannot be halved five times
+            "stages": ((32,) * 2, (64,) * 2, (128,) * 3, (256,) * 3, (256,) * 3),
+            "hidden": (256,),
+            "last_maximum": False,
+        },
+    }
+    for name, value in small.get(config.model.name, {}).items():
+        if name not in config.model.options:
+            config.model.options[name] = value
     return config

@@ -187,7 +187,7 @@ class Parser(argparse.ArgumentParser):
             match = _OVERRIDE.fullmatch(word)
             if match is None:
                 kept.append(self._plain(word))
-            elif not self._takes_config:
+            elif not (self._takes_config or self._takes_fields):
                 self.error(f"{word}: this command takes no configuration")
             else:
                 _add(found, *_override(match, words))

@@ -37,6 +37,8 @@ from experiments.studies.values import Cell, Study
 from experiments.sweep import Member, run_members
 from sup_tickets.checks import check_one_of
 
+_ROOT = Path(__file__).parents[1]
+
 
 def study_names() -> tuple[str, ...]:
     """The studies there are."""
@@ -52,6 +54,16 @@ def read_study(name: str) -> Study:
     """
     check_one_of("NAME", name, study_names())
     return importlib.import_module(f"experiments.studies.{name}").STUDY
+
+
+def source_of(study: Study, fields: Pairs = ()) -> Source:
+    """The configuration of a study, wherever the command was typed.
+
+    Args:
+      study: whose file is one of `configs`.
+      fields: that are overridden.
+    """
+    return read_source(str(_ROOT / study.config), fields)
 
 
 def units(study: Study) -> list[tuple[int, Cell]]:
@@ -114,7 +126,7 @@ def run_study(
       Stopped: after a signal, once the run at work is saved.
     """
     check_no_run(out)
-    source = read_source(study.config, fields)
+    source = source_of(study, fields)
     # What is wrong is wrong at once.
     every = [members(study, *unit, out, source=source) for unit in units(study)]
     ours = every[part[0] - 1 :: part[1]]
@@ -156,7 +168,7 @@ def _main(options: argparse.Namespace) -> None:
         rows = read_table(options.csv)
     else:
         if options.dry_run:
-            source = read_source(study.config, options.fields)
+            source = source_of(study, options.fields)
             for seed, cell in units(study):
                 for member in members(study, seed, cell, out, source=source):
                     print(member.path)

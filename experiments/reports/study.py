@@ -25,10 +25,10 @@ from experiments.studies.values import Arm, Study
 from sup_tickets.files import atomic_write
 
 COLUMNS = (
-    *("cell", "arm", "seed", "accuracy", "nll", "ece", "brier"),
+    *("cell", "arm", "seed", "evaluated_on", "accuracy", "nll", "ece", "brier"),
     *("mean_ticket", "best_ticket", "ensemble", "disagreement", "overlap"),
     *("seconds", "training_flops", "dense_training_flops"),
-    *("inference_flops", "dense_inference_flops"),
+    *("inference_flops", "dense_inference_flops", "device", "jax"),
 )
 """Of the table: accuracies, disagreement and overlap are shares of 1."""
 
@@ -85,7 +85,7 @@ def _row(run: StoredRun, arm: Arm) -> dict[str, Any]:
     main = run.main_row if arm.network is None else run.row(arm.network)
     tickets = [r["accuracy"] for r in run.rows if is_ticket(r["network"])]
     analysis = run.results.get("analysis") or {}
-    cost = run.results.get("cost") or {}
+    cost, made = (run.results.get(name) or {} for name in ("cost", "made_by"))
     return {
         **(main or {}),
         "mean_ticket": float(np.mean(tickets)) if tickets else None,
@@ -93,8 +93,10 @@ def _row(run: StoredRun, arm: Arm) -> dict[str, Any]:
         "ensemble": (analysis.get("ensemble") or {}).get("accuracy"),
         "disagreement": _off_diagonal(analysis.get("disagreement")),
         "overlap": _off_diagonal(analysis.get("overlap")),
+        "evaluated_on": run.results.get("evaluated_on"),
         "seconds": run.results.get("seconds"),
         **{name: cost.get(name) for name in COLUMNS if name.endswith("flops")},
+        **{name: made.get(name) for name in ("device", "jax")},
     }
 
 
@@ -199,6 +201,9 @@ def _blocks(
 ) -> list[Block]:
     hours = numbers(rows["seconds"]).sum() / 3600
     seeds = ", ".join(map(str, sorted(rows["seed"].unique())))
+    makers = rows[["device", "jax"]].dropna().drop_duplicates().to_dict("records")
+    made = " and ".join(f"{m['device']}, jax {m['jax']}" for m in makers)
+    (split,) = rows["evaluated_on"].unique()
     blocks: list[Block] = [
         Heading(1, study.title),
         Text(f"{study.question} ({study.mirrors})"),
@@ -207,11 +212,12 @@ def _blocks(
             f"# configuration: {study.config}"
         ),
         Text(
-            f"{len(rows)} runs, {hours:.1f} hours in all; seeds {seeds}. Scores are of "
-            "the test images: mean (standard deviation) over seeds. Differences are "
-            "paired by seed, with the 95% interval of their mean by Student's t, which "
-            "is not corrected for the number of cells."
+            f"{len(rows)} runs, {hours:.1f} hours in all; seeds {seeds}; on {made}. "
+            f"Scores are of the {split} images: mean (standard deviation) over seeds. "
+            "Differences are paired by seed, with the 95% interval of their mean by "
+            "Student's t, which is not corrected for the number of cells."
         ),
+        *([Text(study.remarks)] if study.remarks else []),
         *(Text(verdict(*each)) for each in compared),
     ]
     for arm, base, found in compared:

@@ -16,7 +16,7 @@ from experiments.runs.folder import RunFolder
 from experiments.runs.identity import CONTENTS, identity_of
 from experiments.runs.layout import CHECKPOINTS, LOG, MADE_BY, read_config, read_object
 from experiments.runs.made_by import changed, made_by
-from sup_tickets.training.checkpoint import Checkpoints
+from sup_tickets.training.checkpoint import Checkpoints, check_checkpoint
 from sup_tickets.training.processes import on_first, say
 from sup_tickets.training.state import RunState, network_of
 
@@ -59,12 +59,20 @@ def branch_of(config: Config, ours: Run) -> Branch | None:
             f"config.checkpoint.keep_epochs={tuple(config.checkpoint.keep_epochs)}: "
             f"epoch {early[0]} is over where {name} ends its phase 1"
         )
-    if not on_first(lambda: (path / CHECKPOINTS / str(branch.step)).is_dir()):
+    on_first(lambda: _check_kept(name, branch))
+    return branch
+
+
+def _check_kept(name: str, branch: Branch) -> None:
+    try:
+        check_checkpoint(branch.path / CHECKPOINTS, branch.step)
+    except FileNotFoundError as error:
         raise ValueError(
             f"{name} has no checkpoint of step {branch.step}, the end of its phase 1; "
             "it is not trained so far, or was by an earlier version"
-        )
-    return branch
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def find_source(

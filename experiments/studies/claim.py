@@ -9,6 +9,23 @@ ONWARDS = {
     "train.drop_epochs": "113,169",
     "method.prune_end_fraction": "0.44025",
 }
+# Of `choice`, on validation images.
+CHOSEN = {"sup.lr_max": "0.05", "sup.explore_fraction": "0.1"}
+
+ARMS = (
+    Arm("phase 1", PHASE1),
+    Arm("base", ONWARDS),
+    Arm("base, own schedule", {"sup": "false"}),
+    Arm("Sup-tickets, paper", {}),
+    Arm("Sup-tickets, chosen", CHOSEN),
+)
+VERSUS = (
+    ("Sup-tickets, paper", "base"),
+    ("Sup-tickets, chosen", "base"),
+    ("Sup-tickets, paper", "base, own schedule"),
+    ("Sup-tickets, chosen", "base, own schedule"),
+    ("Sup-tickets, paper", "phase 1"),
+)
 
 STUDY = Study(
     title="Sup-tickets against its base methods",
@@ -32,22 +49,7 @@ STUDY = Study(
         )
         for sparsity in sparsities
     ),
-    arms=(
-        Arm("phase 1", PHASE1),
-        Arm("base", ONWARDS),
-        Arm("base, own schedule", {"sup": "false"}),
-        Arm("Sup-tickets, paper", {}),
-        Arm(
-            "Sup-tickets, chosen",
-            {"sup.lr_max": "0.05", "sup.explore_fraction": "0.1"},
-        ),
-    ),
-    versus=(
-        ("Sup-tickets, paper", "base"),
-        ("Sup-tickets, chosen", "base"),
-        ("Sup-tickets, paper", "base, own schedule"),
-        ("Sup-tickets, chosen", "base, own schedule"),
-        ("Sup-tickets, paper", "phase 1"),
-    ),
+    arms=ARMS,
+    versus=VERSUS,
     seeds=(0, 1, 2, 3, 4),
 )

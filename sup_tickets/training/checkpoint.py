@@ -280,6 +280,26 @@ class Checkpoints:
         self._open()
 
 
+def check_checkpoint(path: Path, step: int) -> None:
+    """Raises unless the files of a checkpoint are those that were written.
+
+    Args:
+      path: the folder of the checkpoints.
+      step: completed steps.
+
+    Raises:
+      FileNotFoundError: if there is none of that step.
+      ValueError: naming the folder and what is wrong.
+    """
+    folder = path / str(step)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no {folder}")
+    try:
+        _check_files(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
+
+
 # --- Arrays ---------------------------------------------------------------------------
 
 
