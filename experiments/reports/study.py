@@ -21,7 +21,7 @@ from experiments.reports.page import (
 )
 from experiments.runs.layout import RESULTS, is_ticket, member_name
 from experiments.runs.stored import StoredRun, read_run
-from experiments.studies.values import Arm, Study
+from experiments.studies.values import Arm, Cell, Study
 from sup_tickets.files import atomic_write
 
 COLUMNS = (
@@ -220,8 +220,8 @@ def _blocks(
         *([Text(study.remarks)] if study.remarks else []),
         *(Text(verdict(*each)) for each in compared),
     ]
-    for arm, base, found in compared:
-        blocks += [Heading(2, f"{arm} against {base}"), _versus_table(arm, base, found)]
+    if compared:
+        blocks += [Heading(2, "Differences"), _differences_table(compared)]
     arms = [arm.name for arm in study.arms if (rows["arm"] == arm.name).any()]
     for score, title, scale, digits in (
         ("accuracy", "Accuracy, %", 100, 2),
@@ -234,27 +234,27 @@ def _blocks(
         blocks += [Heading(2, title), Table(["cell", *arms], cells)]
     if tickets := _tickets(rows, arms):
         blocks += [Heading(2, "The tickets"), tickets]
-    return [*blocks, Heading(2, "The arms"), _arms(study)]
+    return [*blocks, Heading(2, "The arms"), _arms(study, rows)]
 
 
 def _cells(rows: Frame) -> Any:
     return rows.groupby("cell", sort=False)
 
 
-def _versus_table(arm: str, base: str, found: Sequence[Difference]) -> Table:
+def _differences_table(compared: Sequence[Any]) -> Table:
     return Table(
-        ["cell", arm, base, "difference", "95% interval", "better in"],
+        ["arm", "against", "cell", "arm, %", "other, %", "difference"]
+        + ["95% interval", "better in"],
         [
             [
-                d.cell,
-                _mean(d.ours),
-                _mean(d.base),
-                f"{d.mean:+.2f}",
+                *(arm, base, d.cell, _mean(d.ours), _mean(d.base), f"{d.mean:+.2f}"),
                 f"{d.mean - d.half_width:+.2f} to {d.mean + d.half_width:+.2f}",
                 d.wins,
             ]
+            for arm, base, found in compared
             for d in found
         ],
+        texts=3,
     )
 
 
@@ -291,13 +291,17 @@ def _tickets(rows: Frame, arms: Sequence[str]) -> Table | None:
     return Table(["cell", "arm", *names.values()], lines, texts=2) if lines else None
 
 
-def _arms(study: Study) -> Table:
+def _arms(study: Study, rows: Frame) -> Table:
     def text(fields: Mapping[str, str]) -> str:
         return ", ".join(f"{name}={value}" for name, value in fields.items())
 
-    lines = [[arm.name, text(arm.fields)] for arm in study.arms]
-    lines += [[f"cell {cell.name}", text(cell.fields)] for cell in study.cells]
-    return Table(["arm", "fields"], lines, texts=2)
+    def line(kind: str, one: Cell | Arm) -> list[str]:
+        there = (rows[kind] == one.name).any()
+        return [kind, one.name, text(one.fields), "" if there else "not run"]
+
+    lines = [line("cell", cell) for cell in study.cells]
+    lines += [line("arm", arm) for arm in study.arms]
+    return Table(["", "name", "fields", ""], lines, texts=4)
 
 
 def _draw(path: Path, compared: Sequence[tuple[str, str, list[Difference]]]) -> None:

@@ -1,6 +1,6 @@
 """S3: the parts of Sup-tickets, one changed at a time."""
 
-from experiments.studies.claim import CHOSEN, ONWARDS, PHASE1
+from experiments.studies.claim import CHOSEN, ONWARDS, PHASE1, REMARKS
 from experiments.studies.values import Arm, Cell, Study
 
 
@@ -56,4 +56,8 @@ STUDY = Study(
         )
     ),
     seeds=(0, 1, 2, 3, 4),
+    remarks=(
+        f"{REMARKS} 'explore 0.1' is the chosen recipe itself, run a second time: its "
+        "difference is the noise of the machine alone."
+    ),
 )

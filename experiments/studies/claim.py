@@ -26,6 +26,13 @@ VERSUS = (
     ("Sup-tickets, chosen", "base, own schedule"),
     ("Sup-tickets, paper", "phase 1"),
 )
+REMARKS = (
+    "Run in one lease of an H200, 26 processes side by side under CUDA MPS, with "
+    "train.block_steps=10 in the configuration; cells that are missing did not fit. "
+    "Convolutions there are in TF32 and their gradients are not deterministic: the same "
+    "run twice differs, which is part of the noise. The chosen recipe is the best of "
+    "docs/results/choice.md on validation images and other seeds."
+)
 
 STUDY = Study(
     title="Sup-tickets against its base methods",
@@ -52,4 +59,5 @@ STUDY = Study(
     arms=ARMS,
     versus=VERSUS,
     seeds=(0, 1, 2, 3, 4),
+    remarks=REMARKS,
 )
