@@ -212,7 +212,8 @@ def _blocks(
             f"# configuration: {study.config}"
         ),
         Text(
-            f"{len(rows)} runs, {hours:.1f} hours in all; seeds {seeds}; on {made}. "
+            f"{len(rows)} runs, {hours:.1f} hours in all, with a phase 1 that several "
+            f"share counted in each; seeds {seeds}; on {made}. "
             f"Scores are of the {split} images: mean (standard deviation) over seeds. "
             "Differences are paired by seed, with the 95% interval of their mean by "
             "Student's t, which is not corrected for the number of cells."
@@ -243,8 +244,10 @@ def _cells(rows: Frame) -> Any:
 
 def _differences_table(compared: Sequence[Any]) -> Table:
     return Table(
-        ["arm", "against", "cell", "arm, %", "other, %", "difference"]
-        + ["95% interval", "better in"],
+        [
+            *("arm", "against", "cell", "arm, %", "other, %"),
+            *("difference", "95% interval", "better in"),
+        ],
         [
             [
                 *(arm, base, d.cell, _mean(d.ours), _mean(d.base), f"{d.mean:+.2f}"),

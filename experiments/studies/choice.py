@@ -29,5 +29,5 @@ STUDY = Study(
     ),
     versus=(),
     seeds=(100, 101, 102),
-    remarks="Run beside `claim`, likewise. To 0.05, explore 0.1 is the best in the mean.",
+    remarks="Run beside `claim`. To 0.05, explore 0.1 is the best in the mean.",
 )

@@ -29,7 +29,7 @@ VERSUS = (
 REMARKS = (
     "Run in one lease of an H200, 26 processes side by side under CUDA MPS, with "
     "train.block_steps=10 in the configuration; cells that are missing did not fit. "
-    "Convolutions there are in TF32 and their gradients are not deterministic: the same "
+    "Convolutions are in TF32 there, and their gradients not deterministic: the same "
     "run twice differs, which is part of the noise. The chosen recipe is the best of "
     "docs/results/choice.md on validation images and other seeds."
 )
