@@ -1,9 +1,16 @@
 """Every test runs strictly, on eight fake CPU devices."""
 
 import atexit
+import ctypes
+import gc
 import os
 import shutil
 import tempfile
+
+# pytest imports it to tell what could not be raised: too late inside a lazy import.
+import tracemalloc  # noqa: F401
+from collections.abc import Iterator
+from pathlib import Path
 
 # Compiling, not computing, takes the time of these tests.
 os.environ["XLA_FLAGS"] = (
@@ -27,6 +34,27 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Bytes of resident memory above which compiled programs are dropped. The folder above
+# gives them back quickly to whoever still needs them.
+MEMORY = 1.5 * 2**30
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """JAX keeps every program it compiled: gigabytes, over all tests of a worker."""
+    yield
+    if _resident_memory() > MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # the C library would keep what is freed
+
+
+def _resident_memory() -> int:
+    """In bytes; 0 where the system does not say (it is not Linux)."""
+    statm = Path("/proc/self/statm")
+    pages = int(statm.read_text().split()[1]) if statm.exists() else 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
