@@ -12,9 +12,12 @@ import tracemalloc  # noqa: F401
 from collections.abc import Iterator
 from pathlib import Path
 
-# Compiling, not computing, takes the time of these tests.
+# Compiling, not computing, takes the time of these tests, and half of it XLA's newer
+# emitters, which a JAX without others keeps. `test_fused` compiles as by default.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 )
 
 # Many tests compile the same small programs; once is enough for all workers and the
