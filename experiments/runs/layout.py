@@ -66,9 +66,7 @@ def folder_name(pairs: Sequence[tuple[str, str]]) -> str:
         for name, value in pairs
     )
     if len(os.fsencode(name)) > _LONGEST:
-        raise ValueError(
-            f"the name of a folder would have over {_LONGEST} bytes: {name}"
-        )
+        raise ValueError(f"it makes a folder's name of over {_LONGEST} bytes: {name}")
     return name
 
 
