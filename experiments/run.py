@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ from sup_tickets.training.processes import (
     say,
 )
 from sup_tickets.training.state import RunState, network_of
+
+_PARTING_SECONDS = 10.0
 
 
 def run(
@@ -65,9 +68,15 @@ def run(
                 say(f"{results['seconds']:.0f} s; report: {place}/report/index.html")
             signals.check(f"{place}: finished, and stopped as asked")
     except Exception as error:
-        if jax.process_count() == 1 or not _is_lost(error):
+        if jax.process_count() == 1:
             raise
-        _leave(place, error)
+        if _is_lost(error):
+            _leave(place, error)
+        # Others that know nothing of it are waited for, for minutes, at the way out.
+        leave = threading.Timer(_PARTING_SECONDS, os._exit, [1])
+        leave.daemon = True
+        leave.start()
+        raise
 
 
 def _run(
@@ -217,7 +226,7 @@ def _results(
         progress.add_row(SUPERPOSED, ours.plan.total_steps, final)
     folder.agree()
     folder.save_network(FINAL, final)
-    cost = cost_of(config, ours, folder, final, progress.changes)
+    cost = cost_of(config, ours, final, progress.changes)
     signals.check(_trained_text(folder))
     results = {
         "name": progress.run,

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import jax
@@ -413,7 +414,7 @@ def test_files_of_earlier_versions_have_no_checksum_and_load(tmp_path):
 # --- Signals --------------------------------------------------------------------------
 
 
-def test_a_signal_is_honoured_where_the_run_looks(capsys):
+def test_a_signal_is_honoured_where_the_run_looks(capfd):
     before = signal.getsignal(signal.SIGTERM)
     with Signals().caught() as signals:
         signals.check("nothing yet")
@@ -422,10 +423,10 @@ def test_a_signal_is_honoured_where_the_run_looks(capsys):
             signals.check("all is saved")
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
-    assert capsys.readouterr().err.count("SIGTERM: saving") == 1
+    assert capfd.readouterr().err.count("SIGTERM: saving") == 1
 
 
-def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capsys):
+def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capfd):
     def leave(code):
         raise SystemExit(code)
 
@@ -434,7 +435,7 @@ def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert caught.value.code == 130
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[1].startswith("SIGINT again: stopped")
 
 
@@ -456,6 +457,32 @@ def test_a_lost_partner_is_told_in_one_line_and_the_process_leaves(monkeypatch, 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: w: process 0 of 2 has lost another one (Gloo: conn")
     assert "start all of them again" in line
+
+
+def test_an_error_of_one_process_does_not_wait_for_the_others(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left", "x")
+
+    left = threading.Event()
+    monkeypatch.setattr(run_module, "_run", full)
+    monkeypatch.setattr(run_module, "_PARTING_SECONDS", 0.01)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", lambda code: code == 1 and left.set())
+    with pytest.raises(OSError, match="No space left"):
+        run_module.run(config_of(), "w")
+    assert left.wait(10)
+
+
+def test_an_output_that_is_full_is_named(monkeypatch):
+    for number, kind in {28: OSError, 32: BrokenPipeError}.items():
+
+        def write(*_, number=number):
+            raise OSError(number, "No")
+
+        stream = SimpleNamespace(write=write, flush=lambda: None)
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(kind, match="No: 'standard output'"):
+            processes.say("x")
 
 
 ABORTED = """

@@ -138,10 +138,6 @@ class RunFolder:
         """All events so far."""
         return read_events(self.path / LOG)
 
-    def size_of(self, name: str) -> int:
-        """Bytes of a file."""
-        return on_first(lambda: (self.path / name).stat().st_size)
-
     def load_network(self, name: str) -> Network:
         """Reads what `save_network` wrote."""
         path, read = self.path / f"{name}{SUFFIX}", []

@@ -11,7 +11,7 @@ from experiments.build.experiment import Run
 from experiments.config.fields import Config
 from experiments.runs.analysis import analyse
 from experiments.runs.folder import RunFolder
-from experiments.runs.layout import FINAL, SUFFIX, ticket_file, ticket_name
+from experiments.runs.layout import ticket_file, ticket_name
 from sup_tickets.data.resident import Weighted
 from sup_tickets.training.flops import (
     Stretch,
@@ -22,7 +22,8 @@ from sup_tickets.training.flops import (
     training_flops,
 )
 from sup_tickets.training.libraries.linen import kernel_uses
-from sup_tickets.training.processes import placed
+from sup_tickets.training.network_files import sparse_size
+from sup_tickets.training.processes import on_host, placed
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
 
@@ -58,7 +59,6 @@ def analysis_of(
 def cost_of(
     config: Config,
     ours: Run,
-    folder: RunFolder,
     final: Network,
     changes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -67,7 +67,6 @@ def cost_of(
     Args:
       config: of the run.
       ours: the run.
-      folder: where that network is.
       final: the last network.
       changes: of the topology, see `experiments.runs.progress.Progress.changes`.
     """
@@ -83,7 +82,7 @@ def cost_of(
         "parameters": weights,
         "active_parameters": sum(active.values()),
         "bytes_dense": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
-        "bytes_sparse": folder.size_of(f"{FINAL}{SUFFIX}"),
+        "bytes_sparse": sparse_size(on_host(final)),
         "inference_flops": flops_of(uses, active),
         "dense_inference_flops": dense,
         "training_flops": training_flops(

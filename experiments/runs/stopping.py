@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,15 +52,12 @@ class Signals:
     def _remember(self, number: int, frame: Any) -> None:
         del frame
         name = signal.Signals(number).name
+        # Not through a stream, which may be in the middle of a line.
         if self.received:
-            # Not through the handlers of a program that is busy writing.
-            print(
-                f"{name} again: stopped; the last checkpoint is safe", file=sys.stderr
-            )
-            sys.stderr.flush()
+            os.write(2, f"{name} again: stopped; what was saved is kept\n".encode())
             os._exit(128 + number)
         self.received = number
-        print(f"{name}: saving, then stopping; again to stop at once", file=sys.stderr)
+        os.write(2, f"{name}: saving, then stopping; again to stop at once\n".encode())
 
     def check(self, text: str) -> None:
         """Raises after a signal to any process; all must come here.
