@@ -11,6 +11,7 @@ times. Writes the picture and, next to it, all values as FILE.csv.
 import argparse
 import csv
 import functools
+import glob
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from experiments.reports.figures import panels, shown_name
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
+from experiments.runs.written import Outputs
 from sup_tickets.checks import check_whole
-from sup_tickets.files import atomic_write
 from sup_tickets.models.skips import without_ghosts
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network, network_of
@@ -221,15 +222,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(options: argparse.Namespace) -> None:
     check_devices()
     out = _picture_path(options.out or options.run / "jacobian.png")
+    table = out.with_suffix(".csv")
+    files = Outputs(out.parent, glob.escape(out.name), glob.escape(table.name))
     found = jacobian_values(
         options.run,
         networks=options.network or ["final"],
         examples=options.examples,
     )
-    atomic_write(out, functools.partial(draw_values, found=found))
-    atomic_write(out.with_suffix(".csv"), lambda place: write_values(place, found))
+    files.write(out.name, functools.partial(draw_values, found=found))
+    files.write(table.name, lambda place: write_values(place, found))
     print(values_table(found))
-    print(f"\n{out} and {out.with_suffix('.csv').name}")
+    print(f"\n{out} and {table.name}")
 
 
 def _picture_path(place: Path) -> Path:

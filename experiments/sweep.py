@@ -32,7 +32,7 @@ from experiments.command import (
 from experiments.config.fields import FIELDS, Config, check_config, flat
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
-from experiments.reports.runs import report
+from experiments.reports.runs import report, report_files
 from experiments.runs import folder as run_folder
 from experiments.runs.stopping import Stopped
 
@@ -239,6 +239,7 @@ def sweep(
     """
     found = members(config, parse_grid(grid), out)
     run_folder.check_no_run(out)
+    report_files(out / "report")
     failed = run_members(found, dry_run=dry_run, devices=devices)
     if not dry_run and len(failed) < len(found):
         folders = [member.path for member in found if member.path.is_dir()]

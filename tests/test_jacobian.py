@@ -143,7 +143,10 @@ def test_the_command_writes_a_picture_and_values(run, capsys):
 def test_the_files_go_where_they_are_told(run, tmp_path, capsys):
     main([str(run), f"--out={tmp_path / 'new' / 'a.png'}"])
     files = {path.name for path in (tmp_path / "new").iterdir()}
-    assert files == {"a.png", "a.csv"} and "final" in capsys.readouterr().out
+    assert (
+        files == {"a.png", "a.csv", ".written.json"}
+        and "final" in capsys.readouterr().out
+    )
     assert not (run / "jacobian.png").exists()
 
 
