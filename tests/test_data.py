@@ -213,7 +213,7 @@ def test_a_record_that_is_broken_is_named(own_sets, monkeypatch):
         b"": "it is no image",
         b"GIF89a": "it is no image",
         png(pixels[:20]): r"it is uint8 of shape \(20, 28, 1\), not uint8 of \(28,",
-        png(np.repeat(pixels, 3, -1)): r"shape \(28, 28, 3\), not",
+        png(np.repeat(pixels, 3, -1)): r"it is uint8 of shape \(28, 28, 3\), not",
         png(pixels.astype(np.uint16)): r"it is uint16 of shape",
         png(pixels > 9): r"it is bool of shape",
     }.items():
