@@ -28,9 +28,8 @@ from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from experiments.runs.written import Outputs
 from sup_tickets.checks import check_whole
-from sup_tickets.models.skips import without_ghosts
 from sup_tickets.training.network_files import load_sparse
-from sup_tickets.training.state import Network, network_of
+from sup_tickets.training.state import Network
 from sup_tickets.tree_checks import check_same_leaves
 
 INITIAL = "initial"
@@ -105,8 +104,9 @@ def jacobian_values(
         inputs = _inputs(ours, config.evaluate, examples)
         found = {}
         for name, network in loaded.items():
-            if network is None:  # of the start, without ghosts
-                network = without_ghosts(network_of(ours.init().train))
+            if network is None:
+                start = ours.init().train
+                network = ours.experiment.final_form(start, int(start.step))
             check_same_leaves(f"network {name!r}", network.params, "the model", like)
             found[name] = _of_network(name, ours.model, network, inputs)
     finally:

@@ -208,10 +208,10 @@ def _check_ticket(config: Config, options: Options, devices: Any) -> None:
         raise ValueError(
             f"rewind_epoch={options.rewind_epoch} is beyond phase 1 of the run"
         )
-    if built.young is not None and first >= built.young.until:
+    if 0 < built.ghost_steps <= first:
         raise ValueError(
             f"rewind_epoch={options.rewind_epoch} is after the ghosts of the run are "
-            f"gone, epoch {built.young.until // built.plan.epoch_steps}"
+            f"gone, epoch {built.ghost_steps // built.plan.epoch_steps}"
         )
 
 

@@ -22,7 +22,7 @@ from experiments.runs.lost import lost_text
 from experiments.runs.made_by import command, made_by, versions
 from experiments.runs.progress import Progress
 from experiments.runs.results import analysis_of, cost_of
-from experiments.runs.stopping import RunKeeper, Signals, Stopped
+from experiments.runs.stopping import RunCheckpointer, Signals, Stopped
 from experiments.runs.stored import read_run, with_others
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.loop import Outcome, TrainingStopped, train
@@ -165,6 +165,7 @@ def _train(
             ours.plan,
             folder,
             lambda network: ours.score(network, config.evaluate),
+            task=ours.experiment.task,
             learning_rate=ours.learning_rate,
             line_steps=config.train.check_every_steps,
             notes=notes,
@@ -172,8 +173,10 @@ def _train(
         )
         if not notes:
             progress.began(network_of(start.train), step)
-        keeper = RunKeeper(config, checkpoints, progress, signals, folder, step=step)
-        outcome = train(ours.experiment, start, progress, keeper)
+        checkpointer = RunCheckpointer(
+            config, checkpoints, progress, signals, folder, step=step
+        )
+        outcome = train(ours.experiment, start, progress, checkpointer)
         return _results(config, ours, folder, progress, outcome, signals)
     except TrainingStopped as stop:
         raise Stopped(

@@ -357,11 +357,11 @@ def test_a_full_disk_stops_with_what_there_was(tmp_path, monkeypatch):
     saves = []
     original = run_module.Checkpoints.save
 
-    def save(self, state, notes, *, accuracy=None):
+    def save(self, state, notes, *, rank=None):
         saves.append(int(state.train.step))
         if len(saves) == 3:
             raise OSError("No space left on device")
-        original(self, state, notes, accuracy=accuracy)
+        original(self, state, notes, rank=rank)
 
     monkeypatch.setattr(run_module.Checkpoints, "save", save)
     with pytest.raises(OSError, match="No space left"):

@@ -23,6 +23,7 @@ from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
 from experiments.runs.identity import CONTENTS, difference, identity_of
 from experiments.runs.lines import Lines
 from experiments.runs.made_by import changed, commit_of, made_by, without_places
+from experiments.runs.progress import Progress
 from experiments.runs.stopping import Signals, Stopped
 from sup_tickets.files import atomic_write, leftovers
 from sup_tickets.training import processes
@@ -34,6 +35,7 @@ from sup_tickets.training.network_files import (
 )
 from sup_tickets.training.processes import difference_of
 from sup_tickets.training.state import Network
+from sup_tickets.training.task import Task
 from tests.helpers import assert_same, quick
 from tests.test_experiments import config_of
 from tests.test_network_files import network
@@ -409,6 +411,22 @@ def test_files_of_earlier_versions_have_no_checksum_and_load(tmp_path):
     params = {"params/k": np.ones((2, 2), np.float32)}
     (tmp_path / "dense").write_bytes(save_arrays(params))
     assert isinstance(load_dense(tmp_path / "dense"), Network)
+
+
+def test_a_run_is_ranked_by_the_metric_of_its_task(tmp_path, capsys):
+    folder = RunFolder(tmp_path, config_of())
+    plan = SimpleNamespace(total_steps=2, epoch_steps=1, phase_of=lambda _: "phase 1")
+    task = Task(init=lambda key: ({}, {}), loss=lambda *_: (0.0, ({}, {})))
+    progress = Progress(
+        "mine", plan, folder, lambda _: {}, task=task, learning_rate=lambda _: 0.1
+    )
+    progress.validated("phase 1", 1, {"loss": 0.25}, None)
+    assert progress.rank == progress.notes()["rank"] == -0.25
+    progress.reported("phase 1", [1], {"loss": np.ones(1)})
+    progress.close()
+    folder.close()
+    assert capsys.readouterr().out.endswith("loss 1.0000, validation loss 0.25\n")
+    assert [event["event"] for event in folder.metrics()] == ["validation", "loss"]
 
 
 # --- Signals --------------------------------------------------------------------------

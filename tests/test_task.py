@@ -412,6 +412,7 @@ def test_metrics_are_the_mean_loss_by_default():
     np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-6)
     assert set(found) == {"loss", "error"}
     assert task.rank(found) == -found["loss"]
+    assert task.leading({"loss": 0.123456}) == "loss 0.1235"
     with pytest.raises(ValueError, match="no metric 'los'; did you mean 'loss'"):
         task.value_of(found, "los")
     with pytest.raises(ValueError, match="task has no predictions"):

@@ -77,7 +77,6 @@ def cost_of(
     size = config.data.batch_size
     weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     steps = ours.plan.total_steps
-    ghosts = _ghost_flops(ours)
     return {
         "parameters": weights,
         "active_parameters": sum(active.values()),
@@ -91,7 +90,7 @@ def cost_of(
             batch_size=size,
             all_gradients=ours.method.observes,
         )
-        + ghosts * size,
+        + ours.ghost_flops * size,
         "dense_training_flops": 3 * dense * size * steps,
         "measured_step_flops": _measured(ours),
     }
@@ -126,18 +125,6 @@ def _history(
         looks = int(after is not None and looks_at_all[after])
         stretches.append(Stretch(flops_of(uses, counts), end - begin - replaced, looks))
     return stretches
-
-
-def _ghost_flops(ours: Run) -> int:
-    """Operations of training the ghosts, of one example a step."""
-    if ours.young is None:
-        return 0
-    uses = kernel_uses(ours.young.form(0), ours.inputs.example)
-    params = ours.like(0).train.params
-    sizes = {name: leaf.size for name, leaf in named_leaves(params)}
-    ghosts = [name for name in uses if "_ghost/" in name]
-    forward = sum(2 * uses[name] * sizes[name] for name in ghosts)
-    return 3 * forward * ours.young.until
 
 
 def _measured(ours: Run) -> float | None:

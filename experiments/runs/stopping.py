@@ -78,7 +78,7 @@ class Signals:
         self._before = {}
 
 
-class RunKeeper:
+class RunCheckpointer:
     """Saves by the clock and by steps; see `sup_tickets.training.loop.Checkpointer`."""
 
     def __init__(
@@ -91,7 +91,7 @@ class RunKeeper:
         *,
         step: int,
     ):
-        """A keeper.
+        """A checkpointer.
 
         Args:
           config: its section ``checkpoint`` says when.
@@ -131,10 +131,10 @@ class RunKeeper:
     def save(self, state: RunState) -> None:
         """Writes a checkpoint."""
         step, progress = int(state.train.step), self._progress
-        # The best is known by the accuracy of this very network.
-        accuracy = progress.accuracy if progress.validated_step == step else None
+        # The best is known by the validation of this very network.
+        rank = progress.rank if progress.validated_step == step else None
         notes = progress.notes()
         self._folder.agree()
-        self._checkpoints.save(state, notes, accuracy=accuracy)
+        self._checkpoints.save(state, notes, rank=rank)
         self._folder.record(CHECKPOINTS)
         self._step, self._time = step, time.monotonic()
