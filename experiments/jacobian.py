@@ -132,7 +132,7 @@ def _inputs(ours: build.Run, split: str, examples: int) -> jax.Array:
     missing = examples
     for batch in ours.inputs.splits[split]():
         counted = np.asarray(batch.weights) > 0
-        found.append(np.asarray(batch.images)[counted][:missing])
+        found.append(np.asarray(batch.inputs)[counted][:missing])
         missing -= len(found[-1])
         if not missing:
             return ours.inputs.normalize(jax.numpy.asarray(np.concatenate(found)))
