@@ -439,9 +439,6 @@ def test_moments_are_those_of_the_pixels():
     assert datasets._moments(np.zeros((2, 2, 2, 1), np.uint8))[1] == (1 / 255,)
 
 
-# --- Real sets ------------------------------------------------------------------------
-
-
 # --- Fewer and smaller images ---------------------------------------------------------
 
 
