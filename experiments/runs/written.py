@@ -1,6 +1,7 @@
 """What was written where, so that no other file is ever replaced or removed."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,37 @@ def recorded(file: Path) -> list[str]:
 def record(file: Path, names: list[str]) -> None:
     """Writes down the names of files."""
     atomic_write(file, json.dumps({"written": names}, indent=2) + "\n")
+
+
+def claim(
+    file: Path, what: str, values: Mapping[str, Any], inside: Iterable[Path]
+) -> None:
+    """Says in a file what is made in its folder.
+
+    Args:
+      file: of JSON; its folder is made.
+      what: is made, in a word.
+      values: that tell it from others of its kind, by name.
+      inside: what such a thing has in the folder, for an error.
+
+    Raises:
+      ValueError: if another one is there, naming what differs.
+    """
+    if not file.exists():
+        for path in sorted(inside):
+            raise ValueError(
+                f"{file.parent} holds {path.name}, and no {file.name} says of what "
+                f"{what}; give another --workdir"
+            )
+        atomic_write(file, json.dumps(values, indent=2) + "\n")
+        return
+    there = read_object(file)
+    for name, value in values.items():
+        if there.get(name) != value:
+            raise ValueError(
+                f"{file.parent} holds another {what}: {name} is {there.get(name)!r} "
+                f"there and {value!r} here; give another --workdir"
+            )
 
 
 class Outputs:
