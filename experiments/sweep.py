@@ -32,7 +32,7 @@ from experiments.command import (
 from experiments.config.fields import FIELDS, Config, as_config, check_config, flat
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
-from experiments.reports.runs import report
+from experiments.reports.runs import report, report_files
 from experiments.runs import folder as run_folder
 from experiments.runs.branch import find_source
 from experiments.runs.layout import CHECKPOINTS, folder_name
@@ -248,6 +248,7 @@ def sweep(
     """
     found = members(config, parse_grid(grid), out)
     run_folder.check_no_run(out)
+    report_files(out / "report")
     failed = run_members(found, dry_run=dry_run, devices=devices)
     if not dry_run and len(failed) < len(found):
         folders = [member.path for member in found if member.path.is_dir()]
