@@ -34,7 +34,7 @@ from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
 from experiments.reports.runs import report, report_files
 from experiments.runs import folder as run_folder
-from experiments.runs.branch import find_source
+from experiments.runs.branch import branch_of, find_source
 from experiments.runs.layout import CHECKPOINTS, folder_name
 from experiments.runs.stopping import Stopped
 
@@ -196,6 +196,7 @@ def check_members(
             epochs.append(built.plan.epoch_steps)
             if not _is_begun(member):
                 built.check_files()
+                branch_of(member.config, built)
         except ValueError as error:
             raise ValueError(f"{member.name}: {error}") from error
     return epochs

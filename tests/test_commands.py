@@ -23,8 +23,8 @@ from sup_tickets.training.state import Network
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    *("main", "sweep", "lottery", "tost_study", "report", "evaluate", "export"),
-    *("jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
+    *("main", "sweep", "study", "lottery", "tost_study", "report", "evaluate"),
+    *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
 )
 
 
@@ -133,6 +133,7 @@ WRONG = {
         ([f"{D}:method=gmp", W], "method 'gmp' does not start"),
         ([D, W, "--config.method.name=gmp"], "method 'gmp' does not start"),
         ([f"{D}:mask=snip", W], "a lottery finds masks"),
+        ([D, W, "--config.branch_from=R"], "branch_from='R': every round of a lottery"),
         ([D, W, "--config.mask.name=snip"], "a lottery finds masks"),
     ],
     "tost_study": [

@@ -563,7 +563,8 @@ def test_an_error_ends_the_program_without_a_traceback(tmp_path):
 
 def test_comparisons_have_the_same_budget():
     config = config_of(compare=True)
-    others = comparisons(config)
+    others = comparisons(config_of(compare=True, branch_from="elsewhere"))
+    assert {other.branch_from for other in others.values()} == {None}
     assert list(others) == ["rigl without Sup-tickets", "dense"]
     runs = [build(c, devices=one()) for c in [config, *others.values()]]
     assert {r.plan.total_steps for r in runs} == {30}
