@@ -20,9 +20,9 @@ from sup_tickets.checks import (
     did_you_mean,
 )
 from sup_tickets.counting import MAX_COUNT, Rounding
+from sup_tickets.pruning import Scope
 from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
 from sup_tickets.schedules import cosine_fraction, linear_fraction, stairs
-from sup_tickets.topology import Scope
 from sup_tickets.trees import RuleLike, default_rule
 from sup_tickets.types import Number, Schedule
 

@@ -25,10 +25,11 @@ from sup_tickets.masks import (
     size,
     union,
 )
+from sup_tickets.pruning import merged, prune_to_total, without
 from sup_tickets.redistribution import momentum_shares, spared_fractions
 from sup_tickets.saliency import Signals
 from sup_tickets.schedules import inverse_power_fraction
-from sup_tickets.topology import merged, prune_to_total, rewire, without
+from sup_tickets.topology import rewire
 from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
 

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from sup_tickets.checks import check_one_of
 from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
+from sup_tickets.pruning import Scope
 from sup_tickets.superposition import Kind
-from sup_tickets.topology import Scope
 
 Config = Any
 """A ConfigDict; the type checker cannot know its fields."""
