@@ -47,6 +47,7 @@ from sup_tickets.masks import (
     union,
     unpack,
 )
+from sup_tickets.method_state import MethodState, init_topology
 from sup_tickets.methods import (
     METHODS,
     acdc,
@@ -61,6 +62,7 @@ from sup_tickets.methods import (
     set_itop,
     sparse_evolutionary,
     sparse_momentum,
+    srigl,
     static,
 )
 from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
@@ -97,6 +99,7 @@ from sup_tickets.slots import reset_slots
 from sup_tickets.softening import fading, mish, sharpening, softened, swish
 from sup_tickets.statistics import reestimate_statistics
 from sup_tickets.structured import select_blocks, select_n_m
+from sup_tickets.structures import Structure, fan_in, n_of_m
 from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
 from sup_tickets.timing import scheduled, topology_due
@@ -115,10 +118,8 @@ from sup_tickets.transforms import (
 from sup_tickets.trees import leaf_keys, sparse_leaves
 from sup_tickets.updates import (
     Change,
-    MethodState,
     exploration_rate,
     explore_topology,
-    init_topology,
     observe_gradients,
     update_topology,
 )
@@ -137,6 +138,7 @@ __all__ = [
     "Rescaled",
     "Rewired",
     "Signals",
+    "Structure",
     "Superposition",
     "TicketPlan",
     "acdc",
@@ -175,6 +177,7 @@ __all__ = [
     "exploration_rate",
     "explore_topology",
     "fading",
+    "fan_in",
     "full_masks",
     "gradient",
     "gradual_magnitude",
@@ -199,6 +202,7 @@ __all__ = [
     "method_state_of",
     "mish",
     "momentum",
+    "n_of_m",
     "observe_gradients",
     "orthogonality_error",
     "overlap",
@@ -233,6 +237,7 @@ __all__ = [
     "sparse_momentum",
     "sparse_training",
     "sparsity",
+    "srigl",
     "stairs",
     "static",
     "step_lr",
