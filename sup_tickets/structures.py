@@ -173,13 +173,13 @@ def check_structured(structure: Any, method: Any) -> None:
                 raise ValueError(f"{given} that ablates neurons cannot have {name}")
     if structure.kept is None or structure.of is None:
         return
-    _check_sparsity("sparsity", method.sparsity, structure, structure.kept)
-    _check_sparsity("initial_sparsity", method.initial_sparsity or 0, structure)
+    check_left("sparsity", method.sparsity, structure, structure.kept)
+    check_left("initial_sparsity", method.initial_sparsity or 0, structure)
     for _, value in method.sparsity_stairs:
-        _check_sparsity("sparsity_stairs", value, structure)
+        check_left("sparsity_stairs", value, structure)
 
 
-def _check_sparsity(
+def check_left(
     name: str, sparsity: float, structure: Structure, most: int | None = None
 ) -> None:
     """Raises unless so many whole weights of every group are left."""

@@ -293,3 +293,40 @@ def test_the_superposed_ticket_keeps_the_structure(kind, prune_each, structure):
 def test_a_sparsity_beside_groups_is_refused():
     with pytest.raises(ValueError, match="sparsity must be None with groups="):
         st.superposition("cia", sparsity=0.5, groups=st.per_output())
+
+
+# --- Masks by scores ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("structure", [st.n_of_m(1, 4), st.fan_in()])
+def test_masks_by_scores_have_the_structure(structure, scope):
+    params = {
+        "a": {"kernel": jax.random.normal(jax.random.key(0), (8, 4))},
+        "b": {"kernel": 2 * jax.random.normal(jax.random.key(1), (12, 4))},
+    }
+    masks = st.prune_in_rounds(
+        lambda params, masks: st.magnitude(params),
+        params,
+        sparsity=0.75,
+        rounds=2,
+        scope=scope,
+        structure=structure,
+    )
+    check_structure(structure, masks)
+    assert int(st.count(masks)) == 20
+    if structure == st.fan_in():  # the larger weights are b's
+        assert by_output(masks["b"]["kernel"]) == [3 if scope == "layer" else 4] * 4
+    drawn = st.resample(jax.random.key(2), masks, groups=structure.groups)
+    check_structure(structure, drawn)
+    assert int(st.hamming(drawn, masks)) > 0
+
+
+def test_a_sparsity_that_is_not_of_the_structure_is_refused():
+    with pytest.raises(ValueError, match="sparsity with structure=2:4 must be"):
+        st.prune_in_rounds(
+            lambda params, masks: params,
+            PARAMS,
+            sparsity=0.9,
+            structure=st.n_of_m(2, 4),
+        )
