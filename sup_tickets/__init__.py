@@ -5,6 +5,12 @@ sparse leaf and ``None`` at every leaf that is never pruned. Everything here is 
 function of that pair.
 """
 
+from sup_tickets.condensed import (
+    Condensed,
+    condense,
+    condense_params,
+    condensed_matmul,
+)
 from sup_tickets.counting import active_count
 from sup_tickets.coverage import Coverage, Description, coverage, describe
 from sup_tickets.distributions import (
@@ -129,6 +135,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Change",
+    "Condensed",
     "Coverage",
     "Description",
     "Groups",
@@ -155,6 +162,9 @@ __all__ = [
     "check_masks",
     "choose",
     "classification_loss",
+    "condense",
+    "condense_params",
+    "condensed_matmul",
     "constant",
     "cosine_fraction",
     "cosine_lr",
