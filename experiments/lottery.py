@@ -39,7 +39,7 @@ from experiments.runs.written import claim
 from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count, exact
 from sup_tickets.masks import apply_masks, full_masks, size
-from sup_tickets.topology import merged, prune_to_total
+from sup_tickets.pruning import merged, prune_to_total
 from sup_tickets.training.network_files import load_sparse, provenance_of, save_sparse
 from sup_tickets.training.processes import say
 from sup_tickets.trees import default_rule
@@ -192,6 +192,11 @@ def _checked(config: Config, options: Options) -> tuple[float, ...]:
     if options.variant == "gradual" and len(set(targets)) > 1:
         raise ValueError(f"variant 'gradual' has one sparsity, got {targets}")
     check_takes_masks(config)
+    if config.method.structure:
+        raise ValueError(
+            "a lottery prunes weights one by one; config.method.structure must be '', "
+            f"got {config.method.structure!r}"
+        )
     if config.branch_from is not None:
         raise ValueError(
             f"config.branch_from={config.branch_from!r}: every round of a lottery "

@@ -5,6 +5,12 @@ sparse leaf and ``None`` at every leaf that is never pruned. Everything here is 
 function of that pair.
 """
 
+from sup_tickets.condensed import (
+    Condensed,
+    condense,
+    condense_params,
+    condensed_matmul,
+)
 from sup_tickets.counting import active_count
 from sup_tickets.coverage import Coverage, Description, coverage, describe
 from sup_tickets.distributions import (
@@ -24,6 +30,7 @@ from sup_tickets.foresight import (
     total_gradient,
 )
 from sup_tickets.gradinit import Rescaled, rescaled_init
+from sup_tickets.groups import Groups, Part, per_block, per_output, per_part
 from sup_tickets.learning_rates import cheap_ticket_schedule, cosine_lr, step_lr
 from sup_tickets.masks import (
     apply_masks,
@@ -46,6 +53,7 @@ from sup_tickets.masks import (
     union,
     unpack,
 )
+from sup_tickets.method_state import MethodState, init_topology
 from sup_tickets.methods import (
     METHODS,
     acdc,
@@ -60,9 +68,11 @@ from sup_tickets.methods import (
     set_itop,
     sparse_evolutionary,
     sparse_momentum,
+    srigl,
     static,
 )
 from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
+from sup_tickets.pruning import prune_to, prune_to_counts
 from sup_tickets.rotations import expected_density
 from sup_tickets.rounds import dead_layers, prune_in_rounds, resample
 from sup_tickets.rules import default_rule
@@ -95,6 +105,7 @@ from sup_tickets.slots import reset_slots
 from sup_tickets.softening import fading, mish, sharpening, softened, swish
 from sup_tickets.statistics import reestimate_statistics
 from sup_tickets.structured import select_blocks, select_n_m
+from sup_tickets.structures import Structure, fan_in, n_of_m
 from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
 from sup_tickets.timing import scheduled, topology_due
@@ -102,8 +113,6 @@ from sup_tickets.topology import (
     Rewired,
     drop,
     grow,
-    prune_to,
-    prune_to_counts,
     rewire,
 )
 from sup_tickets.transforms import (
@@ -115,10 +124,8 @@ from sup_tickets.transforms import (
 from sup_tickets.trees import leaf_keys, sparse_leaves
 from sup_tickets.updates import (
     Change,
-    MethodState,
     exploration_rate,
     explore_topology,
-    init_topology,
     observe_gradients,
     update_topology,
 )
@@ -128,13 +135,17 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Change",
+    "Condensed",
     "Coverage",
     "Description",
+    "Groups",
     "Method",
     "MethodState",
+    "Part",
     "Rescaled",
     "Rewired",
     "Signals",
+    "Structure",
     "Superposition",
     "TicketPlan",
     "acdc",
@@ -151,6 +162,9 @@ __all__ = [
     "check_masks",
     "choose",
     "classification_loss",
+    "condense",
+    "condense_params",
+    "condensed_matmul",
     "constant",
     "cosine_fraction",
     "cosine_lr",
@@ -173,6 +187,7 @@ __all__ = [
     "exploration_rate",
     "explore_topology",
     "fading",
+    "fan_in",
     "full_masks",
     "gradient",
     "gradual_magnitude",
@@ -197,10 +212,14 @@ __all__ = [
     "method_state_of",
     "mish",
     "momentum",
+    "n_of_m",
     "observe_gradients",
     "orthogonality_error",
     "overlap",
     "pack",
+    "per_block",
+    "per_output",
+    "per_part",
     "prune_in_rounds",
     "prune_to",
     "prune_to_counts",
@@ -228,6 +247,7 @@ __all__ = [
     "sparse_momentum",
     "sparse_training",
     "sparsity",
+    "srigl",
     "stairs",
     "static",
     "step_lr",

@@ -39,6 +39,8 @@ VALUES = [
     ("method.sparsity", 0.7, {}),
     ("method.distribution", "uniform", {}),
     ("method.keep_dense", ("classifier",), {}),
+    ("method.structure", "fan-in", {}),
+    ("method.structure", "1:2", {"method.sparsity": 0.5}),
     ("method.update_every_steps", 3, {}),
     ("method.update_end_fraction", 0.5, {}),
     ("method.drop_fraction", 0.2, {}),

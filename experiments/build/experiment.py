@@ -97,6 +97,7 @@ class Run:
             self.like(self.plan.total_steps).train,
             phase1_steps=self.plan.phase1_steps,
             ghost_steps=self.ghost_steps,
+            structure=self.method.structure,
         )
 
     def init(self) -> RunState:
@@ -189,7 +190,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         inputs=inputs,
         shardings=shardings,
         learning_rate=rate,
-        begin=Begin(config, model, inputs, last.steps, init_key),
+        begin=Begin(config, model, inputs, last.steps, init_key, method.structure),
         reestimates=config.sup.batch_norm != "av",
     )
 
@@ -245,6 +246,7 @@ def comparisons(config: Config) -> dict[str, Config]:
     dense: Config = ConfigDict(alone.to_dict())
     dense.method.name = "dense"
     dense.method.initial_sparsity = None
+    dense.method.structure = ""
     dense.method.options = ConfigDict()
     dense.tost.parts = ""
     forget_masks(dense)

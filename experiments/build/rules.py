@@ -73,6 +73,10 @@ def _draws(c: Config) -> bool:
     return own and c.method.name != "dense" and not (dense and not _initial(c))
 
 
+def _structured(c: Config) -> bool:
+    return bool(c.method.structure) or _preset(lambda m: m.structure is not None)(c)
+
+
 def _initial(c: Config) -> bool:
     return bool(c.method.initial_sparsity)
 
@@ -80,7 +84,12 @@ def _initial(c: Config) -> bool:
 # --- The table ------------------------------------------------------------------------
 
 RULES = (
-    Rule(("method.distribution",), _draws, "a method draws masks that are not dense"),
+    Rule(
+        ("method.distribution",),
+        lambda c: _draws(c) and ":" not in c.method.structure,
+        "a method draws masks that are not dense, without an N:M structure",
+    ),
+    Rule(("method.structure",), lambda c: c.method.name != "dense", "masks are there"),
     Rule(
         ("method.keep_dense",),
         lambda c: c.method.name != "dense",
@@ -220,6 +229,11 @@ RULES = (
 """When fields have an effect; those of no rule always have one."""
 
 CONFLICTS = (
+    Conflict(
+        ("mask.orthogonal", "method.structure"),
+        lambda c: c.mask.orthogonal and _structured(c),
+        "orthogonal weights choose their own places",
+    ),
     Conflict(
         ("masks", "mask.name"),
         lambda c: c.masks is not None and c.mask.name != "random",

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from sup_tickets.checks import check_one_of
 from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
+from sup_tickets.pruning import Scope
 from sup_tickets.superposition import Kind
-from sup_tickets.topology import Scope
 
 Config = Any
 """A ConfigDict; the type checker cannot know its fields."""
@@ -57,6 +57,7 @@ FIELDS: dict[str, Field] = {
     # The others need the names of layers.
     "method.distribution": Field("str", words=("uniform", "er", "erk")),
     "method.keep_dense": Field("strs"),
+    "method.structure": Field("str"),
     "method.update_every_steps": Field("int", 1),
     "method.update_end_fraction": Field("float", 0, 1),
     "method.drop_fraction": Field("float", 0, 1),
