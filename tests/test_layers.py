@@ -27,6 +27,7 @@ LAYERS = [
     {"dynamic"},
     {"methods", "redistribution", "timing"},
     {"updates"},
+    {"sparse_state"},
     {"transforms"},
     {"training"},
 ]
