@@ -33,7 +33,7 @@ from experiments.config.fields import FIELDS, Config, check_config, flat
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
 from experiments.reports.runs import report, report_files
-from experiments.runs import folder as run_folder
+from experiments.runs.ownership import check_no_run, is_finished
 from experiments.runs.stopping import Stopped
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
@@ -202,7 +202,7 @@ def check_members(found: Sequence[Member], devices: Sequence[Any] | None) -> lis
     finished = []
     for member in found:
         try:
-            finished.append(run_folder.is_finished(member.path, member.config))
+            finished.append(is_finished(member.path, member.config))
             if not finished[-1]:
                 built = build.build(member.config, devices=devices)
                 built.inputs.close()
@@ -238,7 +238,7 @@ def sweep(
       Stopped: after a signal, once the run at work is saved.
     """
     found = members(config, parse_grid(grid), out)
-    run_folder.check_no_run(out)
+    check_no_run(out)
     report_files(out / "report")
     failed = run_members(found, dry_run=dry_run, devices=devices)
     if not dry_run and len(failed) < len(found):
