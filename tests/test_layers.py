@@ -16,7 +16,7 @@ ROOT = Path(st.__file__).parent
 
 # A module may import the modules of lower layers only.
 LAYERS = [
-    {"types", "checks", "files", "rules", "zeros"},
+    {"types", "checks", "files", "rules", "zeros", "unfit"},
     {"trees", "counting", "ramps", "averages", "clocks"},
     {"tree_checks", "schedules", "softening", "rotations"},
     {"learning_rates", "tickets", "selection", "densities", "coverage"},
