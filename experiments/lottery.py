@@ -31,9 +31,9 @@ from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
 from experiments.command import Parser, check_devices, folder_path, numbers, start
 from experiments.config.fields import Config, as_config, check_config
-from experiments.runs.folder import check_no_run, check_same_run
 from experiments.runs.layout import FINAL, RESULTS, SUFFIX, epoch_file
 from experiments.runs.made_by import maker
+from experiments.runs.ownership import check_no_run, check_same_run
 from experiments.runs.stored import read_run
 from experiments.runs.written import claim
 from sup_tickets.checks import check_one_of, check_sparsity

@@ -15,7 +15,7 @@ from experiments.build.experiment import Run, build, comparisons
 from experiments.config.fields import Config
 from experiments.reports.run import table, write_report
 from experiments.runs.branch import Branch, branch_of, branched, going_on
-from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
+from experiments.runs.folder import RunFolder
 from experiments.runs.identity import named_fields
 from experiments.runs.layout import (
     CHECKPOINTS,
@@ -28,6 +28,7 @@ from experiments.runs.layout import (
 )
 from experiments.runs.lost import lost_text
 from experiments.runs.made_by import command, made_by, versions
+from experiments.runs.ownership import is_finished, is_trained, outputs
 from experiments.runs.progress import Progress
 from experiments.runs.results import analysis_of, cost_of
 from experiments.runs.stopping import RunCheckpointer, Signals, Stopped

@@ -31,8 +31,8 @@ from experiments.command import (
 from experiments.config.fields import check_config
 from experiments.config.reading import Pairs, Source, read_source
 from experiments.reports.study import gather_study, read_table, write_page
-from experiments.runs.folder import check_no_run
 from experiments.runs.layout import member_name
+from experiments.runs.ownership import check_no_run
 from experiments.studies.values import Cell, Study
 from experiments.sweep import Member, run_members
 from sup_tickets.checks import check_one_of

@@ -33,9 +33,9 @@ from experiments.config.fields import FIELDS, Config, as_config, check_config, f
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
 from experiments.reports.runs import report, report_files
-from experiments.runs import folder as run_folder
 from experiments.runs.branch import branch_of, find_source
 from experiments.runs.layout import CHECKPOINTS, folder_name
+from experiments.runs.ownership import check_no_run, is_finished
 from experiments.runs.stopping import Stopped
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
@@ -188,7 +188,7 @@ def check_members(
     epochs: list[int | None] = []
     for member in found:
         try:
-            if run_folder.is_finished(member.path, member.config):
+            if is_finished(member.path, member.config):
                 epochs.append(None)
                 continue
             built = build.build(member.config, devices=devices)
@@ -248,7 +248,7 @@ def sweep(
       Stopped: after a signal, once the run at work is saved.
     """
     found = members(config, parse_grid(grid), out)
-    run_folder.check_no_run(out)
+    check_no_run(out)
     report_files(out / "report")
     failed = run_members(found, dry_run=dry_run, devices=devices)
     if not dry_run and len(failed) < len(found):

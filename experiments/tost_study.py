@@ -35,7 +35,7 @@ from experiments.config.reading import Source, as_source
 from experiments.lottery import Options, find_tickets
 from experiments.reports.gather import Frame, Series, numbers, pair, spread, write_csv
 from experiments.reports.page import Block, Heading, Table, Text, to_markdown
-from experiments.runs.folder import check_no_run
+from experiments.runs.ownership import check_no_run
 from experiments.runs.stored import StoredRun, read_run
 from experiments.runs.written import Outputs
 from experiments.sweep import Member, parse_grid, run_members

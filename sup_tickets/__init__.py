@@ -103,6 +103,7 @@ from sup_tickets.schedules import (
 from sup_tickets.selection import select, select_globally
 from sup_tickets.slots import reset_slots
 from sup_tickets.softening import fading, mish, sharpening, softened, swish
+from sup_tickets.sparse_state import keep_sparse, masks_of, method_state_of
 from sup_tickets.statistics import reestimate_statistics
 from sup_tickets.structured import select_blocks, select_n_m
 from sup_tickets.structures import Structure, fan_in, n_of_m
@@ -115,12 +116,7 @@ from sup_tickets.topology import (
     grow,
     rewire,
 )
-from sup_tickets.transforms import (
-    keep_sparse,
-    masks_of,
-    method_state_of,
-    sparse_training,
-)
+from sup_tickets.transforms import sparse_training
 from sup_tickets.trees import leaf_keys, sparse_leaves
 from sup_tickets.updates import (
     Change,

@@ -23,13 +23,17 @@ from sup_tickets.counting import MAX_COUNT, Rounding
 from sup_tickets.distributions import distribution_of
 from sup_tickets.pruning import Scope
 from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
-from sup_tickets.schedules import cosine_fraction, linear_fraction, stairs
+from sup_tickets.schedules import (
+    Stairs,
+    check_stairs,
+    cosine_fraction,
+    last_update,
+    linear_fraction,
+    stairs,
+)
 from sup_tickets.structures import Structure, check_structured
 from sup_tickets.trees import RuleLike, default_rule
 from sup_tickets.types import Number, Schedule
-
-Stairs = tuple[tuple[int, float], ...]
-"""``(step, value)`` pairs: each value holds from its step on."""
 
 _DECAYS = ("constant", "cosine", "linear")
 _STEPS = (  # int32 where they are counted
@@ -246,7 +250,7 @@ class Method:
         first = self.update_every if self.begin_step is None else self.begin_step
         ends = (self.prune_end_step, self.end_step)
         ends = [end for end in ends if end is not None]
-        return _last_update(self.update_every, first, self.prune_begin_step, ends)
+        return last_update(self.update_every, first, self.prune_begin_step, ends)
 
     def drop_fraction_at(self, step: Number) -> Number:
         """The fraction that an update after ``step`` steps drops."""
@@ -273,7 +277,7 @@ class Method:
                     f"got {self.drop_fraction}"
                 )
             if isinstance(self.drop_fraction, tuple):
-                _check_pairs("drop_fraction", self.drop_fraction, check_fraction)
+                check_stairs("drop_fraction", self.drop_fraction, check_fraction)
             return
         check_fraction(self.drop_fraction, "drop_fraction")
         if self.drop_decay != "constant":
@@ -300,7 +304,7 @@ class Method:
 
     def _check_stairs(self) -> None:
         pairs = self.sparsity_stairs
-        _check_pairs("sparsity_stairs", pairs, check_sparsity)
+        check_stairs("sparsity_stairs", pairs, check_sparsity)
         for name in ("initial_sparsity", "prune_end_step"):
             if getattr(self, name) is not None:
                 raise ValueError(
@@ -342,32 +346,3 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_frozen(part) for part in value)
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _last_update(every: int, first: int, begin: int, ends: Sequence[int]) -> int:
-    """The last update of the pruning window: at or before all ``ends``."""
-    if every < 1:
-        raise ValueError(f"a method that prunes needs update_every >= 1, got {every}")
-    end = min(ends, default=-1)
-    last = first + (end - first) // every * every
-    if end < first or last <= begin:
-        raise ValueError(
-            "prune_end_step must leave an update (every "
-            f"{every} steps from {first}) after prune_begin_step={begin}, got "
-            f"{ends[0] if ends else None}"
-        )
-    return last
-
-
-def _check_pairs(name: str, pairs: Stairs, check: Callable[[Any, str], None]) -> None:
-    """Raises unless these are stairs from step 0 on, with values that pass a check."""
-    shaped = all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs)
-    steps = [pair[0] for pair in pairs] if shaped else []
-    if not steps or steps[0] != 0 or steps != sorted(set(steps)):
-        raise ValueError(
-            f"{name} must be (step, value) pairs, the first at step 0 and each later "
-            f"than the one before, got {pairs}"
-        )
-    for step, value in pairs:
-        check_whole(f"a step of {name}", step, 0)
-        check(value, f"a value of {name}")

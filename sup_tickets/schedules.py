@@ -9,6 +9,7 @@ corners fall exactly where they are asked for, at any step below 2**31.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ from sup_tickets.types import Number, Schedule
 
 Predicate = Callable[[Number], bool | jax.Array]
 """``step -> is it due``: a bool for a Python number, a bool array for an array."""
+
+Stairs = tuple[tuple[int, float], ...]
+"""``(step, value)`` pairs: each value holds from its step on."""
 
 
 # --- Drop fractions -------------------------------------------------------------------
@@ -58,6 +62,24 @@ def stairs(pairs: Sequence[tuple[int, float]]) -> Schedule:
     steps, values = zip(*pairs, strict=True)
     joined = join([optax.constant_schedule(v) for v in values], steps[1:])
     return lambda step: floating(joined(integer(step)))
+
+
+def check_stairs(name: str, pairs: Stairs, check: Callable[[Any, str], None]) -> None:
+    """Raises unless these are stairs from step 0 on, with values that pass a check.
+
+    Raises:
+      ValueError: naming the argument.
+    """
+    shaped = all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs)
+    steps = [pair[0] for pair in pairs] if shaped else []
+    if not steps or steps[0] != 0 or steps != sorted(set(steps)):
+        raise ValueError(
+            f"{name} must be (step, value) pairs, the first at step 0 and each later "
+            f"than the one before, got {pairs}"
+        )
+    for step, value in pairs:
+        check_whole(f"a step of {name}", step, 0)
+        check(value, f"a value of {name}")
 
 
 def cosine_fraction(
@@ -224,6 +246,31 @@ def update_due(
         return on_beat if end is None else on_beat & (step <= end)
 
     return due
+
+
+def last_update(every: int, first: int, begin: int, ends: Sequence[int]) -> int:
+    """The step of the last update of a pruning window.
+
+    Args:
+      every: steps between updates.
+      first: step of the first.
+      begin: of the window.
+      ends: it is at or before all of them.
+
+    Raises:
+      ValueError: if the window has no update.
+    """
+    if every < 1:
+        raise ValueError(f"a method that prunes needs update_every >= 1, got {every}")
+    end = min(ends, default=-1)
+    last = first + (end - first) // every * every
+    if end < first or last <= begin:
+        raise ValueError(
+            "prune_end_step must leave an update (every "
+            f"{every} steps from {first}) after prune_begin_step={begin}, got "
+            f"{ends[0] if ends else None}"
+        )
+    return last
 
 
 # --- Parts ----------------------------------------------------------------------------

@@ -12,15 +12,14 @@ size for Rprop, 1e-6 for Yogi, and 0 again where a copy of the parameters is kep
 Within a jitted step nothing is computed for it that does not vary.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import optax
 
 from sup_tickets.masks import apply_masks, choose
 from sup_tickets.types import Masks, Params
+from sup_tickets.unfit import unfit_parts
 from sup_tickets.zeros import EVERYWHERE, stays_zero
 
 Path = tuple[Any, ...]
@@ -250,13 +249,8 @@ def check_optimizer(tx: Any, masks: Masks, opt_state: Any, params: Params) -> No
     Raises:
       ValueError: naming the part of the optimizer and what to do instead.
     """
-    for reason in _reasons(opt_state):
+    for reason in unfit_parts(tx, opt_state):
         raise ValueError(f"sparse_training cannot wrap {reason}")
-    if "scale_by_acprop" in _makers(tx):
-        raise ValueError(
-            "sparse_training cannot wrap optax.contrib.acprop, which divides by the "
-            "slot of before, 0 for a grown weight; use optax.adabelief"
-        )
     leaves = jax.tree.leaves(params)
     vector = (sum(leaf.size for leaf in leaves),)
     if vector not in {leaf.shape for leaf in leaves} and any(
@@ -283,73 +277,3 @@ def _is_stray(path: Path, slot: Any, probe: _Probed) -> bool:
         shapes == (leaf.shape, *leaf.nearby) and len(set(shapes)) == 3
         for leaf in probe.sparse.values()
     )
-
-
-def _reasons(opt_state: Any) -> list[str]:
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: _reason(node) is not None)
-    return [reason for node in nodes if (reason := _reason(node)) is not None]
-
-
-def _reason(node: Any) -> str | None:
-    """Why no optimizer with this node in its state can be wrapped, if it cannot."""
-    if isinstance(node, optax.contrib.SAMState):
-        return None if node.cache is None else _SAM
-    stores = (
-        optax.ScaleByBacktrackingLinesearchState,
-        optax.ScaleByZoomLinesearchState,
-    )
-    if isinstance(node, stores):
-        return None if node.grad is None else _LINE_SEARCH
-    for kind, reason in _UNFIT.items():
-        if isinstance(node, kind):
-            return reason
-    return None
-
-
-def _makers(tx: Any) -> set[str]:
-    """Names of the functions that made an optimizer and what is inside of it."""
-    names, seen, left = set(), set(), [tx]
-    while left:
-        value = left.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, (tuple, list)):
-            left += value
-        elif isinstance(value, dict):
-            left += value.values()
-        elif inspect.isfunction(value):
-            names.add(value.__qualname__.split(".")[0])
-            left += [cell.cell_contents for cell in value.__closure__ or ()]
-    return names
-
-
-_SAM = (
-    "optax.contrib.sam, whose every other gradient is that of a perturbed network; "
-    "use sam(..., opaque_mode=True)"
-)
-_LINE_SEARCH = (
-    "a line search that stores its gradient, which would not be dense; "
-    "use scale_by_backtracking_linesearch(..., store_grad=False)"
-)
-_ACCUMULATES = (
-    ", which would rewire at the gradient of a part of the batch; put it outside: "
-    "optax.MultiSteps(sparse_training(tx, method), every_k_schedule)"
-)
-_UNFIT: dict[type, str] = {
-    optax.MultiStepsState: "optax.MultiSteps" + _ACCUMULATES,
-    optax.ApplyEvery: "optax.apply_every" + _ACCUMULATES,
-    optax.ScaleByLBFGSState: (
-        "optax.lbfgs, whose memory is of steps of another topology; use an optimizer "
-        "of the first order"
-    ),
-    optax.LookaheadState: (
-        "optax.lookahead, which has two copies of every parameter; put it outside: "
-        "optax.lookahead(sparse_training(tx, method), sync_period, slow_step_size)"
-    ),
-    optax.contrib.DifferentiallyPrivateAggregateState: (
-        "optax.contrib.differentially_private_aggregate, which needs the gradient of "
-        "every example; put it before: "
-        "optax.chain(differentially_private_aggregate(...), sparse_training(...))"
-    ),
-}

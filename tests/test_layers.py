@@ -16,7 +16,7 @@ ROOT = Path(st.__file__).parent
 
 # A module may import the modules of lower layers only.
 LAYERS = [
-    {"types", "checks", "files", "rules", "zeros"},
+    {"types", "checks", "files", "rules", "zeros", "unfit"},
     {"trees", "counting", "ramps", "averages", "clocks"},
     {"tree_checks", "schedules", "softening", "rotations"},
     {"groups"},
@@ -29,6 +29,7 @@ LAYERS = [
     {"dynamic", "ablation"},
     {"methods", "redistribution", "timing", "method_state"},
     {"updates"},
+    {"sparse_state"},
     {"transforms"},
     {"training"},
 ]

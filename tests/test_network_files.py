@@ -1,4 +1,5 @@
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from sup_tickets.masks import apply_masks, random_masks
-from sup_tickets.training import network_files
 from sup_tickets.training.network_files import (
     load_dense,
     load_sparse,
@@ -161,7 +161,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(network_files.os, "replace", fails)
+    monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="disk full"):
         save_sparse(path, network(1))
     assert path.read_bytes() == before

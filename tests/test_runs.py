@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as save_arrays
 
 from experiments import run as run_module
-from experiments.runs import folder as folder_module
 from experiments.runs import made_by as made_by_module
-from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
+from experiments.runs import ownership as ownership_module
+from experiments.runs.folder import RunFolder
 from experiments.runs.identity import CONTENTS, difference, identity_of
 from experiments.runs.lines import Lines
 from experiments.runs.made_by import changed, commit_of, made_by, without_places
+from experiments.runs.ownership import is_finished, is_trained, outputs
 from experiments.runs.progress import Progress
 from experiments.runs.stopping import Signals, Stopped
 from sup_tickets.files import atomic_write, leftovers
@@ -81,7 +82,7 @@ def test_empty_folders_are_in_nobodys_way(tmp_path):
 def test_what_the_output_goes_to_is_in_nobodys_way(tmp_path, monkeypatch):
     """``> RUN/log.txt`` opens the file before there is a run, ``tee`` likewise."""
     with open(tmp_path / "log.txt", "w", encoding="utf-8") as log:
-        monkeypatch.setattr(folder_module, "_STREAMS", (log.fileno(),))
+        monkeypatch.setattr(ownership_module, "_STREAMS", (log.fileno(),))
         log.write("what was said before")
         log.flush()
         beside = outputs(tmp_path)
@@ -97,7 +98,7 @@ def test_what_the_output_goes_to_is_in_nobodys_way(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"no run wrote .*other.txt"):
             RunFolder(tmp_path, config_of(), beside=beside)
     reading, writing = os.pipe()
-    monkeypatch.setattr(folder_module, "_STREAMS", (writing,))
+    monkeypatch.setattr(ownership_module, "_STREAMS", (writing,))
     assert outputs(tmp_path) == ["other.txt"]  # the other is not empty
     os.close(reading)
     os.close(writing)

@@ -13,6 +13,7 @@ from sup_tickets.learning_rates import cheap_ticket_schedule, step_lr
 from sup_tickets.masks import layer_table
 from sup_tickets.methods import make_method
 from sup_tickets.models import MLP, ConvNet, make_model
+from sup_tickets.sparse_state import keep_sparse, masks_of
 from sup_tickets.superposition import superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
 from sup_tickets.timing import scheduled
@@ -27,7 +28,7 @@ from sup_tickets.training.optimizers import make_optimizer
 from sup_tickets.training.plan import describe, make_plan, ticket_plan
 from sup_tickets.training.state import Network, RunState
 from sup_tickets.training.steps import Spec, compile_steps
-from sup_tickets.transforms import keep_sparse, masks_of, sparse_training
+from sup_tickets.transforms import sparse_training
 from sup_tickets.trees import named_leaves
 
 N, BATCH, SPARSITY = 20, 8, 0.75  # 3 steps an epoch, the last batch filled up

@@ -10,38 +10,40 @@ system of the process, which other people's load disturbs least), else of wall t
 """
 
 import argparse
-import math
-import os
-import platform
 import sys
-import textwrap
-import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from configs import common
-from experiments.build.experiment import comparisons, make_steps
-from experiments.build.inputs import Inputs, resident_inputs
+from experiments.benchmarks.timing import (
+    Scale,
+    Time,
+    clock,
+    measure,
+    medians,
+    say,
+)
+from experiments.benchmarks.train_page import Result, Row, page
+from experiments.benchmarks.trainer import (
+    Trainer,
+    configuration,
+    make_images,
+)
+from experiments.build.experiment import comparisons
+from experiments.build.inputs import Inputs
 from experiments.build.parts import (
     make_network,
-    make_parts,
     make_superposition,
 )
 from experiments.command import Parser, check_devices, file_path, start
 from experiments.config.fields import Config
 from sup_tickets.checks import check_whole
-from sup_tickets.data.datasets import Dataset, Split
-from sup_tickets.data.resident import Rows, Shardings
-from sup_tickets.dynamic import Method
+from sup_tickets.data.resident import Shardings
 from sup_tickets.training.mesh import data_mesh, data_shardings
-from sup_tickets.training.plan import Plan
-from sup_tickets.training.state import TrainState, as_trees, network_of
-from sup_tickets.training.steps import Steps
+from sup_tickets.training.state import as_trees, network_of
 
 OUT = "docs/results/bench_train.md"
 MODELS = ("conv", "vgg16", "resnet18")
@@ -50,199 +52,6 @@ _MLP = "lenet300"
 _EXAMPLES = 50_000  # 391 steps of 128
 _BLOCK_STEPS = 10
 _LEAST_S = 0.5  # of wall time, what is measured at once
-_MOST_CALLS = 500  # measured at once
-_TINY: dict[str, dict[str, Any]] = {
-    "conv": {"features": (4, 4)},
-    "vgg16": {"stages": ((4,),) * 5, "hidden": ()},
-    "resnet18": {"widths": (4, 8), "blocks": (1, 1)},
-}
-
-
-class Scale(NamedTuple):
-    """How much is measured."""
-
-    batch_size: int
-    repeats: int
-    examples: int
-    block_steps: int
-    least_s: float
-    quick: bool  # tiny widths
-
-
-class Program(NamedTuple):
-    """A compiled program."""
-
-    call: Any  # as the jitted function
-    compile_s: float  # of wall time, tracing included
-    temporary: int  # bytes beyond arguments and results
-
-
-class Time(NamedTuple):
-    """Of one call, in ms."""
-
-    own: float  # of the processor, all threads
-    wall: float
-
-
-class Row(NamedTuple):
-    """One line of the table."""
-
-    model: str
-    what: str
-    figure: float
-    target: float | None  # the figure should not exceed it
-    note: str
-
-
-class Result(NamedTuple):
-    """What came out for a model."""
-
-    rows: list[Row]
-    times: dict[str, Time]  # by program
-    programs: dict[str, Program]
-
-
-# --- Timing ---------------------------------------------------------------------------
-
-
-def say(text: str) -> None:
-    """Progress, apart from the table."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
-
-
-def compiled(name: str, function: Any, *arguments: Any) -> Program:
-    """Compiles a jitted function for these arguments."""
-    begun = time.perf_counter()
-    program = function.lower(*arguments).compile()
-    spent = time.perf_counter() - begun
-    say(f"{name} compiled in {spent:.1f} s")
-    return Program(program, spent, program.memory_analysis().temp_size_in_bytes)
-
-
-def measure(
-    cases: dict[str, Callable[[], Any]], order: Sequence[str], scale: Scale
-) -> dict[str, list[Time]]:
-    """Times of a call of each case, in turns.
-
-    Args:
-      cases: functions that return what is to be waited for.
-      order: which are measured, one after the other, in every repeat.
-      scale: how often.
-    """
-    calls = {name: _calls(case, scale.least_s) for name, case in cases.items()}
-    times: dict[str, list[Time]] = {name: [] for name in cases}
-    for _ in range(scale.repeats):
-        for name in order:
-            times[name].append(_time(cases[name], calls[name]))
-    return times
-
-
-def _calls(case: Callable[[], Any], least_s: float) -> int:
-    _time(case, 1)
-    once = _time(case, 1).wall / 1e3
-    return min(max(round(least_s / once), 1), _MOST_CALLS)
-
-
-def _time(case: Callable[[], Any], calls: int) -> Time:
-    wall, own = time.perf_counter(), time.process_time()
-    for _ in range(calls):
-        result = case()
-    jax.block_until_ready(result)  # pyright: ignore[reportPossiblyUnbound]
-    own, wall = time.process_time() - own, time.perf_counter() - wall
-    return Time(1e3 * own / calls, 1e3 * wall / calls)
-
-
-def medians(times: dict[str, list[Time]]) -> dict[str, Time]:
-    """The median of each clock by itself."""
-    return {
-        name: Time(*(float(np.median(clock)) for clock in zip(*each, strict=True)))
-        for name, each in times.items()
-    }
-
-
-def clock(spent: Time) -> float:
-    """What ratios are made of: elsewhere than on a CPU the processor only waits."""
-    return spent.own if jax.default_backend() == "cpu" else spent.wall
-
-
-# --- What is trained ------------------------------------------------------------------
-
-
-class Trainer:
-    """A state that the programs of a run take turns to advance."""
-
-    def __init__(self, name: str, config: Config, inputs: Inputs, place: Shardings):
-        self.name, self.inputs = name, inputs
-        self.plan, self.method, self.steps = _parts(config, inputs, place)
-        self.fraction = config.sup.explore_fraction
-        self.batch: Rows = inputs.batches(0)
-        self.programs: dict[str, Program] = {}
-        init = self.compile("init", self.steps.init, jax.random.key(0))
-        self.state: TrainState = init.call(jax.random.key(0))
-        self.told: Any = None
-
-    def compile(self, name: str, function: Any, *arguments: Any) -> Program:
-        """Compiles a program, and notes what that took."""
-        name = f"{self.name} {name}"
-        self.programs[name] = compiled(name, function, *arguments)
-        return self.programs[name]
-
-    def case(self, name: str, *more: Any) -> Callable[[], Any]:
-        """A call of one of the steps at always the same batch."""
-        arguments = (self.batch, *more)
-        program = self.compile(name, getattr(self.steps, name), self.state, *arguments)
-
-        def call() -> Any:
-            self.state, self.told = program.call(self.state, *arguments)
-            return self.state, self.told
-
-        return call
-
-    def check(self) -> None:
-        """Raises a ValueError if the loss is not finite: times could be others."""
-        told = getattr(self.told, "report", self.told)
-        loss = float(np.ravel(told["loss"])[-1])
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss of the {self.name} network became {loss}")
-
-
-def _parts(
-    config: Config, inputs: Inputs, place: Shardings
-) -> tuple[Plan, Method, Steps]:
-    plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
-    network = make_network(config, classes=inputs.classes)
-    steps = make_steps(config, inputs, method, rate, network, sharding=place.replicated)
-    return plan, method, steps
-
-
-def configuration(model: str, scale: Scale) -> Config:
-    """The paper's on CIFAR, from which `comparisons` makes the dense one."""
-    config: Any = common.default()
-    config.compare = True
-    config.data.batch_size = scale.batch_size
-    config.data.validation_examples = 0
-    config.model.name = model
-    if scale.quick:
-        for name, value in _TINY.get(model, {}).items():
-            config.model.options[name] = value
-    return config
-
-
-def random_images(shape: tuple[int, ...], examples: int) -> Dataset:
-    """A set of noise."""
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (examples, *shape), np.uint8)
-    train = Split(images, draw.integers(0, 10, examples, np.int32))
-    none = Split(images[:0], train.labels[:0])
-    half = (0.5,) * shape[-1]
-    return Dataset("noise", 10, train, none, none, 255.0, half, half)
-
-
-def make_images(shape: tuple[int, ...], scale: Scale, place: Shardings) -> Inputs:
-    """Inputs of a run on random images."""
-    dataset = random_images(shape, scale.examples)
-    config = configuration("conv", scale)
-    return resident_inputs(config, dataset, key=jax.random.key(1), shardings=place)
 
 
 # --- Steps, sparse beside dense -------------------------------------------------------
@@ -459,96 +268,6 @@ def compare_blocks(
     names = {"singles": f"{count} single steps", "block": f"block of {count}"}
     named = {names[name]: each for name, each in times.items()}
     return Result([row], named, {names["block"]: block})
-
-
-# --- The page -------------------------------------------------------------------------
-
-_ABOUT = """`{}`: RigL at 95% (ERK) and the dense network, SGD with momentum 0.9 and
-weight decay 5e-4, random images that live on the device and are cropped and flipped
-within the step. Ratios of medians of {} time, the programs in turns; "middle half" is
-of the ratios of single turns, and shows the noise."""
-_COMPUTED = """The run is computed: steps as planned times the medians. The input
-pipeline is gathering, cropping, flipping and normalizing, compiled alone, and handing
-over row numbers, an epoch's permutation shared out."""
-
-
-def page(command: str, results: dict[str, list[Result]]) -> str:
-    """The tables as Markdown."""
-    cpu = jax.default_backend() == "cpu"
-    rows = [row for each in results.values() for result in each for row in result.rows]
-    missed = [row for row in rows if row.target and row.figure > row.target]
-    lines = [
-        "# Training steps, sparse beside dense",
-        _wrapped(_ABOUT.format(command, "processor" if cpu else "wall")),
-        "\n".join(f"- {line}" for line in machine()),
-        _table(
-            ("model", "what", "figure", "at most", "from"),
-            (
-                (r.model, r.what, f"{r.figure:.3g}", _shown(r.target), r.note)
-                for r in rows
-            ),
-        ),
-        _wrapped(_COMPUTED),
-        _table(
-            ("model", "program", "processor ms", "wall ms"),
-            (
-                (model, name, f"{t.own:.4g}", f"{t.wall:.4g}")
-                for model, each in results.items()
-                for result in each
-                for name, t in result.times.items()
-            ),
-        ),
-        _table(
-            ("model", "program", "compile s", "temporary MB"),
-            (
-                (model, name, f"{p.compile_s:.1f}", f"{p.temporary / 1e6:.1f}")
-                for model, each in results.items()
-                for result in each
-                for name, p in result.programs.items()
-            ),
-        ),
-        *(
-            f"Missed: {row.model}, {row.what}: {row.figure:.3g}, asked {row.target:g}."
-            for row in missed
-        ),
-    ]
-    return "\n\n".join(lines) + "\n"
-
-
-def machine() -> list[str]:
-    """Where and when this is."""
-    cores = f"{os.cpu_count()} cores"
-    if hasattr(os, "getloadavg"):
-        cores += f", load {os.getloadavg()[0]:.1f} at the end"
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    return [
-        f"machine: {_processor()}, {cores}; device: {devices}",
-        f"python {platform.python_version()}, jax {jax.__version__}, "
-        f"{datetime.now(UTC):%Y-%m-%d}",
-    ]
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 88, break_long_words=False, break_on_hyphens=False)
-
-
-def _shown(target: float | None) -> str:
-    return "" if target is None else f"{target:g}"
 
 
 # --- The command ----------------------------------------------------------------------

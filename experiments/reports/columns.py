@@ -5,7 +5,7 @@ tables of many runs and in their CSV file.
 """
 
 from collections.abc import Callable, Mapping
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any, NamedTuple
 
 from experiments.runs.stored import StoredRun
@@ -118,3 +118,19 @@ def shown(value: Any, form: str, scale: float = 1, unit: str = "") -> str:
       unit: that follows it.
     """
     return f"{scale * value:{form}}{unit}" if is_number(value) else "-"
+
+
+def shown_spread(spread: Any, column: Column, sign: str = "") -> str:
+    """A mean and its deviation, "97.87 ± 0.70"; "-" if there is none.
+
+    Args:
+      spread: "mean" and "std" of numbers.
+      column: of which they are.
+      sign: "+" for differences.
+    """
+    if isnan(spread["mean"]):
+        return "-"
+    mean = f"{column.scale * spread['mean']:{sign}{column.form}}"
+    if isnan(spread["std"]):
+        return mean
+    return f"{mean} ± {column.scale * spread['std']:{column.form}}"

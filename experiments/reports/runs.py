@@ -19,6 +19,7 @@ from experiments.reports.columns import (
     SCORES,
     Column,
     shown,
+    shown_spread,
 )
 from experiments.reports.gather import (
     WITHOUT,
@@ -130,22 +131,6 @@ def _overview(
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def shown_spread(spread: Any, column: Column, sign: str = "") -> str:
-    """A mean and its deviation, "97.87 ± 0.70"; "-" if there is none.
-
-    Args:
-      spread: "mean" and "std" of numbers.
-      column: of which they are.
-      sign: "+" for differences.
-    """
-    if isnan(spread["mean"]):
-        return "-"
-    mean = f"{column.scale * spread['mean']:{sign}{column.form}}"
-    if isnan(spread["std"]):
-        return mean
-    return f"{mean} ± {column.scale * spread['std']:{column.form}}"
 
 
 # --- With and without Sup-tickets -----------------------------------------------------

@@ -12,48 +12,31 @@ metadata have a version, the shapes of the leaves with masks, and where the netw
 from. Both have a checksum, SHA-256, of all that is in them.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
-import safetensors
 from safetensors.numpy import save
 
-from sup_tickets.files import atomic_write
 from sup_tickets.masks import check_masks
+from sup_tickets.training.sealed_files import (
+    SPARSE,
+    STORED,
+    VERSION,
+    Path_,
+    check_intact,
+    digest_with,
+    parse,
+    sealed,
+    write,
+    wrong,
+)
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
-
-_FORMAT = "sup-tickets sparse network"
-_VERSION = "1"
-_CHECKSUM = "sha256"
-_METADATA = {"format", "version", "shapes", "provenance"}
-_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
-_NAMES = {np.dtype(dtype) for dtype in _DTYPES.values()}
-
-Path_ = str | os.PathLike[str]
-
 
 # --- Dense ----------------------------------------------------------------------------
 
@@ -71,7 +54,7 @@ def save_dense(path: Path_, network: Network) -> int:
     Raises:
       ValueError: if a tree is not made of dicts, or has a dtype that cannot be stored.
     """
-    return _write(path, _sealed(save(_arrays(network))))
+    return write(path, sealed(save(_arrays(network))))
 
 
 def load_dense(path: Path_) -> Network:
@@ -87,17 +70,17 @@ def load_dense(path: Path_) -> Network:
       ValueError: if the file is damaged, or not such a file.
       OSError: if it cannot be read.
     """
-    arrays, metadata, intact = _parse(path, Path(path).read_bytes())
-    if metadata.get("format") == _FORMAT:
+    arrays, metadata, intact = parse(path, Path(path).read_bytes())
+    if metadata.get("format") == SPARSE:
         raise ValueError(f"{path} is a sparse network; load it with load_sparse")
     values: dict[str, dict[str, np.ndarray]] = {"params": {}, "batch_stats": {}}
     for name, array in arrays.items():
         part, slash, leaf = name.partition("/")
         if part not in values or not slash:
-            raise _wrong(path, f"it has an array {name!r}")
+            raise wrong(path, f"it has an array {name!r}")
         values[part][leaf] = array
     network = _network(path, values["params"], values["batch_stats"], {})
-    _check_intact(path, intact)
+    check_intact(path, intact)
     return network
 
 
@@ -122,7 +105,7 @@ def save_sparse(
       ValueError: if an inactive weight is not +0, a tree is not made of dicts, or a
         dtype cannot be stored.
     """
-    return _write(path, _sparse(network, provenance or {}))
+    return write(path, _sparse(network, provenance or {}))
 
 
 def sparse_size(network: Network) -> int:
@@ -160,17 +143,17 @@ def parse_sparse(path: Path_, data: bytes) -> Network:
     for key, array in arrays.items():
         part, slash, name = key.partition("/")
         if part not in values or not slash:
-            raise _wrong(path, f"it has an array {key!r}")
+            raise wrong(path, f"it has an array {key!r}")
         values[part][name] = array
     if not values["mask"].keys() == values["active"].keys() == shapes.keys():
-        raise _wrong(path, "its masks, weights and shapes are not of the same leaves")
+        raise wrong(path, "its masks, weights and shapes are not of the same leaves")
     masks = {}
     for name, shape in shapes.items():
         mask = _unpack(path, name, values["mask"][name], shape)
         values["params"][name] = _spread(path, name, mask, values["active"][name])
         masks[name] = mask
     network = _network(path, values["params"], values["batch_stats"], masks)
-    _check_intact(path, intact)
+    check_intact(path, intact)
     return network
 
 
@@ -182,7 +165,7 @@ def provenance_of(path: Path_) -> dict[str, Any]:
       OSError: if it cannot be read.
     """
     _, metadata, intact = _parse_sparse(path, Path(path).read_bytes())
-    _check_intact(path, intact)
+    check_intact(path, intact)
     return _json(path, metadata, "provenance")
 
 
@@ -194,13 +177,13 @@ def contents_digest(path: Path_) -> str:
       OSError: if it cannot be read.
     """
     data = Path(path).read_bytes()
-    _, metadata, intact = _parse(path, data)
-    _check_intact(path, intact)
+    _, metadata, intact = parse(path, data)
+    check_intact(path, intact)
     if "provenance" in metadata:
         origin = _json(path, metadata, "provenance")
         origin.pop("made_by", None)
         metadata["provenance"] = json.dumps(origin, sort_keys=True)
-    return _digest(_header(data)[0] | {"__metadata__": metadata}, _header(data)[1])
+    return digest_with(data, metadata)
 
 
 def _sparse(network: Network, provenance: Mapping[str, Any]) -> bytes:
@@ -218,25 +201,25 @@ def _sparse(network: Network, provenance: Mapping[str, Any]) -> bytes:
         arrays[f"mask/{name}"] = np.packbits(mask.reshape(-1))
         arrays[f"active/{name}"] = array[mask]
     metadata = {
-        "format": _FORMAT,
-        "version": _VERSION,
+        "format": SPARSE,
+        "version": VERSION,
         "shapes": json.dumps({name: mask.shape for name, mask in masks.items()}),
         "provenance": json.dumps(dict(provenance)),
     }
-    return _sealed(save(arrays, metadata=metadata))
+    return sealed(save(arrays, metadata=metadata))
 
 
 def _parse_sparse(
     path: Path_, data: bytes
 ) -> tuple[dict[str, np.ndarray], dict[str, str], bool]:
-    arrays, metadata, intact = _parse(path, data)
-    if metadata.get("format") != _FORMAT:
-        raise _wrong(path, f"it is not a {_FORMAT}")
-    if metadata.get("version") != _VERSION:
-        raise _wrong(
+    arrays, metadata, intact = parse(path, data)
+    if metadata.get("format") != SPARSE:
+        raise wrong(path, f"it is not a {SPARSE}")
+    if metadata.get("version") != VERSION:
+        raise wrong(
             path,
             f"it is of version {metadata.get('version')!r}, "
-            f"and this program knows version {_VERSION!r}",
+            f"and this program knows version {VERSION!r}",
         )
     return arrays, metadata, intact
 
@@ -245,9 +228,9 @@ def _json(path: Path_, metadata: dict[str, str], key: str) -> dict[str, Any]:
     try:
         value = json.loads(metadata.get(key, ""))
     except ValueError as error:
-        raise _wrong(path, f"its {key} cannot be read") from error
+        raise wrong(path, f"its {key} cannot be read") from error
     if not isinstance(value, dict):
-        raise _wrong(path, f"its {key} cannot be read")
+        raise wrong(path, f"its {key} cannot be read")
     return value
 
 
@@ -258,7 +241,7 @@ def _shapes(path: Path_, metadata: dict[str, str]) -> dict[str, tuple[int, ...]]
             isinstance(side, int) and side >= 0 for side in shape
         )
         if not whole:
-            raise _wrong(path, f"the shape of leaf {name!r} is {shape!r}")
+            raise wrong(path, f"the shape of leaf {name!r} is {shape!r}")
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
@@ -267,20 +250,20 @@ def _unpack(
 ) -> np.ndarray:
     size = prod(shape)
     if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
-        raise _wrong(
+        raise wrong(
             path,
             f"the mask of leaf {name!r} has {bits.size} bytes, where shape {shape} "
             f"needs {-(-size // 8)}",
         )
     flat = np.unpackbits(bits)
     if flat[size:].any():
-        raise _wrong(path, f"the mask of leaf {name!r} has bits beyond its end")
+        raise wrong(path, f"the mask of leaf {name!r} has bits beyond its end")
     return flat[:size].astype(bool).reshape(shape)
 
 
 def _spread(path: Path_, name: str, mask: np.ndarray, active: np.ndarray) -> np.ndarray:
     if active.shape != (int(mask.sum()),):
-        raise _wrong(
+        raise wrong(
             path,
             f"leaf {name!r} has weights of shape {active.shape}, where its mask has "
             f"{int(mask.sum())} active",
@@ -307,7 +290,7 @@ def _arrays(network: Network) -> dict[str, np.ndarray]:
                     f"slash, got {jax.tree_util.keystr(path)}"
                 )
             array = np.asarray(jax.device_get(leaf))
-            if array.dtype not in _NAMES:
+            if array.dtype not in STORED:
                 raise ValueError(
                     f"leaf {'/'.join(keys)!r} has dtype {array.dtype}, which cannot "
                     "be stored"
@@ -317,66 +300,9 @@ def _arrays(network: Network) -> dict[str, np.ndarray]:
     return found
 
 
-def _sealed(data: bytes) -> bytes:
-    """The same file with its metadata in order, and a checksum among them."""
-    header, body = _header(data)
-    metadata = header.get("__metadata__", {})
-    metadata[_CHECKSUM] = _digest(header | {"__metadata__": metadata}, body)
-    header["__metadata__"] = dict(sorted(metadata.items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + body
-
-
-def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file, and what follows it."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:end]), data[end:]
-
-
-def _digest(header: Mapping[str, Any], body: bytes) -> str:
-    """SHA-256 of a file, whatever the order and the spacing of its header."""
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(text + body).hexdigest()
-
-
-def _write(path: Path_, data: bytes) -> int:
-    atomic_write(path, data)
-    return len(data)
-
-
-def _parse(
-    path: Path_, data: bytes
-) -> tuple[dict[str, np.ndarray], dict[str, str], bool]:
-    """Arrays, metadata without the checksum, and whether that is right."""
-    try:
-        stored = safetensors.deserialize(data)
-        header, body = _header(data)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise _wrong(path, f"it is damaged or cut short ({error})") from error
-    arrays = {}
-    for name, view in stored:
-        if view["dtype"] not in _DTYPES:
-            raise _wrong(path, f"array {name!r} is of the type {view['dtype']}")
-        flat = np.frombuffer(view["data"], _DTYPES[view["dtype"]])
-        arrays[name] = flat.reshape(view["shape"]).copy()
-    metadata = header.get("__metadata__", {})
-    wanted = metadata.pop(_CHECKSUM, None)
-    # Files of others, and of earlier versions, have none; ours have no other names.
-    intact = metadata.keys() <= _METADATA or _FORMAT not in metadata.values()
-    if wanted is not None:
-        intact = wanted == _digest(header | {"__metadata__": metadata}, body)
-    return arrays, metadata, intact
-
-
-def _check_intact(path: Path_, intact: bool) -> None:
-    if not intact:
-        raise _wrong(path, "its checksum is wrong; it was damaged after it was written")
-
-
 def _network(path: Path_, params: Any, batch_stats: Any, masks: Any) -> Network:
     if not params:
-        raise _wrong(path, "it has no weights")
+        raise wrong(path, "it has no weights")
     masks = {name: masks.get(name) for name in params}
     return Network(
         params=_nested(path, params),
@@ -393,12 +319,8 @@ def _nested(path: Path_, flat: Mapping[str, Any]) -> dict[str, Any]:
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise _wrong(path, f"leaf {name!r} is within another")
+                raise wrong(path, f"leaf {name!r} is within another")
         if last in place:
-            raise _wrong(path, f"leaf {name!r} is there twice")
+            raise wrong(path, f"leaf {name!r} is there twice")
         place[last] = flat[name]
     return tree
-
-
-def _wrong(path: Path_, what: str) -> ValueError:
-    return ValueError(f"{path} cannot be loaded as a network: {what}")

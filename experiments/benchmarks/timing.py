@@ -1,0 +1,97 @@
+"""Times of compiled programs, in turns; processor and wall."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+_MOST_CALLS = 500  # measured at once
+
+
+class Scale(NamedTuple):
+    """How much is measured."""
+
+    batch_size: int
+    repeats: int
+    examples: int
+    block_steps: int
+    least_s: float
+    quick: bool  # tiny widths
+
+
+class Program(NamedTuple):
+    """A compiled program."""
+
+    call: Any  # as the jitted function
+    compile_s: float  # of wall time, tracing included
+    temporary: int  # bytes beyond arguments and results
+
+
+class Time(NamedTuple):
+    """Of one call, in ms."""
+
+    own: float  # of the processor, all threads
+    wall: float
+
+
+def say(text: str) -> None:
+    """Progress, apart from the table."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def compiled(name: str, function: Any, *arguments: Any) -> Program:
+    """Compiles a jitted function for these arguments."""
+    begun = time.perf_counter()
+    program = function.lower(*arguments).compile()
+    spent = time.perf_counter() - begun
+    say(f"{name} compiled in {spent:.1f} s")
+    return Program(program, spent, program.memory_analysis().temp_size_in_bytes)
+
+
+def measure(
+    cases: dict[str, Callable[[], Any]], order: Sequence[str], scale: Scale
+) -> dict[str, list[Time]]:
+    """Times of a call of each case, in turns.
+
+    Args:
+      cases: functions that return what is to be waited for.
+      order: which are measured, one after the other, in every repeat.
+      scale: how often.
+    """
+    calls = {name: _calls(case, scale.least_s) for name, case in cases.items()}
+    times: dict[str, list[Time]] = {name: [] for name in cases}
+    for _ in range(scale.repeats):
+        for name in order:
+            times[name].append(_time(cases[name], calls[name]))
+    return times
+
+
+def _calls(case: Callable[[], Any], least_s: float) -> int:
+    _time(case, 1)
+    once = _time(case, 1).wall / 1e3
+    return min(max(round(least_s / once), 1), _MOST_CALLS)
+
+
+def _time(case: Callable[[], Any], calls: int) -> Time:
+    wall, own = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        result = case()
+    jax.block_until_ready(result)  # pyright: ignore[reportPossiblyUnbound]
+    own, wall = time.process_time() - own, time.perf_counter() - wall
+    return Time(1e3 * own / calls, 1e3 * wall / calls)
+
+
+def medians(times: dict[str, list[Time]]) -> dict[str, Time]:
+    """The median of each clock by itself."""
+    return {
+        name: Time(*(float(np.median(clock)) for clock in zip(*each, strict=True)))
+        for name, each in times.items()
+    }
+
+
+def clock(spent: Time) -> float:
+    """What ratios are made of: elsewhere than on a CPU the processor only waits."""
+    return spent.own if jax.default_backend() == "cpu" else spent.wall

@@ -1,0 +1,119 @@
+"""The page of `experiments.benchmarks.train`."""
+
+import os
+import platform
+import textwrap
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from experiments.benchmarks.timing import Program, Time
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    model: str
+    what: str
+    figure: float
+    target: float | None  # the figure should not exceed it
+    note: str
+
+
+class Result(NamedTuple):
+    """What came out for a model."""
+
+    rows: list[Row]
+    times: dict[str, Time]  # by program
+    programs: dict[str, Program]
+
+
+_ABOUT = """`{}`: RigL at 95% (ERK) and the dense network, SGD with momentum 0.9 and
+weight decay 5e-4, random images that live on the device and are cropped and flipped
+within the step. Ratios of medians of {} time, the programs in turns; "middle half" is
+of the ratios of single turns, and shows the noise."""
+_COMPUTED = """The run is computed: steps as planned times the medians. The input
+pipeline is gathering, cropping, flipping and normalizing, compiled alone, and handing
+over row numbers, an epoch's permutation shared out."""
+
+
+def page(command: str, results: dict[str, list[Result]]) -> str:
+    """The tables as Markdown."""
+    cpu = jax.default_backend() == "cpu"
+    rows = [row for each in results.values() for result in each for row in result.rows]
+    missed = [row for row in rows if row.target and row.figure > row.target]
+    lines = [
+        "# Training steps, sparse beside dense",
+        _wrapped(_ABOUT.format(command, "processor" if cpu else "wall")),
+        "\n".join(f"- {line}" for line in machine()),
+        _table(
+            ("model", "what", "figure", "at most", "from"),
+            (
+                (r.model, r.what, f"{r.figure:.3g}", _shown(r.target), r.note)
+                for r in rows
+            ),
+        ),
+        _wrapped(_COMPUTED),
+        _table(
+            ("model", "program", "processor ms", "wall ms"),
+            (
+                (model, name, f"{t.own:.4g}", f"{t.wall:.4g}")
+                for model, each in results.items()
+                for result in each
+                for name, t in result.times.items()
+            ),
+        ),
+        _table(
+            ("model", "program", "compile s", "temporary MB"),
+            (
+                (model, name, f"{p.compile_s:.1f}", f"{p.temporary / 1e6:.1f}")
+                for model, each in results.items()
+                for result in each
+                for name, p in result.programs.items()
+            ),
+        ),
+        *(
+            f"Missed: {row.model}, {row.what}: {row.figure:.3g}, asked {row.target:g}."
+            for row in missed
+        ),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def machine() -> list[str]:
+    """Where and when this is."""
+    cores = f"{os.cpu_count()} cores"
+    if hasattr(os, "getloadavg"):
+        cores += f", load {os.getloadavg()[0]:.1f} at the end"
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return [
+        f"machine: {_processor()}, {cores}; device: {devices}",
+        f"python {platform.python_version()}, jax {jax.__version__}, "
+        f"{datetime.now(UTC):%Y-%m-%d}",
+    ]
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 88, break_long_words=False, break_on_hyphens=False)
+
+
+def _shown(target: float | None) -> str:
+    return "" if target is None else f"{target:g}"

@@ -1,0 +1,107 @@
+"""What `experiments.benchmarks.train` trains: a network, images, compiled steps."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from configs import common
+from experiments.benchmarks.timing import Program, Scale, compiled
+from experiments.build.experiment import make_steps
+from experiments.build.inputs import Inputs, resident_inputs
+from experiments.build.parts import (
+    make_network,
+    make_parts,
+)
+from experiments.config.fields import Config
+from sup_tickets.data.datasets import Dataset, Split
+from sup_tickets.data.resident import Rows, Shardings
+from sup_tickets.dynamic import Method
+from sup_tickets.training.plan import Plan
+from sup_tickets.training.state import TrainState
+from sup_tickets.training.steps import Steps
+
+_TINY: dict[str, dict[str, Any]] = {
+    "conv": {"features": (4, 4)},
+    "vgg16": {"stages": ((4,),) * 5, "hidden": ()},
+    "resnet18": {"widths": (4, 8), "blocks": (1, 1)},
+}
+
+
+class Trainer:
+    """A state that the programs of a run take turns to advance."""
+
+    def __init__(self, name: str, config: Config, inputs: Inputs, place: Shardings):
+        self.name, self.inputs = name, inputs
+        self.plan, self.method, self.steps = _parts(config, inputs, place)
+        self.fraction = config.sup.explore_fraction
+        self.batch: Rows = inputs.batches(0)
+        self.programs: dict[str, Program] = {}
+        init = self.compile("init", self.steps.init, jax.random.key(0))
+        self.state: TrainState = init.call(jax.random.key(0))
+        self.told: Any = None
+
+    def compile(self, name: str, function: Any, *arguments: Any) -> Program:
+        """Compiles a program, and notes what that took."""
+        name = f"{self.name} {name}"
+        self.programs[name] = compiled(name, function, *arguments)
+        return self.programs[name]
+
+    def case(self, name: str, *more: Any) -> Callable[[], Any]:
+        """A call of one of the steps at always the same batch."""
+        arguments = (self.batch, *more)
+        program = self.compile(name, getattr(self.steps, name), self.state, *arguments)
+
+        def call() -> Any:
+            self.state, self.told = program.call(self.state, *arguments)
+            return self.state, self.told
+
+        return call
+
+    def check(self) -> None:
+        """Raises a ValueError if the loss is not finite: times could be others."""
+        told = getattr(self.told, "report", self.told)
+        loss = float(np.ravel(told["loss"])[-1])
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss of the {self.name} network became {loss}")
+
+
+def _parts(
+    config: Config, inputs: Inputs, place: Shardings
+) -> tuple[Plan, Method, Steps]:
+    plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
+    network = make_network(config, classes=inputs.classes)
+    steps = make_steps(config, inputs, method, rate, network, sharding=place.replicated)
+    return plan, method, steps
+
+
+def configuration(model: str, scale: Scale) -> Config:
+    """The paper's on CIFAR, from which `comparisons` makes the dense one."""
+    config: Any = common.default()
+    config.compare = True
+    config.data.batch_size = scale.batch_size
+    config.data.validation_examples = 0
+    config.model.name = model
+    if scale.quick:
+        for name, value in _TINY.get(model, {}).items():
+            config.model.options[name] = value
+    return config
+
+
+def random_images(shape: tuple[int, ...], examples: int) -> Dataset:
+    """A set of noise."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (examples, *shape), np.uint8)
+    train = Split(images, draw.integers(0, 10, examples, np.int32))
+    none = Split(images[:0], train.labels[:0])
+    half = (0.5,) * shape[-1]
+    return Dataset("noise", 10, train, none, none, 255.0, half, half)
+
+
+def make_images(shape: tuple[int, ...], scale: Scale, place: Shardings) -> Inputs:
+    """Inputs of a run on random images."""
+    dataset = random_images(shape, scale.examples)
+    config = configuration("conv", scale)
+    return resident_inputs(config, dataset, key=jax.random.key(1), shardings=place)
