@@ -30,6 +30,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
     )
 
+import chex
 import jax
 import pytest
 
@@ -62,6 +63,12 @@ def _resident_memory() -> int:
     statm = Path("/proc/self/statm")
     pages = int(statm.read_text().split()[1]) if statm.exists() else 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def fresh_trace_counter() -> None:
+    """`chex.assert_max_traces` counts through all tests, by a function's text."""
+    chex.clear_trace_counter()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from configs import common
+from experiments.benchmarks.cases import say
 from experiments.build.experiment import comparisons, make_steps
 from experiments.build.inputs import Inputs, resident_inputs
 from experiments.build.parts import (
@@ -103,11 +104,6 @@ class Result(NamedTuple):
 
 
 # --- Timing ---------------------------------------------------------------------------
-
-
-def say(text: str) -> None:
-    """Progress, apart from the table."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 def compiled(name: str, function: Any, *arguments: Any) -> Program:
