@@ -20,6 +20,10 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 )
 
+# By default XLA has one thread for each of the eight devices, and each of them waits in
+# a collective: where another task takes one of the threads, none ever goes on.
+os.environ.setdefault("NPROC", "32")
+
 # Many tests compile the same small programs; once is enough for all workers and the
 # commands that tests start. The controller makes the folder, and workers inherit it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
