@@ -13,11 +13,11 @@ configuration is ``--config=FILE.py:name=value,...``, and its fields are overrid
 """
 
 import argparse
-import contextlib
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import jax
 from absl import logging
 
+from experiments import end_at_once
 from experiments.config.fields import FIELDS
 from experiments.config.reading import BrokenFile, read_source
 from experiments.config.values import check_letters, expanded, read_bool
@@ -119,7 +120,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self._takes_config = False
+        self._takes_config = self._takes_fields = False
         self._switches: list[str] = []
 
     def add_config(self, *, required: bool = True) -> None:
@@ -131,6 +132,10 @@ class Parser(argparse.ArgumentParser):
             metavar="FILE.py[:name=value,...]",
             help="and --config.section.field=value for any of its fields",
         )
+
+    def add_fields(self) -> None:
+        """Takes ``--config.FIELD=TEXT`` without ``--config``: pairs in "fields"."""
+        self._takes_fields = True
 
     def add_switch(self, flag: str, text: str) -> None:
         """Adds a flag that is ``--name``, ``--noname`` or ``--name=true``."""
@@ -154,7 +159,9 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(words)
         for word in unknown:
             self._refuse(word)
-        if self._takes_config and options.config is not None:
+        if self._takes_fields:
+            options.fields = tuple(overrides)
+        elif self._takes_config and options.config is not None:
             options.config = read_source(options.config, overrides)
         elif overrides:
             self.error(f"--config.{overrides[0][0]} needs --config=FILE.py too")
@@ -181,7 +188,7 @@ class Parser(argparse.ArgumentParser):
             match = _OVERRIDE.fullmatch(word)
             if match is None:
                 kept.append(self._plain(word))
-            elif not self._takes_config:
+            elif not (self._takes_config or self._takes_fields):
                 self.error(f"{word}: this command takes no configuration")
             else:
                 _add(found, *_override(match, words))
@@ -251,17 +258,19 @@ def start(
     """
     logging.set_verbosity(logging.WARNING)
     _show_what_can_be_shown()
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _dropped
     try:
         words = sys.argv[1:] if argv is None else argv
         for text in (*words, os.getcwd()):
             check_letters(text)
         body(parser.read(words))
+        _hear_no_more()
         sys.stdout.flush()
     except Stopped as stop:
         _end(str(stop), stop.exit_code)
     except KeyboardInterrupt:
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends at once
         _end("SIGINT: stopped; what was saved is kept", 128 + signal.SIGINT)
     except BrokenPipeError:  # of "| head"; nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -307,7 +316,29 @@ def check_devices() -> None:
         ) from None
 
 
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    """Handles Ctrl-C as Python does, but the next one ends at once."""
+    signal.signal(number, end_at_once)
+    raise KeyboardInterrupt
+
+
+def _dropped(unraisable: Any) -> None:
+    """Ctrl-C in a callback that drops exceptions, as JAX has one, comes once more."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        signal.signal(signal.SIGINT, _interrupt)
+        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _hear_no_more() -> None:
+    """From here on Ctrl-C ends the process, without a traceback of its shutdown."""
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, end_at_once)
+
+
 def _end(text: str, code: int) -> NoReturn:
+    _hear_no_more()
     print(text, file=sys.stderr, flush=True)
     raise Ended(text, code) from None
 

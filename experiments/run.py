@@ -4,8 +4,8 @@ import itertools
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,14 +14,23 @@ import jax
 from experiments.build.experiment import Run, build, comparisons
 from experiments.config.fields import Config
 from experiments.reports.run import table, write_report
+from experiments.runs.branch import Branch, branch_of, branched, going_on
 from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
 from experiments.runs.identity import named_fields
-from experiments.runs.layout import FINAL, PLAN, RESULTS, SUPERPOSED, file_name
+from experiments.runs.layout import (
+    CHECKPOINTS,
+    FINAL,
+    PHASE1,
+    PLAN,
+    RESULTS,
+    SUPERPOSED,
+    file_name,
+)
 from experiments.runs.lost import lost_text
 from experiments.runs.made_by import command, made_by, versions
 from experiments.runs.progress import Progress
 from experiments.runs.results import analysis_of, cost_of
-from experiments.runs.stopping import RunKeeper, Signals, Stopped
+from experiments.runs.stopping import RunCheckpointer, Signals, Stopped
 from experiments.runs.stored import read_run, with_others
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.loop import Outcome, TrainingStopped, train
@@ -33,6 +42,8 @@ from sup_tickets.training.processes import (
     say,
 )
 from sup_tickets.training.state import RunState, network_of
+
+_PARTING_SECONDS = 10.0
 
 
 def run(
@@ -65,9 +76,15 @@ def run(
                 say(f"{results['seconds']:.0f} s; report: {place}/report/index.html")
             signals.check(f"{place}: finished, and stopped as asked")
     except Exception as error:
-        if jax.process_count() == 1 or not _is_lost(error):
+        if jax.process_count() == 1:
             raise
-        _leave(place, error)
+        if _is_lost(error):
+            _leave(place, error)
+        # Others that know nothing of it are waited for, for minutes, at the way out.
+        leave = threading.Timer(_PARTING_SECONDS, os._exit, [1])
+        leave.daemon = True
+        leave.start()
+        raise
 
 
 def _run(
@@ -86,9 +103,10 @@ def _run(
     trained = on_first(lambda: is_trained(workdir, config))
     # Whatever can be wrong is found before the folder is touched.
     ours = None if trained else build(config, devices=devices)
+    branch = None
     try:
         if ours is not None:
-            on_first(partial(_check_files, ours, workdir))
+            branch = _check_files(config, ours, workdir)
         folder = RunFolder(workdir, config, beside=beside)
         try:
             if ours is None:
@@ -96,7 +114,7 @@ def _run(
                 results = folder.results()
             else:
                 say(ours.plan_text)
-                results = _train(config, ours, folder, signals, name)
+                results = _train(config, ours, folder, signals, name, branch)
             return _compare_and_report(config, folder, results, devices, signals)
         finally:
             folder.close()
@@ -105,10 +123,13 @@ def _run(
             ours.inputs.close()
 
 
-def _check_files(ours: Run, workdir: Path) -> None:
-    """Checks the files that a run starts from; once it has begun it needs them not."""
-    if not any((workdir / "checkpoints").glob("*")):
-        ours.check_files()
+def _check_files(config: Config, ours: Run, workdir: Path) -> Branch | None:
+    """Checks what a run starts from; once it has begun it needs that no more."""
+    if on_first(lambda: any((workdir / CHECKPOINTS).glob("*"))):
+        return None
+    if config.branch_from is None:
+        on_first(ours.check_files)
+    return branch_of(config, ours)
 
 
 def _compare_and_report(
@@ -141,13 +162,19 @@ def _trained_text(folder: RunFolder) -> str:
 
 
 def _train(
-    config: Config, ours: Run, folder: RunFolder, signals: Signals, name: str
+    config: Config,
+    ours: Run,
+    folder: RunFolder,
+    signals: Signals,
+    name: str,
+    branch: Branch | None,
 ) -> dict[str, Any]:
     """Trains from wherever the run is, and writes the results."""
-    checkpoints = Checkpoints(folder.checkpoints)
+    # Others may branch from the end of phase 1.
+    checkpoints = Checkpoints(folder.checkpoints, keep=(ours.plan.phase1_steps,))
     progress = None
     try:
-        start, notes = _start(ours, folder, checkpoints)
+        start, notes = _start(ours, folder, checkpoints, branch)
         step = int(start.train.step)
         for line in folder.go_on(step):
             say(f"{folder.path}: made by others than before: {line}")
@@ -156,6 +183,7 @@ def _train(
             ours.plan,
             folder,
             lambda network: ours.score(network, config.evaluate),
+            task=ours.experiment.task,
             learning_rate=ours.learning_rate,
             line_steps=config.train.check_every_steps,
             notes=notes,
@@ -163,8 +191,12 @@ def _train(
         )
         if not notes:
             progress.began(network_of(start.train), step)
-        keeper = RunKeeper(config, checkpoints, progress, signals, folder, step=step)
-        outcome = train(ours.experiment, start, progress, keeper)
+        if "rows" not in notes and step == ours.plan.phase1_steps:
+            progress.collected(PHASE1, step, network_of(start.train))
+        checkpointer = RunCheckpointer(
+            config, checkpoints, progress, signals, folder, step=step
+        )
+        outcome = train(ours.experiment, start, progress, checkpointer)
         return _results(config, ours, folder, progress, outcome, signals)
     except TrainingStopped as stop:
         raise Stopped(
@@ -179,7 +211,7 @@ def _train(
 
 
 def _start(
-    ours: Run, folder: RunFolder, checkpoints: Checkpoints
+    ours: Run, folder: RunFolder, checkpoints: Checkpoints, branch: Branch | None
 ) -> tuple[RunState, dict[str, Any]]:
     """The newest good checkpoint, or the beginning."""
     restored = checkpoints.restore(
@@ -191,10 +223,16 @@ def _start(
     if restored is None:
         if folder.begun:
             say(f"{folder.path}: this run was begun and left no checkpoint")
-        state = ours.init()  # may fail, and then nothing is removed
+        # What may fail comes first, and then nothing is removed.
+        if branch is None:
+            state, notes = ours.init(), {}
+        else:
+            state, notes = branched(branch, ours)
         folder.start_over()
         folder.write(PLAN, ours.plan_text + "\n")
-        return state, {}
+        if branch is not None:
+            notes = going_on(branch, folder, notes)
+        return state, notes
     for line in restored.broken:
         say(f"{folder.path}: a checkpoint is broken and set aside: {line}")
     say(f"{folder.path}: going on after {restored.step} steps")
@@ -217,7 +255,7 @@ def _results(
         progress.add_row(SUPERPOSED, ours.plan.total_steps, final)
     folder.agree()
     folder.save_network(FINAL, final)
-    cost = cost_of(config, ours, folder, final, progress.changes)
+    cost = cost_of(config, ours, final, progress.changes)
     signals.check(_trained_text(folder))
     results = {
         "name": progress.run,

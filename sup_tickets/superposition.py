@@ -274,9 +274,6 @@ def _active(state: SuperpositionState) -> Masks:
     return jax.tree.map(lambda count: count > 0, state.counts)
 
 
-# --- Statistics of the superposed network ---------------------------------------------
-
-
 # --- Checks ---------------------------------------------------------------------------
 
 

@@ -241,7 +241,7 @@ def plan_of(config, spies):
     (plan, method, rate), calls = spies.of(parts.make_parts, config, epoch_steps=5)
     rates = rate(jnp.arange(0, plan.total_steps, 2)).tolist()
     cycles = None
-    ours, more = spies.of(parts.make_superposition, config)
+    ours, more = spies.of(parts.make_superposition, config, method)
     if plan.tickets.cycles:
         sup = config.sup
         assert ours is not None

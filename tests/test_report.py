@@ -14,6 +14,7 @@ from experiments.reports.columns import CSV, SCORES, Column
 from experiments.reports.figures import shown_name
 from experiments.reports.gather import (
     base_rows,
+    bases_of,
     differing,
     group_runs,
     network_scores,
@@ -213,7 +214,8 @@ def test_a_report_of_many_runs(sweep):
     _, out = sweep
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("report.md", "index.html", "results.csv", "accuracy.png", "nll.png")
+        *("report.md", "index.html", "results.csv", "accuracy.png", "nll.png"),
+        ".written.json",
     }
     text = (out / "report.md").read_text()
     assert text.startswith("# Results\n\n24 runs in 8 settings, evaluated on: test.")
@@ -273,12 +275,51 @@ def test_comparisons_within_a_run_are_its_base(one, tmp_path):
     assert "dense" in networks and "ensemble of the tickets" in networks
 
 
+def test_a_report_replaces_only_reports(one, tmp_path):
+    (tmp_path / "accuracy.png").write_text("mine")
+    with pytest.raises(ValueError, match=r"accuracy.png is in the way.*another --out"):
+        report([one], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["accuracy.png"]
+    (tmp_path / "accuracy.png").unlink()
+    (tmp_path / "mine.png").write_text("mine")
+    report([one], tmp_path)
+    record = json.loads((tmp_path / ".written.json").read_text())["written"]
+    assert {*record, "mine.png", ".written.json"} == {
+        path.name for path in tmp_path.iterdir()
+    }
+    report([one], tmp_path)
+    with pytest.raises(ValueError, match=r"index.html is in the way"):
+        report([one], one / "report")
+
+
 def test_rows_of_older_results_are_a_base_too(tmp_path):
     results = write_run(tmp_path / "run", config_of(), full=False)
     results["rows"].append(row("rigl without Sup-tickets", 0.9))
     (tmp_path / "run/results.json").write_text(json.dumps(results))
     base = base_rows(read_runs([tmp_path]))
     assert base[["seed", "accuracy"]].values.tolist() == [[0, 0.9]]
+
+
+def test_a_base_of_the_same_phase_1_is_paired_by_it(tmp_path):
+    """Its rate falls at other shares of its own epochs, and nothing else differs."""
+    for seed, accuracy in enumerate((0.90, 0.80)):
+        first = tmp_path / f"first{seed}"
+        write_run(first, config_of(seed=seed), accuracy=accuracy + 0.02, full=False)
+        more = {"train__drop_epochs": [4], "seed": seed, "sup": False}
+        ending = {"branch_from": str(first)} | config_of(**more)
+        write_run(tmp_path / f"base{seed}", ending, accuracy=accuracy, full=False)
+        longer = {"branch_from": str(first)} | config_of(**more, train__epochs=20)
+        write_run(tmp_path / f"longer{seed}", longer, accuracy=0.5, full=False)
+    runs = read_runs([tmp_path])
+    groups = group_runs(runs)
+    assert [len(group.runs) for group in groups] == [
+        2,
+        2,
+        2,
+    ]  # whatever they branch from
+    ours = next(group for group in groups if group.setting["sup.enabled"])
+    found = bases_of(ours, base_rows(runs))
+    assert found["accuracy"].to_dict() == {0: 0.90, 1: 0.80}
 
 
 def test_only_the_seed_is_set_aside(tmp_path):

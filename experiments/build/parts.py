@@ -99,15 +99,14 @@ def make_loss(config: Config) -> Loss:
         )
 
 
-def make_superposition(config: Config) -> Superposition | None:
-    """The average of the tickets, or ``None`` if there are none."""
+def make_superposition(config: Config, method: Method) -> Superposition | None:
+    """The average of the tickets of a method, or ``None`` if there are none."""
     sup = config.sup
     with section("sup"):
-        # Dense tickets are averaged and never pruned.
-        dense = config.method.name == "dense"
         ours = superposition(
             sup.kind,
-            sparsity=None if dense else config.method.sparsity,
+            # Dense tickets are averaged and never pruned.
+            sparsity=None if method.where is None else method.sparsity,
             prune_each=sup.prune_each,
             decay=sup.decay,
         )
