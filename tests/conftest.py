@@ -20,6 +20,10 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 )
 
+# By default XLA has one thread for each of the eight devices, and each of them waits in
+# a collective: where another task takes one of the threads, none ever goes on.
+os.environ.setdefault("NPROC", "32")
+
 # Many tests compile the same small programs; once is enough for all workers and the
 # commands that tests start. The controller makes the folder, and workers inherit it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -30,6 +34,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
     )
 
+import chex
 import jax
 import pytest
 
@@ -62,6 +67,12 @@ def _resident_memory() -> int:
     statm = Path("/proc/self/statm")
     pages = int(statm.read_text().split()[1]) if statm.exists() else 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def fresh_trace_counter() -> None:
+    """`chex.assert_max_traces` counts through all tests, by a function's text."""
+    chex.clear_trace_counter()
 
 
 @pytest.fixture

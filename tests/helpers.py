@@ -6,6 +6,7 @@ from fractions import Fraction
 from math import ceil, floor
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -104,15 +105,9 @@ def assert_same(got: Any, wanted: Any) -> None:
         )
 
 
-def traced(function: Callable) -> tuple[Callable, list[int]]:
-    """``jax.jit(function)`` and a list that grows by one at each trace."""
-    traces: list[int] = []
-
-    def counted(*args: Any) -> Any:
-        traces.append(1)
-        return function(*args)
-
-    return jax.jit(counted), traces
+def jit_once(function: Callable) -> Callable:
+    """``jax.jit(function)`` that fails if one test traces it twice."""
+    return jax.jit(chex.assert_max_traces(function, n=1))
 
 
 # --- Looking into programs ------------------------------------------------------------

@@ -23,7 +23,7 @@ from sup_tickets.training.predictions import (
     prediction_sums,
 )
 from sup_tickets.training.state import Network
-from tests.helpers import quick, traced
+from tests.helpers import jit_once, quick
 
 
 def log_softmax(scores):
@@ -194,22 +194,18 @@ def test_evaluating_a_network_is_scoring_its_predictions():
 
 def test_the_model_is_compiled_once():
     model, net = network()
-    normalize, traces = traced(lambda images: images)
-    task = task_of(model, normalize=normalize)
+    task = task_of(model, normalize=jit_once(lambda images: images))
     evaluate(task, net, batches())
     evaluate(task, net, batches(5))
-    assert len(traces) == 1
 
 
 def test_a_split_over_devices_gives_the_same_scores():
     model, net = network()
-    normalize, traces = traced(lambda images: images)
-    task = task_of(model, normalize=normalize)
+    task = task_of(model, normalize=jit_once(lambda images: images))
     place = data_shardings(data_mesh(), batch_size=8)
     over = [jax.device_put(batch, place.batch) for batch in batches()]
     got = evaluate(task, jax.device_put(net, place.replicated), over)
-    assert len(traces) == 1
-    wanted = evaluate(task, net, batches())
+    wanted = evaluate(task_of(model), net, batches())
     assert (got["accuracy"], got["examples"]) == (
         wanted["accuracy"],
         wanted["examples"],

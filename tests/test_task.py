@@ -324,7 +324,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(name, tmp_path):
 
 @every_task
 def test_each_step_is_traced_once(name):
-    chex.clear_trace_counter()
     spec = experiment_of(name).stages[0].steps.spec
     batches = experiment_of(name).batches
 

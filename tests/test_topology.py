@@ -1,5 +1,6 @@
 """Drop, grow, rewire, prune: golden steps, NumPy, invariants, shards, memory."""
 
+import functools
 from fractions import Fraction
 
 import helpers
@@ -196,9 +197,9 @@ def test_grow_hand_table(n, active):
 # --- Like NumPy -----------------------------------------------------------------------
 
 SHAPES = {"a": (3, 2, 2, 3), "b": (17,), "c": (1,), "d": (0, 4)}
-_rewires = {}
 
 
+@functools.cache
 def compiled_rewire(rounding, regrow):
     """One program for each pair; what is preferred and the fraction are arguments."""
 
@@ -214,9 +215,7 @@ def compiled_rewire(rounding, regrow):
             prefer=prefer,
         )
 
-    if (rounding, regrow) not in _rewires:
-        _rewires[rounding, regrow] = helpers.traced(step)
-    return _rewires[rounding, regrow]
+    return helpers.jit_once(step)
 
 
 def random_layers(seed, density):
@@ -242,10 +241,9 @@ def random_layers(seed, density):
 )
 def test_rewire_like_numpy(rounding, regrow, seed, density, hundredths):
     params, masks, drop_scores, grow_scores, prefer = random_layers(seed, density)
-    step, traces = compiled_rewire(rounding, regrow)
+    step = compiled_rewire(rounding, regrow)
     fraction = hundredths / 100
     got = step(params, masks, drop_scores, grow_scores, fraction, prefer)
-    assert len(traces) == 1  # whatever the fraction
     for k in SHAPES:
         wanted = helpers.rewire_leaf(
             params[k],
@@ -451,16 +449,13 @@ def test_a_traced_sparsity_prunes_alike_and_does_not_recompile(scope):
     params = {k: jnp.asarray(rng.standard_normal(n), jnp.float32)
               for k, n in (("a", 300), ("b", 700))}  # fmt: skip
     masks = {k: jnp.ones(w.shape, bool) for k, w in params.items()}
-    step, traces = helpers.traced(
-        lambda s: prune_to(params, masks, sparsity=s, scope=scope)
-    )
+    step = helpers.jit_once(lambda s: prune_to(params, masks, sparsity=s, scope=scope))
     exactly = jax.jit(lambda counts: prune_to_counts(params, masks, counts))
     for sparsity in (0.0, 0.29, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99):
         counts = {k: active_count(w.size, sparsity) for k, w in params.items()}
         if scope == "global":
             counts = active_count(1000, sparsity)
         helpers.assert_same(step(sparsity), exactly(counts))
-    assert len(traces) == 1
 
 
 def test_prune_to_counts():

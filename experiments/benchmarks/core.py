@@ -3,16 +3,15 @@
     python -m experiments.benchmarks.core [--repeats 7] [--fast]
 
 Everything is timed in one process, what is compared interleaved, as medians of the
-process's own time (user + system, which other people's load disturbs least) and of wall
-time. A *pass* is a donated, jitted ``x + c`` over the tree: one read and one write of
-every weight. The last line is the worst ratio of a figure to its target.
+process's own time (user + system, which other people's load disturbs least). A *pass*
+is a donated, jitted ``x + c`` over the tree: one read and one write of every weight.
+Optimizers step on one leaf of each shape: a step does to each weight what it does to
+all, and to compile SET's or RigL's for 54 leaves takes a minute. The last line is the
+worst ratio of a figure to its target.
 """
 
 import argparse
-import itertools
 import platform
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,28 +21,12 @@ import numpy as np
 import optax
 
 import sup_tickets as st
+from experiments.benchmarks.cases import Case, Figures, measure, temporary_bytes
 from experiments.command import Parser, check_devices, start
 from sup_tickets.checks import check_whole
 
 SPARSITY = 0.9
 SHARE = 10  # one weight in ten is kept
-
-
-class Case(NamedTuple):
-    """One thing to time: called again and again on what it returned itself."""
-
-    call: Callable[..., Any]  # jitted; (*state) -> state
-    start: Callable[[], Any]  # makes the first state, when its turn comes
-    carries: bool = False  # whether the result is the next call's (donated) input
-    repeats: int | None = None  # timed calls, where so many as of the others take long
-
-
-class Figures(NamedTuple):
-    """What was measured of one case."""
-
-    own: float  # ms of the processor, all threads; the median
-    wall: float  # ms, the median
-    temporary: int  # bytes beyond arguments and results, as compiled
 
 
 class Row(NamedTuple):
@@ -80,46 +63,20 @@ def normal_tree(seed: int) -> dict[str, jax.Array]:
     }
 
 
+def random_masks(counts: dict[str, int], tree: dict[str, jax.Array]) -> Any:
+    """Masks with so many places True, at random."""
+    generator = np.random.default_rng(2)
+
+    def draw(count: int, leaf: jax.Array) -> jax.Array:
+        chosen = generator.permutation(np.arange(leaf.size) < count)
+        return jnp.asarray(chosen.reshape(leaf.shape))
+
+    return jax.tree.map(draw, counts, tree)
+
+
 def copy(tree: Any) -> Any:
     """A copy that may be donated."""
     return jax.tree.map(jnp.copy, tree)
-
-
-def say(text: str) -> None:
-    """Progress, apart from the table."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
-
-
-def measure(cases: dict[str, Case], repeats: int) -> dict[str, Figures]:
-    """Medians of the cases of one group, interleaved; their states live here alone."""
-    programs, states = {}, {}
-    for name, case in cases.items():
-        begun, states[name] = time.perf_counter(), case.start()
-        programs[name] = case.call.lower(*states[name]).compile()  # pyright: ignore
-        say(f"{name}: compiled in {time.perf_counter() - begun:.1f} s")
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
-    for repeat in range(repeats + 1):  # the first is not counted
-        for name, case in cases.items():
-            if repeat > (repeats if case.repeats is None else case.repeats):
-                continue
-            wall, own = time.perf_counter(), time.process_time()
-            result = jax.block_until_ready(programs[name](*states[name]))
-            spent = (time.process_time() - own, time.perf_counter() - wall)
-            if case.carries:
-                states[name] = result
-            if repeat:
-                times[name].append((1e3 * spent[0], 1e3 * spent[1]))
-            del result
-    found = {}
-    for name, each in times.items():
-        own, wall = (float(np.median(clock)) for clock in zip(*each, strict=True))
-        found[name] = Figures(own, wall, temporary_bytes(programs[name]))
-    return found
-
-
-def temporary_bytes(program: Any) -> int:
-    """Bytes beyond arguments and results of a compiled program."""
-    return program.memory_analysis().temp_size_in_bytes
 
 
 # --- What is measured -----------------------------------------------------------------
@@ -147,7 +104,7 @@ def selection_cases(tree: Any, counts: Any, fast: bool) -> dict[str, Case]:
 
     def per_leaf(function: Callable[[jax.Array], jax.Array]) -> Case:
         call = jax.jit(lambda t: jax.tree.map(function, t))
-        return Case(call, lambda: (tree,), repeats=1)
+        return Case(call, lambda: (tree,), once=True)
 
     cases = {
         "pass": one_pass(tree),
@@ -196,6 +153,11 @@ def rewire_cases(params: Any, masks: Any, gradients: Any) -> dict[str, Case]:
     }
 
 
+def one_of_each_shape(tree: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The last leaf of each shape: 21 of the 54."""
+    return {name: tree[name] for name in {x.shape: n for n, x in tree.items()}.values()}
+
+
 def optimizer_cases(params: Any, gradients: Any) -> Iterator[dict[str, Case]]:
     """Steps of plain Optax beside the same under `sparse_training`, two at a time."""
 
@@ -205,12 +167,13 @@ def optimizer_cases(params: Any, gradients: Any) -> Iterator[dict[str, Case]]:
             return optax.apply_updates(params, updates), state, gradients
 
         def start() -> Any:
-            state = jax.jit(tx.init)(params)
+            state = tx.init(params)
             begun = params if method is None else st.keep_sparse(params, state)
-            return copy(begun), state, gradients
+            return copy(begun), copy(state), gradients
 
         return Case(jax.jit(step, donate_argnums=(0, 1)), start, carries=True)
 
+    params, gradients = one_of_each_shape(params), one_of_each_shape(gradients)
     methods = {
         "static": st.static(sparsity=SPARSITY),
         "set": st.sparse_evolutionary(sparsity=SPARSITY, update_every=10**6),
@@ -240,7 +203,7 @@ def superposition_cases(params: Any, masks: Any) -> dict[str, Case]:
 
         return Case(
             jax.jit(add, donate_argnums=0),
-            lambda: (jax.jit(sup.init)(params, masks), params, masks),
+            lambda: (copy(sup.init(params, masks)), params, masks),
             carries=True,
         )
 
@@ -341,23 +304,21 @@ def _main(options: argparse.Namespace) -> None:
     check_devices()
     params, gradients = normal_tree(0), normal_tree(1)
     counts = jax.tree.map(lambda leaf: leaf.size // SHARE, params)
-    masks = st.random_masks(jax.random.key(0), params, counts)
+    masks = random_masks(counts, params)
     sparse = st.apply_masks(masks, params)
 
     print(f"machine: {platform.machine()}, {jax.devices()[0].device_kind}")
     print(f"python {platform.python_version()}, jax {jax.__version__}, ", end="")
     print(f"optax {optax.__version__}, {options.repeats} repeats")
-    groups = itertools.chain(
-        [
-            selection_cases(params, counts, options.fast),
-            rewire_cases(sparse, masks, gradients),
-            superposition_cases(sparse, masks),
-        ],
-        optimizer_cases(params, gradients),
-    )
     found: dict[str, Figures] = {}
-    for group in groups:
+    for group in (
+        selection_cases(params, counts, options.fast),
+        rewire_cases(sparse, masks, gradients),
+        superposition_cases(sparse, masks),
+        *optimizer_cases(params, gradients),
+    ):
         found |= measure(group, options.repeats)
+        jax.clear_caches()
     rows = speed_rows(found) + memory_rows(sparse, masks, found)
 
     print("\n| what | figure | at most | from |\n| --- | --- | --- | --- |")
