@@ -18,6 +18,7 @@ from experiments.config.values import (
 )
 
 ALIASES = {
+    "data": "data.name",
     "model": "model.name",
     "method": "method.name",
     "sparsity": "method.sparsity",
@@ -134,13 +135,16 @@ def _tost_parts(text: str) -> str:
 
 def _data() -> ConfigDict:
     data: Any = ConfigDict()
-    data.name = "cifar10"  # of sup_tickets.data.DATASETS, or "imagenet2012"
+    data.name = "cifar10"  # of sup_tickets.data.DATASETS, or see configs/text.py
     data.dir = placeholder(str)  # by default $TFDS_DATA_DIR, or ~/tensorflow_datasets
     data.split_seed = 0  # of the validation split; keep it in runs that are compared
     data.validation_examples = 5000  # cut from the training set [release]; 0: use all
     data.training_examples = 0  # of what is left, to train on; 0: all
     data.shrink = 1  # pixels, side of the squares that are averaged into one
-    data.batch_size = 128  # examples, on all devices together [paper]
+    data.batch_size = 128  # examples, on all devices together [paper]; rows of a text
+    data.unit = "words"  # of a text; "spaced" or "characters"
+    data.vocabulary = 0  # largest number of different words or characters; 0: all
+    data.sequence = 35  # words or characters of a row of a batch
     data.crop_padding = 4  # pixels at each edge before a random crop; 0 is none
     data.crop_mode = "zero"  # what is there, "zero" or "reflect"
     data.flip = True  # left and right, with probability 1/2
@@ -220,7 +224,7 @@ def _train() -> ConfigDict:
     train.label_smoothing_over = "all"  # classes, or the "others" alone (ToST)
     train.accumulate = 1  # parts of a batch, one after the other
     train.block_steps = 1  # weight steps a call, for small models
-    train.validate_every_epochs = 5  # epochs; 0 is at the ends of phases alone
+    train.validate_every_epochs = 5  # 0.5 is twice an epoch; 0: at ends of phases alone
     train.check_every_steps = 50  # steps between looks at the loss for NaN
     return train
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from configs.common import default
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config, flat
+from sup_tickets.data.text import is_text
 from sup_tickets.dynamic import Method
 from sup_tickets.methods import METHODS, example
 
@@ -77,9 +78,26 @@ def _initial(c: Config) -> bool:
     return bool(c.method.initial_sparsity)
 
 
+def _of_text(c: Config) -> bool:
+    return is_text(c.data.name)
+
+
 # --- The table ------------------------------------------------------------------------
 
 RULES = (
+    Rule(
+        ("data.unit", "data.vocabulary", "data.sequence"),
+        _of_text,
+        "config.data.name is a text",
+    ),
+    Rule(
+        (
+            *("data.dir", "data.split_seed", "data.shrink", "data.workers"),
+            *("data.crop_padding", "data.crop_mode", "data.flip", "data.cutout"),
+        ),
+        lambda c: not _of_text(c),
+        "config.data.name is a set of images",
+    ),
     Rule(("method.distribution",), _draws, "a method draws masks that are not dense"),
     Rule(
         ("method.keep_dense",),
@@ -220,6 +238,21 @@ RULES = (
 """When fields have an effect; those of no rule always have one."""
 
 CONFLICTS = (
+    Conflict(
+        ("mask.name", "data.name"),
+        lambda c: _of_text(c) and c.mask.name not in ("random", "magnitude"),
+        "scores that look at data are of images; it must be 'random' or 'magnitude'",
+    ),
+    Conflict(
+        ("mask.orthogonal", "data.name"),
+        lambda c: _of_text(c) and c.mask.orthogonal,
+        "orthogonal weights are drawn for networks of images",
+    ),
+    Conflict(
+        ("tost.parts", "data.name"),
+        lambda c: _of_text(c) and not set(tost_parts(c)) <= {"labels"},
+        "networks of texts have no ghosts and are not re-scaled; it must be 'labels'",
+    ),
     Conflict(
         ("masks", "mask.name"),
         lambda c: c.masks is not None and c.mask.name != "random",

@@ -159,7 +159,8 @@ def _masks(begin: Begin, start: Start) -> Masks:
     config = begin.config
     if config.masks is not None:
         return load_sparse(config.masks).masks
-    own = begin.steps.init(begin.key).method.masks
+    drawn = _drawn(begin)
+    own = drawn.method.masks
     if config.mask.name == "random":
         return own
     found = prune_in_rounds(
@@ -171,7 +172,14 @@ def _masks(begin: Begin, start: Start) -> Masks:
         scope=config.mask.scope,
         keep_dense=tuple(config.method.keep_dense),
     )
-    return jax.device_put(found, begin.steps.init(begin.key).step.sharding)
+    return jax.device_put(found, drawn.step.sharding)
+
+
+def _drawn(begin: Begin) -> TrainState:
+    """The state that the key alone says."""
+    carries = begin.steps.spec.task.carry is not None
+    batch = begin.inputs.batches(0) if carries else None
+    return begin.steps.init(begin.key, None, batch)
 
 
 def _score(begin: Begin, start: Start) -> Callable[[Params, Masks], Scores]:

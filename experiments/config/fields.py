@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 from ml_collections import ConfigDict
 
 from sup_tickets.checks import check_one_of
+from sup_tickets.data.text import UNITS
 from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
 from sup_tickets.superposition import Kind
@@ -45,6 +46,9 @@ FIELDS: dict[str, Field] = {
     "data.training_examples": Field("int", 0),
     "data.shrink": Field("int", 1),
     "data.batch_size": Field("int", 1),
+    "data.unit": Field("str", words=UNITS),
+    "data.vocabulary": Field("int", 0),
+    "data.sequence": Field("int", 1),
     "data.crop_padding": Field("int", 0),
     "data.crop_mode": Field("str", words=("zero", "reflect")),
     "data.flip": Field("bool"),
@@ -102,7 +106,7 @@ FIELDS: dict[str, Field] = {
     "train.label_smoothing_over": Field("str", words=("all", "others")),
     "train.accumulate": Field("int", 1),
     "train.block_steps": Field("int", 1),
-    "train.validate_every_epochs": Field("int", 0),
+    "train.validate_every_epochs": Field("float", 0),
     "train.check_every_steps": Field("int", 1),
     "sup.enabled": Field("bool"),
     "sup.cycles": Field("int", 1),

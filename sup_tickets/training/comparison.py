@@ -9,6 +9,7 @@ References:
   https://arxiv.org/abs/1912.02757.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,8 +27,9 @@ from sup_tickets.training.predictions import (
 from sup_tickets.training.state import Network
 from sup_tickets.training.task import Metrics
 
-Predict = Callable[[Network, Any], Predictions]
-"""``(network, batch) -> predictions``, of `sup_tickets.training.evaluation.predict`."""
+Predict = Callable[[Network, Iterable[Any]], Iterable[Predictions]]
+"""``(network, batches) -> predictions`` for each of them in order, of
+`sup_tickets.training.evaluation.predictions`."""
 
 
 class Comparison(NamedTuple):
@@ -61,8 +63,10 @@ def compare(
     if not networks:
         raise ValueError("networks must hold at least 1 network, got none")
     total = RunningSum()
-    for batch in batches:
-        total.add(_sums([predict(network, batch) for network in networks]))
+    copies = itertools.tee(batches, len(networks))
+    streams = [predict(n, copy) for n, copy in zip(networks, copies, strict=True)]
+    for predicted in zip(*streams, strict=True):
+        total.add(_sums(list(predicted)))
     ensemble, pairs = total.result()
     metrics = prediction_metrics(ensemble)
     # A mean of rounded terms that cancel may end below 0.
