@@ -18,7 +18,6 @@ from experiments.config.values import (
 )
 
 ALIASES = {
-    "data": "data.name",
     "model": "model.name",
     "method": "method.name",
     "sparsity": "method.sparsity",
@@ -30,6 +29,7 @@ ALIASES = {
     "mask": "mask.name",
     "masks": "masks",
     "tost": "tost.parts",
+    "data": "data.name",
 }
 """Short names of the fields that are changed most, for arguments and sweeps."""
 
@@ -220,6 +220,8 @@ def _train() -> ConfigDict:
     train.weight_decay = 5e-4  # [paper]
     train.no_weight_decay = ()  # expressions of names, as ("bias", "bn") [release: ()]
     train.clip_norm = placeholder(float)  # of the gradient; by default no limit
+    train.averaging = "none"  # of weights: "restart" (SNT-ASGD) or "plain" (NT-ASGD)
+    train.averaging_patience = 5  # validations without progress before it begins
     train.label_smoothing = 0.0  # share of the target [paper: 0; ImageNet: 0.1]
     train.label_smoothing_over = "all"  # classes, or the "others" alone (ToST)
     train.accumulate = 1  # parts of a batch, one after the other

@@ -10,7 +10,7 @@ The text is that of Python's language reference, which comes with Python
     :data.unit=characters                   characters, not words
     :model=transformer                      a decoder-only Transformer
     :method=selfish-rnn                     Selfish-RNN, its gates grown alike
-    :train.averaging=restart                SNT-ASGD, with train.validate_every_epochs=0.5
+    :train.averaging=restart                SNT-ASGD, whose start validation decides
 
 An example is a word, and a batch has ``data.sequence`` words of each of its rows.
 """

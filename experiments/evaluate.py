@@ -18,6 +18,7 @@ from experiments.command import Parser, check_devices, folder_path, start
 from experiments.config.fields import as_config
 from experiments.reports.columns import score_cells, score_titles
 from experiments.reports.page import Table, aligned
+from experiments.runs.folder import check_same_text
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.masks import layer_table
@@ -46,6 +47,7 @@ def evaluate(
       ValueError: one line, if the folder lacks something or a file is damaged.
     """
     config = as_config(read_config(run))
+    check_same_text(run, config)
     files = chosen_files(run, networks)
     loaded = {name: load_sparse(path) for name, path in files.items()}
     ours = build.build(config, devices=devices)

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from sup_tickets.data.resident import Weighted
 from sup_tickets.models import MLP
 from sup_tickets.training.classification import image_classification
-from sup_tickets.training.evaluation import RunningSum, evaluate, predictions, reestimate
+from sup_tickets.training.evaluation import (
+    RunningSum,
+    evaluate,
+    predictions,
+    reestimate,
+)
 from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.training.predictions import (

@@ -21,7 +21,7 @@ LAYERS = [
     {"tree_checks", "schedules", "softening", "rotations"},
     {"learning_rates", "tickets", "selection", "densities", "coverage"},
     {"masks", "distributions"},
-    {"structured", "saliency", "slots"},
+    {"structured", "saliency", "slots", "averaging"},
     {"topology", "superposition", "foresight"},
     {"orthogonal", "gradinit", "statistics", "rounds"},
     {"dynamic"},

@@ -87,6 +87,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
             momentum=train.momentum,
             nesterov=train.nesterov,
             clip_norm=train.clip_norm,
+            averaging=train.averaging,
+            patience=train.averaging_patience,
         )
 
 

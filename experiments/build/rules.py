@@ -170,6 +170,11 @@ RULES = (
         "config.tost.parts has rescale",
     ),
     Rule(
+        ("train.averaging_patience",),
+        lambda c: c.train.averaging != "none",
+        "config.train.averaging is not 'none'",
+    ),
+    Rule(
         ("train.label_smoothing",),
         lambda c: not _part("labels")(c),
         "config.tost.parts has no labels, which smooth by config.tost.label_smoothing",
@@ -238,6 +243,11 @@ RULES = (
 """When fields have an effect; those of no rule always have one."""
 
 CONFLICTS = (
+    Conflict(
+        ("train.averaging", "data.validation_examples"),
+        lambda c: c.train.averaging != "none" and not c.data.validation_examples,
+        "it begins where the validation loss stalls, and there is none",
+    ),
     Conflict(
         ("mask.name", "data.name"),
         lambda c: _of_text(c) and c.mask.name not in ("random", "magnitude"),

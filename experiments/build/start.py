@@ -20,6 +20,7 @@ from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
 from sup_tickets.checks import check_one_of
 from sup_tickets.counting import active_count
+from sup_tickets.data.text import is_text
 from sup_tickets.foresight import (
     classification_loss,
     grasp,
@@ -177,9 +178,9 @@ def _masks(begin: Begin, start: Start) -> Masks:
 
 def _drawn(begin: Begin) -> TrainState:
     """The state that the key alone says."""
-    carries = begin.steps.spec.task.carry is not None
-    batch = begin.inputs.batches(0) if carries else None
-    return begin.steps.init(begin.key, None, batch)
+    if is_text(begin.config.data.name):  # networks carry a state from batch to batch
+        return begin.steps.init(begin.key, None, begin.inputs.batches(0))
+    return begin.steps.init(begin.key)
 
 
 def _score(begin: Begin, start: Start) -> Callable[[Params, Masks], Scores]:

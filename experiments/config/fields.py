@@ -13,6 +13,7 @@ from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
 from sup_tickets.superposition import Kind
 from sup_tickets.topology import Scope
+from sup_tickets.training.optimizers import AVERAGING
 
 Config = Any
 """A ConfigDict; the type checker cannot know its fields."""
@@ -102,6 +103,8 @@ FIELDS: dict[str, Field] = {
     "train.weight_decay": Field("float", 0),
     "train.no_weight_decay": Field("strs"),
     "train.clip_norm": Field("float or none", 0),
+    "train.averaging": Field("str", words=AVERAGING),
+    "train.averaging_patience": Field("int", 1),
     "train.label_smoothing": Field("float", 0, 1),
     "train.label_smoothing_over": Field("str", words=("all", "others")),
     "train.accumulate": Field("int", 1),

@@ -18,9 +18,11 @@ from experiments.config.fields import Config
 from experiments.runs.events import read_events
 from experiments.runs.identity import (
     CONTENTS,
+    TEXT,
     difference,
     identity_of,
     named_fields,
+    text_digest,
 )
 from experiments.runs.layout import (
     CHECKPOINTS,
@@ -109,7 +111,8 @@ class RunFolder:
                 path.unlink()
         if not begun:
             self._write(CONFIG, json.dumps(self._config, indent=2) + "\n")
-            contents = {CONTENTS: identity[CONTENTS], "sessions": []}
+            contents = {name: identity[name] for name in (CONTENTS, TEXT)}
+            contents["sessions"] = []
             self._write(MADE_BY, json.dumps(contents, indent=2) + "\n")
         return identity, begun
 
@@ -194,7 +197,8 @@ class RunFolder:
         if not (self.path / CONFIG).exists():
             self._write(CONFIG, json.dumps(self._config, indent=2) + "\n")
         known, now = _made_by(self.path), made_by()
-        known.setdefault(CONTENTS, self.identity[CONTENTS])
+        for name in (CONTENTS, TEXT):
+            known.setdefault(name, self.identity[name])
         sessions = known.setdefault("sessions", [])
         last = sessions[-1]["by"] if sessions else now
         sessions.append({"from_step": step, "by": now})
@@ -340,8 +344,23 @@ def check_same_run(path: Path, config: Config) -> None:
     """
     if not (path / CONFIG).exists():
         return
-    there = named_fields(read_config(path)) | {CONTENTS: _made_by(path).get(CONTENTS)}
-    _check_same(path, there, identity_of(config))
+    known = _made_by(path)
+    there = {name: known.get(name) for name in (CONTENTS, TEXT)}
+    _check_same(path, named_fields(read_config(path)) | there, identity_of(config))
+
+
+def check_same_text(path: Path, config: Config) -> None:
+    """Raises if the text that a run has read is another now.
+
+    Raises:
+      ValueError: one line.
+    """
+    there, here = _made_by(path).get(TEXT), text_digest(config)
+    if None not in (there, here) and there != here:
+        raise ValueError(
+            f"{path}: {TEXT} ({config.data.name}) are others than those that it was "
+            "trained on"
+        )
 
 
 def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

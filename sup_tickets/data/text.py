@@ -103,8 +103,8 @@ def load_text(
         texts that are tokenized already, as WikiText. Lines of both end in `END`.
       vocabulary: largest number of different tokens, `UNKNOWN` included: the most
         frequent ones of the training split, of equals the first; 0 keeps all.
-      validation_examples: tokens of the validation split, of a folder those at the start of its
-        file. By default a tenth of a file, and the whole of a folder's.
+      validation_examples: tokens of the validation split, of a folder those at the
+        start of its file. By default a tenth of a file, and the whole of a folder's.
       training_examples: keep as many tokens from the start; 0 keeps all.
 
     Raises:

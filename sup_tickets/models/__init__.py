@@ -16,8 +16,8 @@ from sup_tickets.models.vit import ViT
 from sup_tickets.models.wide_resnet import WideResNet
 
 __all__ = [
-    "MLP",
     "LANGUAGE_MODELS",
+    "MLP",
     "MODELS",
     "VGG",
     "ConvNet",

@@ -151,9 +151,7 @@ class Transformer(nn.Module):
 
 
 def _table(classes: int, width: int, init: Any, dtype: Any) -> nn.Embed:
-    return nn.Embed(
-        classes, width, embedding_init=init, dtype=dtype, name="embedding"
-    )
+    return nn.Embed(classes, width, embedding_init=init, dtype=dtype, name="embedding")
 
 
 def _without_words(module: nn.Module, x: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -169,7 +167,5 @@ def _decoded(
     if tied:
         logits = table.attend(x)
     else:
-        logits = nn.Dense(
-            classes, dtype=x.dtype, kernel_init=init, name="decoder"
-        )(x)
+        logits = nn.Dense(classes, dtype=x.dtype, kernel_init=init, name="decoder")(x)
     return logits.astype(wide(x.dtype))

@@ -36,9 +36,7 @@ def evaluate(
     return task.summarize(total.result())
 
 
-def predictions(
-    task: Task, network: Network, batches: Iterable[Any]
-) -> Iterator[Any]:
+def predictions(task: Task, network: Network, batches: Iterable[Any]) -> Iterator[Any]:
     """The `Predictions` of a network for each batch; compiled once for each task.
 
     Args:

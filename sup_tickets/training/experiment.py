@@ -119,7 +119,7 @@ class Experiment:
         state = jax.eval_shape(steps.init, jax.random.key(0), None, batch)
         if self.superposition is None or step < self.plan.phase1_steps:
             return RunState(state)
-        tree, masks = as_trees(network_of(state))
+        tree, masks = as_trees(jax.eval_shape(network_of, state))
         return RunState(state, jax.eval_shape(self.superposition.init, tree, masks))
 
     def final_form(self, state: TrainState, step: int) -> Network:

@@ -80,9 +80,7 @@ def language_modelling(
         value = plain if loss is cross_entropy else loss(logits, labels).mean()
         return value, ({"loss": plain}, joined(carry))
 
-    def predict(
-        params: Params, model_state: Any, batch: Any, step: Number = 0
-    ) -> Any:
+    def predict(params: Params, model_state: Any, batch: Any, step: Number = 0) -> Any:
         del step
         key = jax.random.key(0)  # of dropout, which evaluation has none of
         before = split(model_state)[0]
