@@ -56,13 +56,13 @@ def _small(config: Any) -> None:
     config.method.drop_schedule = "cosine"
     config.method.prune_end_fraction = 0.5
 
-    config.train.epochs = 16
+    config.train.epochs = 12
     config.train.learning_rate = 20.0
     config.train.momentum = 0.0
     config.train.weight_decay = 1.2e-6
     config.train.clip_norm = 0.25
     config.train.validate_every_epochs = 1
-    config.sup.cycle_epochs = 2
+    config.sup.cycle_epochs = 1
     config.sup.explore_fraction = 0.1
     config.sup.lr_min = 1.0
     config.sup.lr_max = 10.0

@@ -80,19 +80,16 @@ def iterate_averaging(
         return AveragingState(
             started=jnp.zeros((), bool),
             count=jax.tree.map(zeros, params) if restart else jnp.int32(0),
-            average=jax.tree.map(lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype)), params),
+            average=jax.tree.map(
+                lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype)), params
+            ),
             watched=unwatched(patience),
         )
 
     def update(
-        updates: Params,
-        state: AveragingState,
-        params: Params | None = None,
-        *,
-        masks: Masks | None = None,
-        **extra: Any,
-    ) -> tuple[Params, AveragingState]:
-        del extra
+        updates: Params, state: Any, params: Params | None = None, **extra: Any
+    ) -> tuple[Params, Any]:
+        masks: Masks | None = extra.get("masks")
         if params is None:
             raise ValueError("iterate_averaging needs update(updates, state, params)")
         on = state.started

@@ -159,7 +159,7 @@ def test_without_averages_everything_stays_as_it_is():
 
 
 def test_bad_arguments_are_told():
-    with pytest.raises(ValueError, match="patience must be a whole number .* got 0"):
+    with pytest.raises(ValueError, match=r"patience must be a whole number .* got 0"):
         iterate_averaging(patience=0)
     tx, params = iterate_averaging(), {"w": jnp.ones(2)}
     with pytest.raises(ValueError, match="needs update"):

@@ -118,7 +118,10 @@ class Progress:
         """Writes down the metrics of the live network."""
         del network
         self.accuracy, self.validated_step = metrics["accuracy"], step
-        self._validation = f", validation {100 * metrics['accuracy']:.1f}%"
+        shown = f"{100 * metrics['accuracy']:.1f}%"
+        if "perplexity" in metrics:
+            shown = f"perplexity {metrics['perplexity']:.2f}"
+        self._validation = f", validation {shown}"
         self._lines.flush()
         self._log("validation", phase, step, **metrics)
 

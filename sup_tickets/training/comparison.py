@@ -48,7 +48,11 @@ class PairSums(NamedTuple):
 
 
 def compare(
-    predict: Predict, networks: Sequence[Network], batches: Iterable[Any]
+    predict: Predict,
+    networks: Sequence[Network],
+    batches: Iterable[Any],
+    *,
+    summarize: Callable[[PredictionSums], Metrics] = prediction_metrics,
 ) -> Comparison:
     """Compares networks in one pass over the batches.
 
@@ -56,6 +60,7 @@ def compare(
       predict: of one task.
       networks: M of one model; all are on the device at once.
       batches: the split; examples of weight 0 do not count.
+      summarize: of the task: what the sums of an ensemble come to.
 
     Raises:
       ValueError: without a network, or without an example.
@@ -68,7 +73,7 @@ def compare(
     for predicted in zip(*streams, strict=True):
         total.add(_sums(list(predicted)))
     ensemble, pairs = total.result()
-    metrics = prediction_metrics(ensemble)
+    metrics = summarize(ensemble)
     # A mean of rounded terms that cancel may end below 0.
     return Comparison(
         ensemble=metrics,
