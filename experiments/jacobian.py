@@ -26,6 +26,7 @@ from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from sup_tickets.checks import check_whole
+from sup_tickets.data.text import is_text
 from sup_tickets.files import atomic_write
 from sup_tickets.models.skips import without_ghosts
 from sup_tickets.training.network_files import load_sparse
@@ -97,6 +98,8 @@ def jacobian_values(
     """
     check_whole("examples", examples, 1)
     config = as_config(read_config(run))
+    if is_text(config.data.name):
+        raise ValueError(f"{run} is of a text; Jacobians are those by pixels of images")
     loaded = _loaded(run, networks)
     ours = build.build(config, devices=jax.devices()[:1])
     try:

@@ -5,6 +5,13 @@ sparse leaf and ``None`` at every leaf that is never pruned. Everything here is 
 function of that pair.
 """
 
+from sup_tickets.averaging import (
+    after_validation,
+    averaged_params,
+    iterate_averaging,
+    restart_averages,
+    start_averaging,
+)
 from sup_tickets.counting import active_count
 from sup_tickets.coverage import Coverage, Description, coverage, describe
 from sup_tickets.distributions import (
@@ -139,8 +146,10 @@ __all__ = [
     "TicketPlan",
     "acdc",
     "active_count",
+    "after_validation",
     "allocate",
     "apply_masks",
+    "averaged_params",
     "by_gradient",
     "by_magnitude",
     "by_magnitude_and_gradient",
@@ -184,6 +193,7 @@ __all__ = [
     "init_topology",
     "intersection",
     "inverse_power_fraction",
+    "iterate_averaging",
     "keep_sparse",
     "layer_counts",
     "layer_densities",
@@ -210,6 +220,7 @@ __all__ = [
     "resample",
     "rescaled_init",
     "reset_slots",
+    "restart_averages",
     "rewire",
     "rigl",
     "rigl_itop",
@@ -229,6 +240,7 @@ __all__ = [
     "sparse_training",
     "sparsity",
     "stairs",
+    "start_averaging",
     "static",
     "step_lr",
     "superposition",

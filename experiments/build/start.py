@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from experiments.build.checks import text_digest
 from experiments.build.inputs import Inputs
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
@@ -342,6 +343,11 @@ def check_file(
                 f"{name} is of {field} {origin.get(field)!r}, and this run has "
                 f"{config[field].name!r}"
             )
+    if "text" in origin and origin["text"] != text_digest(config):
+        raise ValueError(
+            f"{name} was trained on another text than {config.data.name!r} is now, "
+            "with another vocabulary"
+        )
     _check_shapes(name, "masks", network.masks, shapes.method.masks)
     _check_active(name, network.masks, config.method.sparsity)
     if config.mask.weights == "init" and origin.get("seed") != config.seed:

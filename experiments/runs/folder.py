@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 import jax
 
+from experiments.build.checks import text_digest
 from experiments.config.fields import Config
 from experiments.runs.events import read_events
 from experiments.runs.identity import (
@@ -22,7 +23,6 @@ from experiments.runs.identity import (
     difference,
     identity_of,
     named_fields,
-    text_digest,
 )
 from experiments.runs.layout import (
     CHECKPOINTS,
@@ -94,6 +94,8 @@ class RunFolder:
         }
         self._written: list[str] = []
         self.identity, self.begun = on_first(lambda: self._take(config, beside))
+        if self.identity[TEXT] is not None:
+            self._provenance["text"] = self.identity[TEXT]
 
     def _take(
         self, config: Config, beside: Collection[str]

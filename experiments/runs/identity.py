@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.build.checks import text_digest
 from experiments.config.fields import Config, flat
-from sup_tickets.data.text import is_text, read_text
 from sup_tickets.training.network_files import contents_digest
 
 FREE = ("checkpoint.", "report.", "data.dir", "data.workers")
@@ -44,17 +44,6 @@ def identity_of(config: Config) -> dict[str, Any]:
     known = Path(masks).is_file() if masks else False
     digest = contents_digest(masks) if known else None
     return named_fields(config) | {CONTENTS: digest, TEXT: text_digest(config)}
-
-
-def text_digest(config: Config) -> str | None:
-    """That of the text that a run reads; ``None`` if there is none."""
-    name = config.get("data", {}).get("name", "")
-    if not is_text(name):
-        return None
-    try:
-        return read_text(name).digest
-    except FileNotFoundError:
-        return None
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
