@@ -40,7 +40,7 @@ from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count, exact
 from sup_tickets.files import atomic_write
 from sup_tickets.masks import apply_masks, full_masks, size
-from sup_tickets.topology import merged, prune_to_counts, without
+from sup_tickets.pruning import merged, prune_to_counts, without
 from sup_tickets.training.network_files import (
     load_sparse,
     provenance_of,

@@ -31,6 +31,7 @@ from sup_tickets.foresight import (
     total_gradient,
 )
 from sup_tickets.gradinit import Rescaled, rescaled_init
+from sup_tickets.groups import Groups, Part, per_block, per_output, per_part
 from sup_tickets.learning_rates import cheap_ticket_schedule, cosine_lr, step_lr
 from sup_tickets.masks import (
     apply_masks,
@@ -64,12 +65,14 @@ from sup_tickets.methods import (
     mest,
     rigl,
     rigl_itop,
+    selfish_rnn,
     set_itop,
     sparse_evolutionary,
     sparse_momentum,
     static,
 )
 from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
+from sup_tickets.pruning import prune_to, prune_to_counts
 from sup_tickets.rotations import expected_density
 from sup_tickets.rounds import dead_layers, prune_in_rounds, resample
 from sup_tickets.rules import default_rule
@@ -109,8 +112,6 @@ from sup_tickets.topology import (
     Rewired,
     drop,
     grow,
-    prune_to,
-    prune_to_counts,
     rewire,
 )
 from sup_tickets.transforms import (
@@ -137,8 +138,10 @@ __all__ = [
     "Change",
     "Coverage",
     "Description",
+    "Groups",
     "Method",
     "MethodState",
+    "Part",
     "Rescaled",
     "Rewired",
     "Signals",
@@ -211,6 +214,9 @@ __all__ = [
     "orthogonality_error",
     "overlap",
     "pack",
+    "per_block",
+    "per_output",
+    "per_part",
     "prune_in_rounds",
     "prune_to",
     "prune_to_counts",
@@ -229,6 +235,7 @@ __all__ = [
     "select_blocks",
     "select_globally",
     "select_n_m",
+    "selfish_rnn",
     "set_itop",
     "sharpening",
     "size",

@@ -142,6 +142,11 @@ def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
     share = jnp.stack([jnp.maximum(jnp.asarray(s, jnp.float32), 0) for s in leaves])
     limit = jnp.stack([jnp.asarray(r, jnp.int32) for r in jax.tree.leaves(room)])
     total = sum(jax.tree.leaves(dropped), start=jnp.int32(0))
+    return jax.tree.unflatten(structure, list(parted(share, total, limit)))
+
+
+def parted(share: jax.Array, total: jax.Array, limit: jax.Array) -> jax.Array:
+    """`share_out` of vectors: ``total`` by shares [L], at most ``limit`` [L] each."""
 
     def add_up(counts: jax.Array) -> jax.Array:
         return jnp.sum(counts, dtype=jnp.int32)  # int64 if 64 bits are enabled
@@ -165,12 +170,11 @@ def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
         one = (jnp.arange(share.size, dtype=jnp.int32) < over) & (free[order] > 0)
         return given + each + jnp.zeros_like(each).at[order].set(one.astype(jnp.int32))
 
-    given = jax.lax.while_loop(
+    return jax.lax.while_loop(
         lambda given: add_up(given) < jnp.minimum(total, add_up(limit)),
         give,
         jnp.zeros_like(limit),
     )
-    return jax.tree.unflatten(structure, list(given))
 
 
 def _multiply_and_shift(count: jax.Array, part: jax.Array, add: int) -> jax.Array:

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sup_tickets.bisection import count_true
 from sup_tickets.counting import MAX_COUNT
-from sup_tickets.selection import count_true, select
+from sup_tickets.groups import GroupsLike, Split, checked_splits, splits_of
+from sup_tickets.selection import select
 from sup_tickets.tree_checks import (
-    check_counts,
     check_same_containers,
     check_same_leaves,
     check_same_names,
@@ -48,16 +49,20 @@ def full_masks(params: Params, *, where: RuleLike = default_rule) -> Masks:
     )
 
 
-def random_masks(key: jax.Array, params: Params, counts: Counts) -> Masks:
+def random_masks(
+    key: jax.Array, params: Params, counts: Counts, *, groups: GroupsLike = None
+) -> Masks:
     """Masks with exactly ``counts`` active weights at random places of each leaf.
 
     Args:
       key: a random key, consumed; the draw of a leaf depends on its name alone.
       params: pytree of arrays, of which only the shapes are read.
-      counts: pytree of integers, ``None`` where a leaf is never pruned.
+      counts: pytree of integers, ``None`` where a leaf is never pruned; where a leaf
+        has groups, of each of them, see `select`.
+      groups: who competes with whom, see `select`.
     """
-    check_counts("counts", counts, "params", params)
-    return select(uniform_draws(key, params), counts)
+    checked_splits("counts", counts, "params", params, groups)
+    return select(uniform_draws(key, params), counts, groups=groups)
 
 
 def apply_masks(masks: Masks, tree: Any) -> Any:
@@ -159,13 +164,14 @@ def _check_bool(masks: Masks, masks_name: str = "masks") -> None:
 # --- Counting -------------------------------------------------------------------------
 
 
-def layer_counts(masks: Masks) -> Counts:
+def layer_counts(masks: Masks, *, groups: GroupsLike = None) -> Counts:
     """Active weights of each leaf, integer scalars; ``None`` where masks is ``None``.
 
-    They are int32, but int64 for a leaf of 2**31 places or more.
+    They are int32, but int64 for a leaf of 2**31 places or more. Where a leaf has
+    groups, those of each: int32 of the shape of `Split.counts` (per output, a vector).
     """
     _check_bool(masks)
-    return jax.tree.map(_leaf_count, masks)
+    return jax.tree.map(_leaf_count, masks, splits_of(groups, masks, masks))
 
 
 def layer_densities(masks: Masks) -> Any:
@@ -200,9 +206,9 @@ def sparsity(masks: Masks) -> jax.Array:
     return 1 - density(masks)
 
 
-def _leaf_count(mask: jax.Array) -> jax.Array:
-    if prod(mask.shape) <= MAX_COUNT:
-        return count_true(mask)
+def _leaf_count(mask: jax.Array, split: Split | None) -> jax.Array:
+    if split is not None or prod(mask.shape) <= MAX_COUNT:
+        return count_true(mask, split)
     # Any axis would do; what is left of a row is far below 2**31.
     return _total(jnp.sum(mask, axis=-1, dtype=jnp.int32).reshape(-1), mask.size)
 

@@ -31,7 +31,7 @@ from sup_tickets.masks import (
     random_masks,
     size,
 )
-from sup_tickets.topology import Scope, merged, prune_to_counts, without
+from sup_tickets.pruning import Scope, merged, prune_to_counts, without
 from sup_tickets.tree_checks import check_same_leaves
 from sup_tickets.trees import RuleLike, default_rule, is_none, named_leaves
 from sup_tickets.types import Counts, Masks, Params, Scores

@@ -1,4 +1,4 @@
-"""Topology: drop, grow, rewire, prune.
+"""Topology: drop, grow, rewire.
 
 One `rewire` serves the whole family of dynamic sparse training: in every layer, drop
 the weights that score lowest, then grow as many where the growth score is highest. SET
@@ -6,54 +6,46 @@ grows at random, RigL by the dense gradient, SNFS by its running average with th
 shared out between layers, ITOP at places that were never active.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from itertools import combinations
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
+from sup_tickets.bisection import count_true
 from sup_tickets.checks import (
-    check_count,
     check_fraction,
     check_one_of,
-    check_sparsity,
 )
 from sup_tickets.counting import (
     Rounding,
-    active_count,
     computed_once,
+    parted,
     portion,
     share_out,
 )
+from sup_tickets.groups import GroupsLike, Split, checked_splits, splits_of
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
-    count,
     difference,
     intersection,
     layer_counts,
-    size,
     union,
 )
-from sup_tickets.saliency import magnitude
 from sup_tickets.selection import (
     Turn,
-    count_true,
     map_in_turn,
     select,
-    select_globally,
     top_k,
 )
 from sup_tickets.tree_checks import (
-    check_counts,
     check_same_containers,
     check_same_leaves,
     check_same_names,
 )
-from sup_tickets.trees import map_named, matching_names, named_leaves
+from sup_tickets.trees import named_leaves
 from sup_tickets.types import Counts, Masks, Number, Params, Scores
-
-Scope = Literal["global", "layer"]
 
 
 class Rewired(NamedTuple):
@@ -65,7 +57,12 @@ class Rewired(NamedTuple):
 
 
 def drop(
-    masks: Masks, scores: Scores, fraction: Number, *, rounding: Rounding = "floor"
+    masks: Masks,
+    scores: Scores,
+    fraction: Number,
+    *,
+    rounding: Rounding = "floor",
+    groups: GroupsLike = None,
 ) -> Masks:
     """In each layer, deactivates a fraction of the active weights, the lowest scores.
 
@@ -75,6 +72,7 @@ def drop(
       fraction: of the active weights of each layer, in [0, 1]; may be traced.
       rounding: how the number dropped is rounded; RigL takes the floor, the PyTorch
         family (ITOP, GraNet, Sup-tickets) the ceiling.
+      groups: who competes with whom, see `select`; the fraction is of each group.
 
     Returns:
       Masks of the weights that stay.
@@ -87,28 +85,31 @@ def drop(
     check_masks(scores, masks, "scores")
     kept = jax.tree.map(
         lambda active: active - portion(active, fraction, rounding),
-        layer_counts(masks),
+        layer_counts(masks, groups=groups),
     )
-    return select(scores, kept, among=masks)
+    return select(scores, kept, among=masks, groups=groups)
 
 
-def grow(masks: Masks, scores: Scores, counts: Counts) -> Masks:
+def grow(
+    masks: Masks, scores: Scores, counts: Counts, *, groups: GroupsLike = None
+) -> Masks:
     """In each layer, activates the ``counts`` inactive weights that score highest.
 
     Args:
       masks: the active weights, which all stay active.
       scores: pytree of floating point arrays.
       counts: pytree of integers, ``None`` at dense leaves; more than there are inactive
-        weights activate all.
+        weights activate all. Where a leaf has groups, of each of them, see `select`.
+      groups: who competes with whom, see `select`.
 
     Raises:
       ValueError: if the trees differ, or if a count that is no JAX array is no whole
         number in [0, size of its leaf].
     """
     check_masks(scores, masks, "scores")
-    check_counts("counts", counts, "masks", masks)
+    checked_splits("counts", counts, "masks", masks, groups)
     inactive = jax.tree.map(jnp.logical_not, masks)
-    return union(masks, select(scores, counts, among=inactive))
+    return union(masks, select(scores, counts, among=inactive, groups=groups))
 
 
 def rewire(
@@ -122,6 +123,8 @@ def rewire(
     regrow_dropped: bool = True,
     prefer: Masks | None = None,
     shares: Any | None = None,
+    groups: GroupsLike = None,
+    grow_groups: GroupsLike = None,
 ) -> Rewired:
     """Drops and grows the same number of weights: one step of dynamic sparse training.
 
@@ -145,13 +148,19 @@ def rewire(
       shares: how the total that was dropped is shared out between layers: a pytree of
         non-negative scalars with ``None`` at dense leaves (SNFS). By default each
         layer grows what it dropped.
+      groups: who competes with whom, see `select`; every group drops the fraction and
+        grows what it dropped, so that its count is kept.
+      grow_groups: groups between which the growth of a leaf that drops as a whole is
+        shared out, in equal parts as far as they have room: the gates of a recurrent
+        matrix (Selfish-RNN).
 
     Returns:
       The new parameters and masks, and the newly grown places. Each layer's count of
       active weights is kept, or, with ``shares``, the total.
 
     Raises:
-      ValueError: if the fraction is outside [0, 1], or the trees differ.
+      ValueError: if the fraction is outside [0, 1], the trees differ, a leaf cannot be
+        split into its groups, or has two of ``shares``, ``groups``, ``grow_groups``.
 
     References:
       Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020, Algorithm 1,
@@ -171,36 +180,29 @@ def rewire(
     if shares is not None:
         check_same_names("shares", shares, "masks", masks)
         check_same_containers("shares", shares, "masks", masks)
-    active = layer_counts(masks)
-    dropped = jax.tree.map(lambda n, f: portion(n, f, rounding), active, fraction)
-    if not regrow_dropped:
-        dropped = jax.tree.map(
-            lambda d, n, m: jnp.minimum(d, m.size - n), dropped, active, masks
-        )
-    if first := jax.tree.leaves(dropped)[:1]:  # as many are grown as are dropped
-        dropped = computed_once(dropped, never=first[0] < 0)
-    kept = jax.tree.map(jnp.subtract, active, dropped)
-    if shares is None:
-        added = dropped
-    else:
-        before = kept if regrow_dropped else active
-        room = jax.tree.map(lambda n, m: m.size - n, before, masks)
-        added = share_out(shares, dropped, room)
+    splits = splits_of(groups, masks, masks)
+    grown_in = splits_of(grow_groups, masks, masks, "grow_groups")
+    _check_one_rule(shares, splits, grown_in)
+    kept, added = _numbers(masks, splits, fraction, rounding, regrow_dropped, shares)
     if prefer is None:
         prefer = jax.tree.map(lambda _: None, masks)
 
     def change(name: str, turn: Turn, w: Any, mask: Any, *rest: Any):
         if mask is None:
             return None, turn
-        drop_score, grow_score, keep, add, first = rest
-        staying, turn = top_k(name, turn, drop_score, keep, mask)
+        drop_score, grow_score, keep, add, first, split, growing = rest
+        staying, turn = top_k(name, turn, drop_score, keep, mask, split)
         candidates = ~staying if regrow_dropped else ~mask
-        new, turn = _grown(name, turn, grow_score, add, candidates, first)
+        if growing is not None:
+            split = growing
+            has = count_true(candidates, split)
+            add = parted(jnp.ones(split.number), add, has.reshape(-1))
+            add = add.reshape(split.counts)
+        new, turn = _grown(name, turn, grow_score, add, candidates, first, split)
         return staying | new, turn
 
-    new_masks = map_in_turn(
-        change, params, masks, drop_scores, grow_scores, kept, added, prefer
-    )
+    trees = (masks, drop_scores, grow_scores, kept, added, prefer, splits, grown_in)
+    new_masks = map_in_turn(change, params, *trees)
     return Rewired(
         params=apply_masks(intersection(masks, new_masks), params),
         masks=new_masks,
@@ -208,124 +210,7 @@ def rewire(
     )
 
 
-def prune_to(
-    params: Params,
-    masks: Masks,
-    *,
-    sparsity: Number,
-    scope: Scope = "global",
-    scores: Scores | None = None,
-) -> tuple[Params, Masks]:
-    """Keeps the highest-scoring active weights, so many that the sparsity is met.
-
-    Pruning never activates: where fewer weights are active than the target, all stay.
-
-    Args:
-      params: pytree of arrays.
-      masks: the active weights.
-      sparsity: in [0, 1), of all sparse leaves together or of each; may be traced. A
-        Python number is resolved exactly, a traced one as finely as float32 can.
-      scope: "global" compares the weights of all layers, "layer" within each.
-      scores: pytree of floating point arrays; the magnitude of ``params`` by default.
-
-    Returns:
-      Parameters, exactly 0 where inactive, and masks.
-
-    Raises:
-      ValueError: if the sparsity is outside [0, 1), the scope unknown, or the trees
-        differ.
-    """
-    check_sparsity(sparsity)
-    check_one_of("scope", scope, get_args(Scope))
-    if scope == "global":
-        targets: Any = _target(size(masks), sparsity)
-    else:
-        targets = jax.tree.map(lambda mask: _target(mask.size, sparsity), masks)
-    return prune_to_counts(params, masks, targets, scores=scores)
-
-
-def prune_to_counts(
-    params: Params, masks: Masks, counts: Any, *, scores: Scores | None = None
-) -> tuple[Params, Masks]:
-    """`prune_to` an exact number of active weights.
-
-    Args:
-      params: pytree of arrays.
-      masks: the active weights.
-      counts: an integer for all layers together, or a pytree of integers, ``None`` at
-        dense leaves, for each; may be traced.
-      scores: pytree of floating point arrays; the magnitude of ``params`` by default.
-
-    Raises:
-      ValueError: if the trees differ, or if a count that is no JAX array is no whole
-        number in [0, number of places].
-    """
-    check_masks(params, masks)
-    together = jax.tree_util.treedef_is_leaf(jax.tree.structure(counts))
-    if together:
-        check_count("counts", counts, size(masks))
-    else:
-        check_counts("counts", counts, "masks", masks)
-    if scores is not None:
-        check_same_leaves("scores", scores, "params", params)
-    scores = magnitude(params) if scores is None else scores
-    choose = select_globally if together else select
-    kept = choose(scores, counts, among=masks)
-    return apply_masks(kept, params), kept
-
-
-def prune_to_total(
-    params: Params,
-    masks: Masks,
-    total: Number,
-    *,
-    scope: Scope = "global",
-    held: Sequence[str] | str = (),
-) -> Masks:
-    """Masks of the largest active weights, ``total`` in all, of leaves held or not.
-
-    Args:
-      params: pytree of arrays.
-      masks: the active weights; where no more than ``total`` are active all stay.
-      total: number of weights that stay, those of the held leaves included.
-      scope: "global" compares the weights of all leaves; "layer" gives every leaf the
-        same density as far as it has the weights, and the same exact total.
-      held: expressions of leaves that are not pruned; the others pay for them.
-    """
-    free = without(masks, held)
-    wanted = jnp.maximum(total - (size(masks) - size(free)), 0)
-
-    def keep_largest(free: Masks) -> Masks:
-        counts = wanted
-        if scope == "layer":
-            sizes = jax.tree.map(lambda mask: float(mask.size), free)
-            counts = share_out(sizes, wanted, layer_counts(free))
-        return prune_to_counts(params, free, counts)[1]
-
-    kept = jax.lax.cond(count(free) > wanted, keep_largest, lambda m: m, free)
-    return merged(params, masks, kept)
-
-
-def without(masks: Masks, expressions: Sequence[str] | str) -> Masks:
-    """``masks`` with ``None`` at the leaves that the expressions match."""
-    if not expressions:
-        return masks
-    names = [name for name, _ in named_leaves(masks)]
-    held = matching_names(expressions, names, "keep_dense: expression")
-    return map_named(lambda name, mask: None if name in held else mask, masks)
-
-
-def merged(params: Params, masks: Masks, changed: Masks) -> Masks:
-    """``changed``, and ``masks`` where it is ``None``."""
-    return jax.tree.map(
-        lambda _, mask, new: mask if new is None else new, params, masks, changed
-    )
-
-
-def _target(total: int, sparsity: Number) -> Number:
-    if isinstance(sparsity, jax.Array):
-        return portion(total, 1 - sparsity, "nearest")
-    return active_count(total, sparsity)
+# --- Parts ----------------------------------------------------------------------------
 
 
 def _grown(
@@ -335,11 +220,51 @@ def _grown(
     k: jax.Array,
     candidates: jax.Array,
     first: jax.Array | None,
+    split: Split | None,
 ) -> tuple[jax.Array, Turn]:
     """The ``k`` highest candidates, those in ``first`` before all others."""
     if first is None:
-        return top_k(name, turn, score, k, candidates)
-    chosen, turn = top_k(name, turn, score, k, candidates & first)
-    rest = k - count_true(chosen)
-    others, turn = top_k(name, turn, score, rest, candidates & ~first)
+        return top_k(name, turn, score, k, candidates, split)
+    chosen, turn = top_k(name, turn, score, k, candidates & first, split)
+    rest = k - count_true(chosen, split)
+    others, turn = top_k(name, turn, score, rest, candidates & ~first, split)
     return chosen | others, turn
+
+
+def _numbers(
+    masks: Masks,
+    splits: Any,
+    fraction: Any,
+    rounding: Rounding,
+    regrow_dropped: bool,
+    shares: Any | None,
+) -> tuple[Counts, Counts]:
+    """How many are kept and grown, of each leaf or of each of its groups."""
+    active = jax.tree.map(count_true, masks, splits)
+    dropped = jax.tree.map(lambda n, f: portion(n, f, rounding), active, fraction)
+    sizes = jax.tree.map(lambda m, s: m.size if s is None else s.members, masks, splits)
+    if not regrow_dropped:
+        dropped = jax.tree.map(
+            lambda d, n, size: jnp.minimum(d, size - n), dropped, active, sizes
+        )
+    if first := jax.tree.leaves(dropped)[:1]:  # as many are grown as are dropped
+        dropped = computed_once(dropped, never=jnp.any(first[0] < 0))
+    kept = jax.tree.map(jnp.subtract, active, dropped)
+    if shares is None:
+        return kept, dropped
+    before = kept if regrow_dropped else active
+    room = jax.tree.map(lambda n, size: size - n, before, sizes)
+    return kept, share_out(shares, dropped, room)
+
+
+def _check_one_rule(shares: Any, splits: Any, grown_in: Any) -> None:
+    """Raises where two arguments say how many weights a leaf grows."""
+    given = {"shares": shares, "groups": splits, "grow_groups": grown_in}
+    found = {name: dict(named_leaves(tree)) for name, tree in given.items()}
+    for one, other in combinations(found, 2):
+        both = sorted(found[one].keys() & found[other].keys())
+        if both:
+            raise ValueError(
+                f"{one} and {other} both say how many weights leaf {both[0]!r} grows; "
+                "give one"
+            )

@@ -25,10 +25,11 @@ from sup_tickets.masks import (
     size,
     union,
 )
+from sup_tickets.pruning import merged, prune_to_total, without
 from sup_tickets.redistribution import momentum_shares, spared_fractions
 from sup_tickets.saliency import Signals
 from sup_tickets.schedules import inverse_power_fraction
-from sup_tickets.topology import merged, prune_to_total, rewire, without
+from sup_tickets.topology import rewire
 from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
 
@@ -312,6 +313,7 @@ def _rewired(
         regrow_dropped=method.regrow_dropped,
         prefer=_never(state.ever_active) if method.prefer_unexplored else None,
         shares=shares,
+        grow_groups=method.grow_groups,
     )
     return _with_masks(state, merged(params, state.masks, changed.masks))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as draws
 
-from sup_tickets import selection
+from sup_tickets import bisection
 from sup_tickets.selection import select, select_globally
 
 NAN, INF = np.nan, np.inf
@@ -176,14 +176,14 @@ def test_counts_may_be_traced_or_concrete():
 def test_folded_and_plain_counts_choose_alike(monkeypatch):
     trees = [tree_of_scores(3, ties) for ties in (False, True)]
     keys = [
-        [selection.ordered_keys(k, jnp.asarray(tree[k]), tree[k] > -1) for k in tree]
+        [bisection.ordered_keys(k, jnp.asarray(tree[k]), tree[k] > -1) for k in tree]
         for tree in trees
     ]
     masks, programs = [], []
     for fold in (True, False):
-        monkeypatch.setattr(selection, "_may_fold", lambda _, fold=fold: fold)
+        monkeypatch.setattr(bisection, "_may_fold", lambda _, fold=fold: fold)
         # Unwrapped: what was traced with the other count must not be used again.
-        choose = jax.jit(lambda *args: selection.largest.__wrapped__(*args)[0])
+        choose = jax.jit(lambda *args: bisection.largest.__wrapped__(*args)[0])
         masks.append([choose(leaves, k) for leaves in keys for k in (1, 999, 3000)])
         programs.append(str(jax.make_jaxpr(choose)(keys[0], 1)))
     helpers.assert_same(*masks)

@@ -12,12 +12,11 @@ from hypothesis import strategies as draws
 
 from sup_tickets.counting import active_count
 from sup_tickets.masks import count, layer_counts
+from sup_tickets.pruning import prune_to, prune_to_counts
 from sup_tickets.saliency import magnitude, random_scores
 from sup_tickets.topology import (
     drop,
     grow,
-    prune_to,
-    prune_to_counts,
     rewire,
     share_out,
 )

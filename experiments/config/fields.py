@@ -11,8 +11,8 @@ from sup_tickets.checks import check_one_of
 from sup_tickets.data.text import UNITS
 from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
+from sup_tickets.pruning import Scope
 from sup_tickets.superposition import Kind
-from sup_tickets.topology import Scope
 from sup_tickets.training.optimizers import AVERAGING
 
 Config = Any

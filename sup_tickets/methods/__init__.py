@@ -28,8 +28,9 @@ from sup_tickets.methods.rewiring import (
     sparse_evolutionary,
     sparse_momentum,
 )
+from sup_tickets.methods.selfish import selfish_rnn
 
-BEYOND = ("total_steps", "extra_density", "gradient_weight")
+BEYOND = ("total_steps", "extra_density", "gradient_weight", "gate_growth", "gates")
 """What presets take that is no field of `Method`."""
 
 
@@ -46,6 +47,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "snfs": sparse_momentum,
     "acdc": acdc,
     "mest": mest,
+    "selfish-rnn": selfish_rnn,
 }
 """Every preset by its short name."""
 

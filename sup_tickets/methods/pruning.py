@@ -6,7 +6,7 @@ from typing import Any
 from sup_tickets.checks import check_sparsity, check_whole
 from sup_tickets.dynamic import Method
 from sup_tickets.methods.spans import LAST_DROP, Drop, annealed, prune_end, update_span
-from sup_tickets.topology import Scope
+from sup_tickets.pruning import Scope
 from sup_tickets.trees import RuleLike, default_rule
 
 

@@ -1,0 +1,395 @@
+"""Groups: against hand tables and NumPy, traced, sharded, and their errors."""
+
+import re
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as draws
+
+from sup_tickets import bisection
+from sup_tickets.groups import (
+    Groups,
+    Part,
+    per_block,
+    per_output,
+    per_part,
+    split_of,
+)
+from sup_tickets.masks import layer_counts, random_masks
+from sup_tickets.pruning import prune_to, prune_to_counts
+from sup_tickets.selection import select
+from sup_tickets.topology import drop, grow, rewire
+
+MEMBERS_BY_HEAD = Groups({-1: [Part(None, False), Part(3, True)], 0: [Part(2, True)]})
+CASES = {
+    "outputs": (per_output(), (40, 6)),
+    "outputs first": (per_output(0), (6, 40)),
+    "outputs of a convolution": (per_output(), (3, 3, 4, 5)),
+    "outputs of two axes": (per_output((-2, -1)), (12, 2, 3)),
+    "2:4": (per_block(4), (8, 6)),
+    "2:4 of a convolution": (per_block(4), (3, 3, 4, 5)),
+    "blocks of 18": (per_block(18, axis=0), (36, 5)),
+    "gates": (per_part(4), (7, 12)),
+    "gates first": (per_part(4, axis=0), (12, 7)),
+    "strided": (Groups({-1: [Part(None, False), Part(3, True)]}), (5, 12)),
+    "two axes": (MEMBERS_BY_HEAD, (2, 4, 12)),
+    "one group": (Groups({0: [Part(None, False)]}), (5, 7)),
+    "alone": (Groups({0: [Part(None, True)]}, others_apart=True), (5, 3)),
+}
+
+
+def members(groups, shape):
+    """The leaf's indices of every group, in the order of the groups."""
+    split = split_of(groups, "w", shape)
+    index = np.arange(np.prod(shape)).reshape([size for size, *_ in split.parts])
+    apart = [i for i, part in enumerate(split.parts) if part[1]]
+    inside = [i for i, part in enumerate(split.parts) if not part[1]]
+    return index.transpose(apart + inside).reshape(split.number, split.members)
+
+
+def grouped_mask(score, counts, groups, among=None):
+    """`helpers.top_k_mask` in every group."""
+    flat, mask = score.reshape(-1), np.zeros(score.size, bool)
+    allowed = np.ones(score.size, bool) if among is None else among.reshape(-1)
+    of_groups = members(groups, score.shape)
+    counts = np.broadcast_to(counts, split_of(groups, "w", score.shape).counts)
+    for places, k in zip(of_groups, counts.reshape(-1), strict=True):
+        mask[places] = helpers.top_k_mask(flat[places], k, allowed[places])
+    return mask.reshape(score.shape)
+
+
+PROGRAMS = {
+    name: jax.jit(
+        lambda s, k, m, groups=groups: select(
+            {"w": s}, {"w": k}, among={"w": m}, groups=groups
+        )["w"]
+    )
+    for name, (groups, _) in CASES.items()
+}
+
+
+# --- Splits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape", "counts", "size", "said"),
+    [
+        (per_output(), (3, 3, 4, 5), (5,), 36, "a group for each index of axis -1"),
+        (per_block(4), (8, 6), (2, 6), 4, "blocks of 4 along axis -2"),
+        (per_part(4), (7, 12), (4,), 21, "4 parts of axis -1"),
+        (
+            MEMBERS_BY_HEAD,
+            (2, 4, 12),
+            (2, 3),
+            16,
+            "axis -1 as ... x 3 apart, axis 0 as 2 apart",
+        ),
+    ],
+)
+def test_splits(groups, shape, counts, size, said):
+    split = split_of(groups, "w", shape)
+    assert (split.counts, split.members, str(groups)) == (counts, size, said)
+    assert split.number * split.members == np.prod(shape)
+
+
+def test_groups_are_values():
+    assert per_part(4) == Groups({-1: [Part(4, True), Part(None, False)]})
+    assert hash(per_block(4)) == hash(per_block(4))
+    assert per_block(4) != per_block(4, axis=-1)
+
+
+def test_what_is_no_grouping_is_refused():
+    with pytest.raises(ValueError, match="axes must name the axes that are split"):
+        Groups({})
+    with pytest.raises(ValueError, match="one part of axis 0 at most may be without"):
+        Groups({0: [Part(None, True), Part(None, False)]})
+    with pytest.raises(ValueError, match="a part of axis -1 must be a whole number of"):
+        per_part(0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (per_block(4), r"groups: blocks of 4 along axis -2 does not divide leaf 'w'"),
+        (per_part(5), r"5 parts of axis -1 does not divide leaf 'w' of shape \(6, 8\)"),
+        (per_output(2), r"needs another axis than leaf 'w' of shape \(6, 8\) has"),
+        ({"w": 3}, "groups must be Groups or None at leaf 'w', got 3"),
+        ({"v": per_output()}, "groups has a leaf 'v' that the tree lacks"),
+        (Groups({0: [Part(2, True), Part(2, False)]}), "does not divide leaf 'w'"),
+    ],
+)
+def test_a_leaf_that_cannot_be_split_so_is_named(groups, message):
+    with pytest.raises(ValueError, match=message):
+        select({"w": jnp.ones((6, 8))}, {"w": 1}, groups=groups)
+
+
+def test_counts_are_checked():
+    scores = {"w": jnp.ones((6, 8))}
+    for counts in (7, -1, np.int32([1] * 7 + [7])):
+        with pytest.raises(ValueError, match=r"counts at leaf 'w' must be .*\[0, 6\]"):
+            select(scores, {"w": counts}, groups=per_output())
+    with pytest.raises(ValueError, match=r"integers of shape \(8,\), got int32 of"):
+        select(scores, {"w": jnp.ones(6, jnp.int32)}, groups=per_output())
+
+
+# --- Selection ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+@helpers.quick
+@given(
+    seed=draws.integers(0, 2**31),
+    share=draws.floats(-0.1, 1.2),
+    masked=draws.booleans(),
+    alike=draws.booleans(),
+)
+def test_like_numpy(name, seed, share, masked, alike):
+    groups, shape = CASES[name]
+    split = split_of(groups, "w", shape)
+    rng = np.random.default_rng(seed)
+    score = helpers.scores_with_ties(rng, shape, np.float32)
+    among = rng.random(shape) < 0.6 if masked else np.ones(shape, bool)
+    counts = np.int32(rng.integers(-1, split.members + 2, split.counts))
+    if alike:
+        counts = np.full(split.counts, round(share * split.members), np.int32)
+    got = PROGRAMS[name](score, counts, among)
+    helpers.assert_same(got, grouped_mask(score, counts, groups, among))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_scores(dtype):
+    rng = np.random.default_rng(3)
+    score = helpers.scores_with_ties(rng, (40, 6), jnp.dtype(dtype))
+    got = PROGRAMS["outputs"](score, np.int32(7), np.ones((40, 6), bool))
+    helpers.assert_same(got, grouped_mask(score, 7, per_output()))
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape"),
+    [(per_output(), (70, 3)), (per_output(0), (3, 40)), (MEMBERS_BY_HEAD, (2, 4, 12))],
+)
+def test_folded_and_plain_counts_choose_alike(groups, shape, monkeypatch):
+    split = split_of(groups, "w", shape)
+    monkeypatch.setattr(bisection, "_SMALL", 0)
+    score = helpers.scores_with_ties(np.random.default_rng(1), shape, np.float32)
+    keys = bisection.ordered_keys("w", jnp.asarray(score), None)
+    masks = []
+    for fold in (True, False):
+        monkeypatch.setattr(bisection, "_may_fold", lambda _, fold=fold: fold)
+        choose = jax.jit(lambda k: bisection.largest.__wrapped__([keys], k, split)[0])
+        masks.append([choose(k) for k in (1, 5)])
+    helpers.assert_same(*masks)
+
+
+def test_few_are_ranked_and_many_bisected_alike(monkeypatch):
+    score = helpers.scores_with_ties(np.random.default_rng(2), (16, 5), np.float32)
+    keys = bisection.ordered_keys("w", jnp.asarray(score), score > -1)
+    split = split_of(per_block(8), "w", score.shape)
+    masks = []
+    for few in (16, 0):
+        monkeypatch.setattr(bisection, "_FEW", few)
+        choose = jax.jit(lambda k: bisection.largest.__wrapped__([keys], k, split)[0])
+        masks.append([choose(k) for k in (0, 3, 8)])
+    helpers.assert_same(*masks)
+
+
+def test_one_value_a_function_and_a_tree_say_the_same():
+    tree = {"a": jnp.arange(24.0).reshape(4, 6), "b": jnp.arange(6.0)}
+    counts, none = {"a": 1, "b": 2}, {"a": per_output(), "b": None}
+    by_tree = select(tree, counts, groups=none)
+    by_name = select(tree, counts, groups=lambda name, leaf: none[name])
+    helpers.assert_same(by_tree, by_name)
+    assert by_tree["a"].sum(0).tolist() == [1] * 6 and int(by_tree["b"].sum()) == 2
+    whole = select(tree, {"a": 1, "b": None}, groups=per_output())
+    helpers.assert_same(whole["a"], by_tree["a"])
+
+
+def test_a_new_count_does_not_recompile():
+    choose, traces = helpers.traced(
+        lambda s, k: select({"w": s}, {"w": k}, groups=per_output())["w"]
+    )
+    for k in range(3):
+        got = choose(jax.random.normal(jax.random.key(k), (9, 4)), jnp.full(4, k))
+        assert got.sum(0).tolist() == [k] * 4
+    assert len(traces) == 1
+
+
+def test_vmap():
+    scores = np.random.default_rng(0).standard_normal((3, 9, 4)).astype(np.float32)
+    choose = jax.vmap(lambda s: select({"w": s}, {"w": 2}, groups=per_output())["w"])
+    for got, score in zip(jax.jit(choose)(scores), scores, strict=True):
+        helpers.assert_same(got, grouped_mask(score, 2, per_output()))
+
+
+# --- Masks and topology ---------------------------------------------------------------
+
+
+def gate_counts(mask):
+    return layer_counts({"w": mask}, groups=per_part(4))["w"].tolist()
+
+
+def test_random_masks_are_exact_in_every_group(key):
+    params = {"w": jnp.ones((3, 3, 8, 5)), "b": jnp.ones(5)}
+    masks = random_masks(key, params, {"w": 11, "b": None}, groups=per_output())
+    assert masks["b"] is None
+    assert layer_counts(masks, groups=per_output())["w"].tolist() == [11] * 5
+    assert int(layer_counts(masks)["w"]) == 55
+
+
+def test_drop_and_grow_in_every_group():
+    score = jnp.array([[4.0, 1.0], [3.0, 2.0], [2.0, 3.0], [1.0, 4.0]])
+    masks = {"w": jnp.array([[1, 1], [1, 1], [1, 0], [1, 0]], bool)}
+    left = drop(masks, {"w": score}, 0.5, groups=per_output())["w"]
+    assert left.astype(int).tolist() == [[1, 0], [1, 1], [0, 0], [0, 0]]
+    counts = {"w": jnp.array([1, 2])}
+    grown = grow({"w": left}, {"w": score}, counts, groups=per_output())["w"]
+    assert grown.astype(int).tolist() == [[1, 0], [1, 1], [1, 1], [0, 1]]
+
+
+def test_pruning_in_every_group():
+    score = jnp.array([[4.0, 1.0], [-3.0, 2.0], [2.0, 3.0], [1.0, 9.0]])
+    masks = {"w": jnp.ones((4, 2), bool)}
+    options = {"scope": "layer", "groups": per_output()}
+    for sparsity in (0.5, jnp.float32(0.5)):
+        _, kept = prune_to({"w": score}, masks, sparsity=sparsity, **options)
+        assert kept["w"].T.astype(int).tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    counts = {"w": np.int32([1, 3])}
+    _, kept = prune_to_counts({"w": score}, masks, counts, groups=per_output())
+    assert kept["w"].T.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 1, 1]]
+    with pytest.raises(ValueError, match="with scope='layer', got 'global'"):
+        prune_to({"w": score}, masks, sparsity=0.5, groups=per_output())
+    with pytest.raises(ValueError, match="need a count for each leaf, got one for all"):
+        prune_to_counts({"w": score}, masks, 3, groups=per_output())
+
+
+def gates(nnz, dropped):
+    """Of every gate, 12 places in a column, so many active, the last of them low."""
+    w = np.zeros((12, 4), np.float32)
+    for gate, (n, low) in enumerate(zip(nnz, dropped, strict=True)):
+        w[:n, gate] = 1.0
+        w[n - low : n, gate] = 0.1
+    return w
+
+
+def test_gates_drop_together_and_grow_alike():
+    """The figure of Selfish-RNN: 6, 6, 7, 6 of 12; 12 dropped jointly, 3 grown each."""
+    w = gates((6, 6, 7, 6), (1, 3, 4, 4))
+    params, masks = {"w": jnp.asarray(w)}, {"w": jnp.asarray(w != 0)}
+    scores = {"w": jax.random.uniform(jax.random.key(0), w.shape)}
+    drop_scores = {"w": jnp.abs(params["w"])}
+    change = jax.jit(
+        lambda f: rewire(
+            params,
+            masks,
+            drop_scores=drop_scores,
+            grow_scores=scores,
+            fraction=f,
+            regrow_dropped=False,
+            grow_groups=per_part(4),
+        )
+    )
+    new = change(0.5)  # of 25, rounded down
+    assert gate_counts(new.masks["w"]) == [8, 6, 6, 5]
+    assert gate_counts(new.grown["w"]) == [3, 3, 3, 3]
+    # No more than the 23 inactive ones: two stay, the first two of the first row.
+    assert gate_counts(change(1.0).masks["w"]) == [7, 7, 5, 6]
+
+
+def test_a_gate_without_room_leaves_its_part_to_the_others():
+    w = gates((12, 12, 12, 0), (0, 0, 12, 0))
+    new = rewire(
+        {"w": jnp.asarray(w)},
+        {"w": jnp.asarray(w != 0)},
+        drop_scores={"w": jnp.abs(jnp.asarray(w))},
+        grow_scores={"w": jnp.ones_like(w)},
+        fraction=1 / 3,
+        grow_groups=per_part(4),
+    )
+    assert gate_counts(new.masks["w"]) == [12, 12, 6, 6]
+
+
+@pytest.mark.parametrize("prefer", [False, True])
+@pytest.mark.parametrize("regrow", [True, False])
+def test_rewire_keeps_every_groups_count(regrow, prefer):
+    rng = np.random.default_rng(4)
+    shape, groups = (20, 6), per_output()
+    mask, before = rng.random(shape) < 0.4, rng.random(shape) < 0.5
+    w, g = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    new = rewire(
+        {"w": jnp.asarray(w * mask)},
+        {"w": jnp.asarray(mask)},
+        drop_scores={"w": jnp.abs(jnp.asarray(w * mask))},
+        grow_scores={"w": jnp.abs(jnp.asarray(g))},
+        fraction=0.3,
+        regrow_dropped=regrow,
+        prefer={"w": jnp.asarray(before)} if prefer else None,
+        groups=groups,
+    )
+    for column in range(shape[1]):
+        wanted = helpers.rewire_leaf(
+            (w * mask)[:, column],
+            mask[:, column],
+            np.abs(w * mask)[:, column],
+            np.abs(g)[:, column],
+            helpers.Fraction(3, 10),
+            regrow_dropped=regrow,
+            prefer=before[:, column] if prefer else None,
+        )
+        got = (new.params["w"], new.masks["w"], new.grown["w"])
+        for ours, reference in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(ours[:, column], reference)
+
+
+def test_one_rule_says_how_many_grow():
+    tree = {"w": jnp.ones((4, 4))}
+    options = {"drop_scores": tree, "grow_scores": tree, "fraction": 0.5}
+    masks = {"w": jnp.eye(4, dtype=bool)}
+    with pytest.raises(ValueError, match="shares and groups both say how many"):
+        rewire(tree, masks, **options, shares={"w": 1.0}, groups=per_output())
+    with pytest.raises(ValueError, match="groups and grow_groups both say how many"):
+        rewire(tree, masks, **options, groups=per_output(), grow_groups=per_part(2))
+
+
+# --- Shards ---------------------------------------------------------------------------
+
+SHARDED = {
+    "first": per_output(),
+    "last": per_output(),
+    "both": per_block(4),
+    "whole": per_part(3),
+}
+
+
+def grouped_rewire(params, masks, gradients):
+    return rewire(
+        params,
+        masks,
+        drop_scores=jax.tree.map(jnp.abs, params),
+        grow_scores=gradients,
+        fraction=0.3,
+        groups=SHARDED,
+    ).masks
+
+
+def test_sharded_is_unsharded_and_exchanges_counts_alone(key):
+    params, gradients = (
+        {
+            name: jax.random.normal(jax.random.fold_in(key, i), helpers.SHAPES[name])
+            for name in SHARDED
+        }
+        for i in range(2)
+    )
+    masks = jax.tree.map(lambda g: jnp.abs(g) > 1, gradients)
+    whole = jax.jit(grouped_rewire)(params, masks, gradients)
+    given = [helpers.sharded(tree) for tree in (params, masks, gradients)]
+    program = jax.jit(grouped_rewire).lower(*given).compile()
+    helpers.assert_same(program(*given), whole)
+    most = max(helpers.SHAPES["first"][1], helpers.SHAPES["last"][1])
+    for operation, shape in helpers.collectives(program):
+        sizes = [np.prod([int(n) for n in dims.split(",")])
+                 for dims in re.findall(r"\[(\d[\d,]*)\]", shape)]  # fmt: skip
+        assert all(size <= most for size in sizes), (operation, shape)
