@@ -93,11 +93,10 @@ CSV = (
 )
 
 
-def scores_in(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """The scores that some network has; if none has any, those of images."""
-    rows = list(rows)
-    found = [s for s in SCORES if any(is_number(row.get(s.name)) for row in rows)]
-    return found or list(SCORES[1:])
+def scores_in(rows: Iterable[Mapping[str, Any]]) -> Sequence[Column]:
+    """`SCORES`, without the perplexity if no network has one."""
+    texts = any(is_number(row.get(SCORES[0].name)) for row in rows)
+    return SCORES if texts else SCORES[1:]
 
 
 def score_titles(split: str, scores: Sequence[Column]) -> list[str]:

@@ -255,8 +255,8 @@ def _bars(chosen: Sequence[tuple[Group, Points]]) -> dict[str, dict[str, Point]]
 
 def _all_networks(groups: Sequence[Group], scores: Frame) -> list[Block]:
     rows = []
-    known = scores.xs("count", axis=1, level=-1).max() > 0
-    columns = [c for c in SCORES if known[c.name]] or SCORES[1:]
+    texts = any(row[SCORES[0].name]["count"] for _, row in scores.iterrows())
+    columns = SCORES if texts else SCORES[1:]
     for (number, network), row in scores.iterrows():
         if is_ticket(network):
             continue  # their mean has a row; each is in the CSV file
