@@ -226,7 +226,7 @@ def _train() -> ConfigDict:
     train.label_smoothing_over = "all"  # classes, or the "others" alone (ToST)
     train.accumulate = 1  # parts of a batch, one after the other
     train.block_steps = 1  # weight steps a call, for small models
-    train.validate_every_epochs = 5  # 0.5 is twice an epoch; 0: at ends of phases alone
+    train.validate_every_epochs = 5.0  # 0.5: twice an epoch; 0: ends of phases alone
     train.check_every_steps = 50  # steps between looks at the loss for NaN
     return train
 

@@ -29,6 +29,8 @@ from tests.test_experiments import assert_same_results, signalled
 V, B, T = 11, 3, 4
 SMALL = {
     "lstm": {"embedding": 5, "features": (5, 6)},
+    "onlstm": {"embedding": 5, "features": (6,), "layer_options": {"chunk": 2}},
+    "rhn": {"embedding": 5, "features": (6,), "layer_options": {"depth": 3}},
     "transformer": {"width": 8, "depth": 1, "heads": 2, "hidden": 12},
 }
 every_model = pytest.mark.parametrize("name", sorted(LANGUAGE_MODELS))
@@ -98,10 +100,6 @@ def test_an_lstm_by_numpy():
     variables = drawn("lstm")
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
     tokens = np.asarray(tokens_of(1))
-
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-x))
-
     x = params["embedding"]["embedding"][tokens]
     for name in ("layer1", "layer2"):
         layer = params[name]
@@ -121,6 +119,62 @@ def test_an_lstm_by_numpy():
     np.testing.assert_allclose(carry[1][1], outs[-1], atol=1e-6)
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_a_highway_by_numpy():
+    variables = drawn("rhn")
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+    layer, tokens = params["layer1"], np.asarray(tokens_of(1))
+    x = params["embedding"]["embedding"][tokens]
+    state, outs = np.zeros((B, 6)), []
+    for t in range(T):
+        for depth in (1, 2, 3):
+            gates = state @ layer[f"highway_hidden_kernel{depth}"]
+            gates = gates + layer[f"bias{depth}"]
+            if depth == 1:
+                gates = gates + x[:, t] @ layer["highway_input_kernel"]
+            h, transform = np.tanh(gates[:, :6]), sigmoid(gates[:, 6:])
+            state = h * transform + state * (1 - transform)
+        outs.append(state)
+    wanted = np.stack(outs, 1) @ params["decoder"]["kernel"]
+    apply = jax.jit(functools.partial(small("rhn").apply, train=False))
+    found, carry = apply(variables, tokens_of(1))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(carry[0], state, atol=1e-6)
+    assert layer["bias2"].tolist() == [0.0] * 6 + [-2.0] * 6
+
+
+def test_ordered_neurons_by_numpy():
+    variables = drawn("onlstm")
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+    layer, tokens = params["layer1"], np.asarray(tokens_of(1))
+
+    def cumax(x):
+        p = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+        return np.repeat(np.cumsum(p, -1), 2, -1)
+
+    x = params["embedding"]["embedding"][tokens]
+    cell, out, outs = np.zeros((B, 6)), np.zeros((B, 6)), []
+    for t in range(T):
+        gates = x[:, t] @ layer["ordered_input_kernel"] + layer["bias"]
+        gates = gates + out @ layer["ordered_hidden_kernel"]
+        forget, enter = cumax(gates[:, :3]), 1 - cumax(gates[:, 3:6])
+        i, f, g, o = np.split(gates[:, 6:], 4, axis=1)
+        both = forget * enter
+        keep = sigmoid(f) * both + (forget - both)
+        add = sigmoid(i) * both + (enter - both)
+        cell = keep * cell + add * np.tanh(g)
+        out = sigmoid(o) * np.tanh(cell)
+        outs.append(out)
+    wanted = np.stack(outs, 1) @ params["decoder"]["kernel"]
+    apply = jax.jit(functools.partial(small("onlstm").apply, train=False))
+    found, carry = apply(variables, tokens_of(1))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(carry[0][0], cell, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [n for n in SMALL if n != "transformer"])
 def test_a_state_that_is_carried_joins_two_windows(name):
     tokens = tokens_of(2, 2 * T)
@@ -138,6 +192,8 @@ DROPOUTS = {
         *("dropout", "dropout_between", "dropout_input", "dropout_words"),
         "dropout_weights",
     ),
+    "onlstm": ("dropout_weights",),
+    "rhn": ("dropout_weights",),
     "transformer": ("dropout",),
 }
 
@@ -209,7 +265,7 @@ def test_words_are_dropped_as_a_whole():
 
 
 def test_bad_options_of_models_are_told():
-    with pytest.raises(ValueError, match=r"'vgg16' is not one of texts, lstm, trans"):
+    with pytest.raises(ValueError, match=r"'vgg16' is not one of texts, lstm, onls"):
         make_model("vgg16", of_text=True)
     with pytest.raises(ValueError, match=r"'lstm' is not one of images, conv, "):
         make_model("lstm")
@@ -218,6 +274,14 @@ def test_bad_options_of_models_are_told():
     with pytest.raises(ValueError, match=r"tied=True needs .*, got 6 and 5"):
         jax.eval_shape(
             functools.partial(small("lstm", tied=True).init, train=False),
+            jax.random.key(0),
+            tokens_of(0),
+        )
+    with pytest.raises(ValueError, match=r"features must be a multiple of 4, got 6"):
+        jax.eval_shape(
+            functools.partial(
+                small("onlstm", layer_options={"chunk": 4}).init, train=False
+            ),
             jax.random.key(0),
             tokens_of(0),
         )

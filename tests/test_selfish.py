@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.selfish_rnn import ARMS, get_config
+from experiments.build.parts import make_optimizer, make_parts
+from experiments.build.rules import check_options
+from experiments.config.fields import check_config
+from sup_tickets.averaging import is_averaging
 from sup_tickets.groups import per_part
 from sup_tickets.masks import layer_counts
 from sup_tickets.methods import make_method, selfish_rnn
+from sup_tickets.methods.selfish import recurrent_gates
 from sup_tickets.updates import explore_topology, init_topology, update_topology
 from tests.helpers import quick
 
@@ -124,6 +130,14 @@ def test_gates_of_another_library():
     assert gates_of(mask.T) == [8, 6, 6, 5]
 
 
+def test_gates_are_those_of_the_kernels():
+    names = ("layer1/input_kernel", "hidden_kernel", "l/highway_hidden_kernel10")
+    parts = [recurrent_gates(name, None) for name in names]
+    assert parts == [per_part(4), per_part(4), per_part(2)]
+    for name in ("decoder/kernel", "embedding/embedding", "l/ordered_input_kernel"):
+        assert recurrent_gates(name, None) is None
+
+
 def test_the_preset():
     ours = make_method("selfish-rnn", sparsity=0.9, total_steps=1000)
     assert [float(ours.drop_fraction_at(s)) for s in (0, 1000)] == [
@@ -162,3 +176,25 @@ def test_two_ways_to_say_what_grows_are_refused():
     state = init_topology(ours, 0, params)
     with pytest.raises(ValueError, match="shares and grow_groups both say"):
         update_topology(ours, state, params, params, 1)
+
+
+# --- The arms of the reduced protocol -------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("sparsity", [0.67, 0.9])
+def test_every_arm_is_a_configuration(arm, sparsity):
+    config = get_config(",".join(filter(None, [ARMS[arm], f"sparsity={sparsity}"])))
+    check_config(config)
+    check_options(config)
+    plan, ours, rate = make_parts(config, epoch_steps=214)
+    dense, fixed = "dense" in arm, "dense" in arm or "static" in arm
+    assert ours.sparsity == (0.0 if dense else sparsity) and ours.fixed == fixed
+    assert len(plan.updates) == (0 if fixed else 29) and float(rate(9)) == 20
+    assert (ours.grow_groups is not None) == (
+        arm.startswith("Selfish") and "pooled" not in arm
+    )
+    params = {"w": jnp.ones(2)}
+    averages = is_averaging(make_optimizer(config).init(params))
+    assert averages == (arm not in ("dense SGD", "Selfish, no averages"))
+    assert ours.update_needs_gradients == ("gradient" in arm)

@@ -1,5 +1,6 @@
 """Selfish-RNN: the gates of a recurrent matrix compete to stay, and grow alike."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,17 +13,24 @@ from sup_tickets.trees import RuleLike, default_rule
 
 GATE_GROWTH = ("equal", "pooled")
 
-_GATES = per_part(4)
-_KERNELS = ("input_kernel", "hidden_kernel")
+# Names of kernels, and how many equal parts their last axes have.
+_GATES = (
+    (re.compile(r"(^|/)(input|hidden)_kernel$"), per_part(4)),
+    (re.compile(r"(^|/)highway_(input|hidden)_kernel\d*$"), per_part(2)),
+)
 
 
-def lstm_gates(name: str, leaf: Any) -> Groups | None:
-    """The four gates of the kernels of `sup_tickets.models.lstm.LSTMLayer`.
+def recurrent_gates(name: str, leaf: Any) -> Groups | None:
+    """The gates of the kernels of our LSTM and RHN layers; other leaves have none.
 
-    They are equal parts of the last axis; other leaves have none.
+    (Those of ON-LSTM, of two sizes in one matrix, are one group.)
+
+    Example:
+      >>> recurrent_gates("layer1/hidden_kernel", None) == per_part(4)
+      True
     """
     del leaf
-    return _GATES if name.rsplit("/", 1)[-1] in _KERNELS else None
+    return next((groups for kernel, groups in _GATES if kernel.search(name)), None)
 
 
 def selfish_rnn(
@@ -33,7 +41,7 @@ def selfish_rnn(
     end_step: int | None = None,
     drop_fraction: Drop | None = None,
     gate_growth: str = "equal",
-    gates: GroupsLike = lstm_gates,
+    gates: GroupsLike = recurrent_gates,
     distribution: str | Callable[..., Any] = "uniform",
     where: RuleLike = default_rule,
     keep_dense: Sequence[str] | str = (),

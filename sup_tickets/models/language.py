@@ -7,12 +7,13 @@ nothing, as Transformers, take and give ``None``.
 Shapes: B rows, T tokens of each, V the size of the vocabulary, D and H widths.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from sup_tickets.models.layers import Layers, gelu, wide
 from sup_tickets.models.lstm import LSTMLayer, uniform
@@ -44,6 +45,7 @@ class Recurrent(nn.Module):
     dropout_weights: float = 0.0  # of the matrices that go from token to token
     variational: bool = True
     layer: Callable[..., Any] = LSTMLayer
+    layer_options: Mapping[str, Any] = FrozenDict()  # further fields of a layer
     dtype: Any = jnp.float32
 
     def start(self, rows: int) -> Any:
@@ -80,6 +82,7 @@ class Recurrent(nn.Module):
                 dropout_weights=self.dropout_weights if train else 0.0,
                 dtype=self.dtype,
                 name=f"layer{i}",
+                **self.layer_options,
             )
             x, state = layer(x, before)
             after.append(state)

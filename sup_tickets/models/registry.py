@@ -12,7 +12,9 @@ from sup_tickets.models.language import Recurrent, Transformer
 from sup_tickets.models.lenet import LeNet5, LeNet300
 from sup_tickets.models.mlp import MLP
 from sup_tickets.models.mobilenet import MobileNetV1, MobileNetV2
+from sup_tickets.models.onlstm import OrderedLSTMLayer
 from sup_tickets.models.resnet import ResNet
+from sup_tickets.models.rhn import HighwayLayer
 from sup_tickets.models.vgg import STAGES_19, VGG
 from sup_tickets.models.vit import ViT
 from sup_tickets.models.wide_resnet import WideResNet
@@ -55,6 +57,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 LANGUAGE_MODELS: dict[str, Callable[..., nn.Module]] = {
     "lstm": Recurrent,
+    "onlstm": partial(Recurrent, layer=OrderedLSTMLayer),
+    "rhn": partial(Recurrent, layer=HighwayLayer, features=(200,)),
     "transformer": Transformer,
 }
 """Every network of texts by its short name; see `sup_tickets.models.language`."""
