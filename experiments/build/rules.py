@@ -9,35 +9,17 @@ as a whole, by ``sup.enabled=false`` or ``tost.parts=""``.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs.common import default
+from experiments.build.rule import Condition, Conflict, Rule
+from experiments.build.text_rules import TEXT_CONFLICTS, TEXT_RULES
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config, flat
-from sup_tickets.data.text import is_text
 from sup_tickets.dynamic import Method
 from sup_tickets.methods import METHODS, example
-
-Condition = Callable[[Config], bool]
-
-
-class Rule(NamedTuple):
-    """Fields that something reads under a condition alone."""
-
-    fields: tuple[str, ...]
-    used: Condition
-    why: str  # when they are used
-
-
-class Conflict(NamedTuple):
-    """Two settings of which a run can honour one."""
-
-    fields: tuple[str, str]  # set as the condition says
-    met: Condition
-    why: str
-
 
 # --- Conditions -----------------------------------------------------------------------
 
@@ -78,26 +60,10 @@ def _initial(c: Config) -> bool:
     return bool(c.method.initial_sparsity)
 
 
-def _of_text(c: Config) -> bool:
-    return is_text(c.data.name)
-
-
 # --- The table ------------------------------------------------------------------------
 
 RULES = (
-    Rule(
-        ("data.unit", "data.vocabulary", "data.sequence"),
-        _of_text,
-        "config.data.name is a text",
-    ),
-    Rule(
-        (
-            *("data.dir", "data.split_seed", "data.shrink", "data.workers"),
-            *("data.crop_padding", "data.crop_mode", "data.flip", "data.cutout"),
-        ),
-        lambda c: not _of_text(c),
-        "config.data.name is a set of images",
-    ),
+    *TEXT_RULES,
     Rule(("method.distribution",), _draws, "a method draws masks that are not dense"),
     Rule(
         ("method.keep_dense",),
@@ -248,21 +214,7 @@ CONFLICTS = (
         lambda c: c.train.averaging != "none" and not c.data.validation_examples,
         "it begins where the validation loss stalls, and there is none",
     ),
-    Conflict(
-        ("mask.name", "data.name"),
-        lambda c: _of_text(c) and c.mask.name not in ("random", "magnitude"),
-        "scores that look at data are of images; it must be 'random' or 'magnitude'",
-    ),
-    Conflict(
-        ("mask.orthogonal", "data.name"),
-        lambda c: _of_text(c) and c.mask.orthogonal,
-        "orthogonal weights are drawn for networks of images",
-    ),
-    Conflict(
-        ("tost.parts", "data.name"),
-        lambda c: _of_text(c) and not set(tost_parts(c)) <= {"labels"},
-        "networks of texts have no ghosts and are not re-scaled; it must be 'labels'",
-    ),
+    *TEXT_CONFLICTS,
     Conflict(
         ("masks", "mask.name"),
         lambda c: c.masks is not None and c.mask.name != "random",
