@@ -260,6 +260,7 @@ def loss_of(config, spies):
 
 
 _OPTIMIZER = ("optimizer", "momentum", "nesterov", "weight", "no_weight", "clip")
+_OPTIMIZER += ("averaging",)
 
 
 @cached(tuple(f"train.{name}" for name in _OPTIMIZER))
@@ -270,7 +271,7 @@ def updates_of(config, spies):
     state, updates = tx.init(params), None
     for _ in range(2):
         updates, state = tx.update(gradient, state, params)
-    return str(updates)
+    return str(updates), [leaf.shape for leaf in jax.tree.leaves(state)]
 
 
 @cached(("method.name", "mask", "tost."))
