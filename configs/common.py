@@ -159,6 +159,7 @@ def _method() -> ConfigDict:
     method.sparsity = 0.95  # of all kernels together [paper: 0.8, 0.9, 0.95]
     method.distribution = "erk"  # over the layers [paper]; "uniform" or "er"
     method.keep_dense = ()  # expressions of the names of layers that are never pruned
+    method.structure = ""  # "fan-in" (constant) or N:M, "2:4", of every sparse layer
     method.update_every_steps = 1000  # between topology updates [release]
     method.update_end_fraction = 1.0  # of phase 1; the last update [release]
     method.drop_fraction = 0.5  # of each layer's active weights, at first [release]

@@ -191,6 +191,11 @@ def _checked(config: Config, options: Options) -> tuple[float, ...]:
     if options.variant == "gradual" and len(set(targets)) > 1:
         raise ValueError(f"variant 'gradual' has one sparsity, got {targets}")
     check_takes_masks(config)
+    if config.method.structure:
+        raise ValueError(
+            "a lottery prunes weights one by one; config.method.structure must be '', "
+            f"got {config.method.structure!r}"
+        )
     if not is_plain(config):
         raise ValueError(
             "a lottery finds masks and weights itself; config.mask and config.masks "

@@ -54,6 +54,7 @@ from sup_tickets.masks import (
     union,
     unpack,
 )
+from sup_tickets.method_state import MethodState, init_topology
 from sup_tickets.methods import (
     METHODS,
     acdc,
@@ -69,6 +70,7 @@ from sup_tickets.methods import (
     set_itop,
     sparse_evolutionary,
     sparse_momentum,
+    srigl,
     static,
 )
 from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
@@ -105,6 +107,7 @@ from sup_tickets.slots import reset_slots
 from sup_tickets.softening import fading, mish, sharpening, softened, swish
 from sup_tickets.statistics import reestimate_statistics
 from sup_tickets.structured import select_blocks, select_n_m
+from sup_tickets.structures import Structure, fan_in, n_of_m
 from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
 from sup_tickets.timing import scheduled, topology_due
@@ -123,10 +126,8 @@ from sup_tickets.transforms import (
 from sup_tickets.trees import leaf_keys, sparse_leaves
 from sup_tickets.updates import (
     Change,
-    MethodState,
     exploration_rate,
     explore_topology,
-    init_topology,
     observe_gradients,
     update_topology,
 )
@@ -145,6 +146,7 @@ __all__ = [
     "Rescaled",
     "Rewired",
     "Signals",
+    "Structure",
     "Superposition",
     "TicketPlan",
     "acdc",
@@ -185,6 +187,7 @@ __all__ = [
     "exploration_rate",
     "explore_topology",
     "fading",
+    "fan_in",
     "full_masks",
     "gradient",
     "gradual_magnitude",
@@ -210,6 +213,7 @@ __all__ = [
     "method_state_of",
     "mish",
     "momentum",
+    "n_of_m",
     "observe_gradients",
     "orthogonality_error",
     "overlap",
@@ -246,6 +250,7 @@ __all__ = [
     "sparse_momentum",
     "sparse_training",
     "sparsity",
+    "srigl",
     "stairs",
     "start_averaging",
     "static",

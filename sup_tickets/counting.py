@@ -142,6 +142,7 @@ def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:
     share = jnp.stack([jnp.maximum(jnp.asarray(s, jnp.float32), 0) for s in leaves])
     limit = jnp.stack([jnp.asarray(r, jnp.int32) for r in jax.tree.leaves(room)])
     total = sum(jax.tree.leaves(dropped), start=jnp.int32(0))
+    total = jnp.asarray(total, jnp.int32)
     return jax.tree.unflatten(structure, list(parted(share, total, limit)))
 
 

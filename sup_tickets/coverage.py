@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from sup_tickets.rules import default_rule
+from sup_tickets.structures import Structure
 from sup_tickets.tree_checks import check_same_leaves
 from sup_tickets.trees import RuleLike, is_none, judged_leaves, named_leaves
 from sup_tickets.types import Masks, Params
@@ -39,6 +40,7 @@ class LeafRow(NamedTuple):
     size: int
     sparse: bool
     reason: str
+    structure: str = ""  # how it takes the structure asked for, or why it cannot
 
 
 class Description(NamedTuple):
@@ -54,26 +56,32 @@ class Description(NamedTuple):
         return Coverage(len(sparse), len(sizes), sum(sparse), sum(sizes))
 
     def __str__(self) -> str:
-        cells = [("leaf", "shape", "weights", "", "because")] + [
+        cells = [("leaf", "shape", "weights", "", "because", "")] + [
             (
                 row.name,
                 " x ".join(map(str, row.shape)) or "scalar",
                 f"{row.size:,}",
                 "sparse" if row.sparse else "dense",
                 row.reason,
+                row.structure,
             )
             for row in self.rows
         ]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             f"{name:{widths[0]}}  {shape:{widths[1]}}  {size:>{widths[2]}}  "
-            f"{kind:{widths[3]}}  {reason}".rstrip()
-            for name, shape, size, kind, reason in cells
+            f"{kind:{widths[3]}}  {reason:{widths[4]}}  {structure}".rstrip()
+            for name, shape, size, kind, reason, structure in cells
         ]
         return "\n".join([*lines, str(self.coverage)])
 
 
-def describe(params: Params, *, where: RuleLike = default_rule) -> Description:
+def describe(
+    params: Params,
+    *,
+    where: RuleLike = default_rule,
+    structure: Structure | None = None,
+) -> Description:
     """Which leaves are sparse, why, and how many of all weights they have.
 
     Unlike `sparse_leaves` it also describes what would be refused: parameters of which
@@ -83,6 +91,7 @@ def describe(params: Params, *, where: RuleLike = default_rule) -> Description:
       params: pytree of arrays, or of ``jax.ShapeDtypeStruct``. Leaves that are no
         arrays (functions in an Equinox module) are left out.
       where: as for `sparse_leaves`.
+      structure: that the sparse leaves are to have; the rows say which can.
 
     Returns:
       A row for each leaf in tree order; ``print`` shows it as a table.
@@ -102,7 +111,13 @@ def describe(params: Params, *, where: RuleLike = default_rule) -> Description:
     """
     return Description(
         tuple(
-            LeafRow(name, tuple(leaf.shape), prod(leaf.shape), *verdict[:2])
+            LeafRow(
+                name,
+                tuple(leaf.shape),
+                prod(leaf.shape),
+                *verdict[:2],
+                _structured(name, leaf, structure) if verdict.sparse else "",
+            )
             for name, leaf, verdict in judged_leaves(params, where=where)
             if hasattr(leaf, "shape")
         )
@@ -131,6 +146,16 @@ def coverage(masks: Masks, params: Params) -> Coverage:
     sparse = [size for size, has in zip(sizes, masked, strict=True) if has]
     counted = [size for size in sizes if size is not None]
     return Coverage(len(sparse), len(counted), sum(map(int, sparse)), sum(counted))
+
+
+def _structured(name: str, leaf: Any, structure: Structure | None) -> str:
+    if structure is None:
+        return ""
+    try:
+        found = structure.splits({name: leaf}, {name: leaf})[name]
+    except ValueError as error:
+        return f"cannot: {str(error).partition(': ')[2].partition('; ')[0]}"
+    return f"{structure} in {found.number:,} groups of {found.members:,}"
 
 
 def _size(leaf: Any) -> Any:

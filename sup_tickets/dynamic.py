@@ -24,6 +24,7 @@ from sup_tickets.groups import GroupsLike
 from sup_tickets.pruning import Scope
 from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
 from sup_tickets.schedules import cosine_fraction, linear_fraction, stairs
+from sup_tickets.structures import Structure, check_structured
 from sup_tickets.trees import RuleLike, default_rule
 from sup_tickets.types import Number, Schedule
 
@@ -97,6 +98,11 @@ class Method:
       rewires: whether updates drop and grow at all; if not they only prune.
       consumes_step: whether an update replaces the weight step, as RigL's does, or
         comes before it.
+      structure: what all sparse leaves keep: `structures.n_of_m`, whose sparsity must
+        be ``sparsity`` (leaves of ``keep_dense`` then have no masks, and neither the
+        distribution nor ``prune_scope`` says how many weights a leaf has), or
+        `structures.fan_in`, with which the sparsity is met as nearly as whole neurons
+        allow, and a leaf that is pruned keeps the fan-in nearest to its share.
 
     Raises:
       ValueError: naming an argument outside its range.
@@ -137,6 +143,7 @@ class Method:
     prune_scope: Scope = "global"
     rewires: bool = True
     consumes_step: bool = False
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -158,6 +165,8 @@ class Method:
         check_one_of("prune_scope", self.prune_scope, get_args(Scope))
         self._check_drop()
         self._check_signals()
+        if self.structure is not None:
+            check_structured(self.structure, self)
         if self.sparsity_stairs:
             self._check_stairs()
         elif self.initial_sparsity is not None:

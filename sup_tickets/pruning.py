@@ -11,7 +11,13 @@ from sup_tickets.counting import active_count, portion, share_out
 from sup_tickets.groups import GroupsLike, checked_splits, splits_of
 from sup_tickets.masks import apply_masks, check_masks, count, layer_counts, size
 from sup_tickets.saliency import magnitude
-from sup_tickets.selection import select, select_globally
+from sup_tickets.selection import (
+    Turn,
+    map_in_turn,
+    select,
+    select_globally,
+    top_k,
+)
 from sup_tickets.tree_checks import check_same_leaves
 from sup_tickets.trees import map_named, matching_names, named_leaves
 from sup_tickets.types import Masks, Number, Params, Scores
@@ -113,6 +119,7 @@ def prune_to_total(
     *,
     scope: Scope = "global",
     held: Sequence[str] | str = (),
+    splits: Any = None,
 ) -> Masks:
     """Masks of the largest active weights, ``total`` in all, of leaves held or not.
 
@@ -123,6 +130,8 @@ def prune_to_total(
       scope: "global" compares the weights of all leaves; "layer" gives every leaf the
         same density as far as it has the weights, and the same exact total.
       held: expressions of leaves that are not pruned; the others pay for them.
+      splits: pytree of `groups.Split`; every group of a leaf then keeps as many weights
+        as come nearest to what the leaf would keep, and at least one.
     """
     free = without(masks, held)
     wanted = jnp.maximum(total - (size(masks) - size(free)), 0)
@@ -132,10 +141,26 @@ def prune_to_total(
         if scope == "layer":
             sizes = jax.tree.map(lambda mask: float(mask.size), free)
             counts = share_out(sizes, wanted, layer_counts(free))
-        return prune_to_counts(params, free, counts)[1]
+        if splits is None:
+            return prune_to_counts(params, free, counts)[1]
+        if scope == "global":
+            counts = layer_counts(prune_to_counts(params, free, counts)[1])
+        return _evenly(params, free, counts, splits)
 
     kept = jax.lax.cond(count(free) > wanted, keep_largest, lambda m: m, free)
     return merged(params, masks, kept)
+
+
+def _evenly(params: Params, masks: Masks, counts: Any, splits: Any) -> Masks:
+    """Masks with as many weights in each group of a leaf, the nearest to ``counts``."""
+
+    def keep(name: str, turn: Turn, w: jax.Array, mask: Any, n: Any, split: Any):
+        if mask is None:
+            return None, turn
+        each = jnp.maximum((n + split.number // 2) // split.number, 1)
+        return top_k(name, turn, jnp.abs(w), each, mask, split)
+
+    return map_in_turn(keep, params, masks, counts, splits)
 
 
 def without(masks: Masks, expressions: Sequence[str] | str) -> Masks:

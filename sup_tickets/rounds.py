@@ -23,6 +23,7 @@ from sup_tickets.checks import (
 )
 from sup_tickets.counting import active_count, exact, share_out
 from sup_tickets.distributions import uniform
+from sup_tickets.groups import GroupsLike
 from sup_tickets.masks import (
     apply_masks,
     check_masks,
@@ -32,6 +33,7 @@ from sup_tickets.masks import (
     size,
 )
 from sup_tickets.pruning import Scope, merged, prune_to_counts, without
+from sup_tickets.structures import Structure, check_left, group_counts
 from sup_tickets.tree_checks import check_same_leaves
 from sup_tickets.trees import RuleLike, default_rule, is_none, named_leaves
 from sup_tickets.types import Counts, Masks, Params, Scores
@@ -51,6 +53,7 @@ def prune_in_rounds(
     where: RuleLike = default_rule,
     keep_dense: Sequence[str] | str = (),
     masks: Masks | None = None,
+    structure: Structure | None = None,
 ) -> Masks:
     """Masks of the weights with the largest scores, computed anew in every round.
 
@@ -71,6 +74,9 @@ def prune_in_rounds(
         is sparse then, and ``where`` is not used. With ``scope="layer"`` a leaf that
         has too few active weights for the common density keeps them all, and the
         others share out what it lacks.
+      structure: that the masks have after every round. With N:M, whose sparsity must be
+        the one asked for, leaves of ``keep_dense`` have no masks; with a constant
+        fan-in the sparsity is met as nearly as whole neurons allow.
 
     Raises:
       ValueError: naming the argument out of its range; if the count cannot be met,
@@ -84,6 +90,9 @@ def prune_in_rounds(
     check_one_of("spacing", spacing, ("exponential", "linear"))
     masks = full_masks(params, where=where) if masks is None else masks
     check_masks(params, masks)
+    if structure is not None and structure.of is not None:
+        check_left("sparsity", sparsity, structure, structure.kept)
+        masks, keep_dense = without(masks, keep_dense), ()
     held = sum(_active(masks)) - sum(_active(without(masks, keep_dense)))
     _check_reachable(masks, sparsity, held)
     for number in range(1, rounds + 1):
@@ -96,23 +105,29 @@ def prune_in_rounds(
         counts: Any = min(active_count(size(masks), at) - held, sum(_active(free)))
         if scope == "layer":
             counts = _layer_counts(params, masks, at, keep_dense, counts)
-        _, kept = prune_to_counts(pruned, free, counts, scores=scores)
+        groups = None
+        if structure is not None:
+            counts = _of_groups(structure, pruned, free, scores, counts, at)
+            groups = structure.groups
+        _, kept = prune_to_counts(pruned, free, counts, scores=scores, groups=groups)
         masks = merged(params, masks, kept)
     return masks
 
 
-def resample(key: jax.Array, masks: Masks) -> Masks:
+def resample(key: jax.Array, masks: Masks, *, groups: GroupsLike = None) -> Masks:
     """As many active weights in each leaf, at random places: "ratios only".
 
     Args:
       key: a random key, consumed; the draw of a leaf depends on its name alone.
       masks: of which only the counts matter.
+      groups: in each of which as many are active too, see `select`.
 
     References:
       Su et al., Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot,
       2020, https://arxiv.org/abs/2009.11094
     """
-    return random_masks(key, masks, layer_counts(masks))
+    counts = layer_counts(masks, groups=groups)
+    return random_masks(key, masks, counts, groups=groups)
 
 
 def dead_layers(masks: Masks) -> list[str]:
@@ -162,6 +177,24 @@ def _layer_counts(
     if all(jax.tree.leaves(has_them)) and sum(jax.tree.leaves(counts)) == total:
         return counts
     return share_out(sizes, jnp.int32(total), active)
+
+
+def _of_groups(
+    structure: Structure,
+    params: Params,
+    masks: Masks,
+    scores: Scores,
+    counts: Any,
+    sparsity: float,
+) -> Counts:
+    """How many weights each group keeps, by its leaf's count or by the common one."""
+    if structure.of is not None and structure.kept is not None:
+        left = max(round((1 - sparsity) * structure.of), structure.kept)
+        return jax.tree.map(lambda _: left, masks)
+    if isinstance(counts, int):
+        kept = prune_to_counts(params, masks, counts, scores=scores)[1]
+        counts = layer_counts(kept)
+    return group_counts(structure, masks, jax.tree.map(int, counts))
 
 
 def _sparsity_after(number: int, rounds: int, sparsity: float, spacing: str) -> float:

@@ -54,7 +54,16 @@ from sup_tickets.averages import (
 )
 from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
 from sup_tickets.counting import active_count
-from sup_tickets.masks import apply_masks, check_masks, pack, size, unpack
+from sup_tickets.groups import GroupsLike
+from sup_tickets.masks import (
+    apply_masks,
+    check_masks,
+    layer_counts,
+    pack,
+    size,
+    unpack,
+)
+from sup_tickets.pruning import prune_to_counts
 from sup_tickets.saliency import magnitude
 from sup_tickets.selection import select_globally
 from sup_tickets.tree_checks import check_same_leaves
@@ -77,6 +86,7 @@ class SuperpositionState(NamedTuple):
     average: Params  # S, shapes and dtypes of params, +0 where inactive
     masks: Any  # "cia", "cima": packed masks of S, [ceil(size / 8)] uint8 a sparse leaf
     counts: Any  # "caa": uint8 shaped as the sparse leaves, tickets averaged in a place
+    kept: Any = None  # with groups: int32, active weights of each in the latest ticket
 
 
 class _Init(Protocol):
@@ -99,6 +109,7 @@ def superposition(
     sparsity: float | None,
     prune_each: bool = True,
     decay: float | None = None,
+    groups: GroupsLike = None,
 ) -> Superposition:
     """The running average of tickets, pruned globally by magnitude to an exact count.
 
@@ -135,6 +146,9 @@ def superposition(
         only in ``result``. These differ: a weight that only later tickets have can lose
         against an early one again and again.
       decay: for "cima" only: the weight of the past, in [0, 1].
+      groups: who competes with whom, see `select`, where the sparsity is ``None``: each
+        group of S has as many active weights as that of the latest ticket, and so has
+        every leaf without groups. S keeps the structure of its tickets.
 
     Returns:
       The three functions. ``init`` and ``update`` raise a ValueError for trees whose
@@ -154,7 +168,7 @@ def superposition(
       >>> tickets.result(state)[0]["w"].tolist()
       [2.0, 0.0]
     """
-    _check_arguments(kind, sparsity, decay)
+    _check_arguments(kind, sparsity, decay, groups)
     rule = running_mean if decay is None else moving_mean(decay)
     counted = kind == "caa"
 
@@ -162,7 +176,7 @@ def superposition(
         params: Params, masks: Masks, as_ticket: bool = False
     ) -> SuperpositionState:
         check_masks(params, masks)
-        state = _no_tickets(params, masks, counted)
+        state = _no_tickets(params, masks, counted, groups)
         return update(state, params, masks) if as_ticket else state
 
     def update(
@@ -171,13 +185,15 @@ def superposition(
         _check_ticket(state, params, masks)
         add = _add_counted if counted else _add
         state = add(state, apply_masks(masks, params), masks, rule)
-        return _pruned_state(state, sparsity) if prune_each else state
+        if groups is not None:
+            state = state._replace(kept=layer_counts(masks, groups=groups))
+        return _pruned_state(state, sparsity, groups) if prune_each else state
 
     def result(state: SuperpositionState) -> tuple[Params, Masks]:
         _check_any_ticket(state)
         average, masks = state.average, _active(state)
         if not prune_each:
-            average, masks = _pruned(average, masks, sparsity)
+            average, masks = _pruned(average, masks, sparsity, groups, state.kept)
         # Otherwise a donated update of the state would take the result with it.
         return jax.tree.map(jnp.copy, average), masks
 
@@ -187,7 +203,9 @@ def superposition(
 # --- Adding a ticket ------------------------------------------------------------------
 
 
-def _no_tickets(params: Params, masks: Masks, counted: bool) -> SuperpositionState:
+def _no_tickets(
+    params: Params, masks: Masks, counted: bool, groups: GroupsLike
+) -> SuperpositionState:
     average = jax.tree.map(
         lambda p: jnp.zeros_like(p) if is_inexact(p) else jnp.array(p), params
     )
@@ -196,6 +214,7 @@ def _no_tickets(params: Params, masks: Masks, counted: bool) -> SuperpositionSta
         average=average,
         masks=None if counted else pack(jax.tree.map(jnp.zeros_like, masks)),
         counts=_zero_counts(masks) if counted else None,
+        kept=None if groups is None else layer_counts(masks, groups=groups),
     )
 
 
@@ -246,9 +265,15 @@ def _add_counted(
 
 
 def _pruned(
-    average: Params, masks: Masks, sparsity: float | None
+    average: Params,
+    masks: Masks,
+    sparsity: float | None,
+    groups: GroupsLike,
+    kept: Any,
 ) -> tuple[Params, Masks]:
-    """S pruned to the count for its sparsity, among the active ``masks``."""
+    """S pruned to the count for its sparsity, or of its groups, among ``masks``."""
+    if groups is not None:
+        return prune_to_counts(average, masks, kept, groups=groups)
     if sparsity is None:
         return average, masks
     sparse = jax.tree.map(lambda s, m: None if m is None else s, average, masks)
@@ -258,11 +283,12 @@ def _pruned(
 
 
 def _pruned_state(
-    state: SuperpositionState, sparsity: float | None
+    state: SuperpositionState, sparsity: float | None, groups: GroupsLike
 ) -> SuperpositionState:
-    if sparsity is None:
+    if sparsity is None and groups is None:
         return state
-    average, kept = _pruned(state.average, _active(state), sparsity)
+    active = _active(state)
+    average, kept = _pruned(state.average, active, sparsity, groups, state.kept)
     if state.counts is None:
         return state._replace(average=average, masks=pack(kept))
     return state._replace(average=average, counts=apply_masks(kept, state.counts))
@@ -274,19 +300,18 @@ def _active(state: SuperpositionState) -> Masks:
     return jax.tree.map(lambda count: count > 0, state.counts)
 
 
-# --- Statistics of the superposed network ---------------------------------------------
-
-
 # --- Checks ---------------------------------------------------------------------------
 
 
-def _check_arguments(kind: Any, sparsity: Any, decay: Any) -> None:
+def _check_arguments(kind: Any, sparsity: Any, decay: Any, groups: Any) -> None:
     check_one_of("kind", kind, get_args(Kind))
     for name, value in (("sparsity", sparsity), ("decay", decay)):
         if isinstance(value, jax.core.Tracer):
             raise TypeError(f"{name} must be known before tracing, got {value}")
     if sparsity is not None:
         check_sparsity(sparsity)
+        if groups is not None:
+            raise ValueError(f"sparsity must be None with groups=, got {sparsity}")
     if kind == "cima" and decay is None:
         raise ValueError(
             "decay must be in [0, 1] for kind 'cima', the weight of the past, got None"

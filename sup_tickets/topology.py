@@ -148,8 +148,10 @@ def rewire(
       shares: how the total that was dropped is shared out between layers: a pytree of
         non-negative scalars with ``None`` at dense leaves (SNFS). By default each
         layer grows what it dropped.
-      groups: who competes with whom, see `select`; every group drops the fraction and
-        grows what it dropped, so that its count is kept.
+      groups: who competes with whom for growth, see `select`; the leaf drops its
+        fraction as a whole (of a few weights a group would drop none), and every group
+        grows what it lost, so that its count is kept. Where the weights just dropped
+        are no candidates, they are all the same for a group that has no others left.
       grow_groups: groups between which the growth of a leaf that drops as a whole is
         shared out, in equal parts as far as they have room: the gates of a recurrent
         matrix (Selfish-RNN).
@@ -183,7 +185,7 @@ def rewire(
     splits = splits_of(groups, masks, masks)
     grown_in = splits_of(grow_groups, masks, masks, "grow_groups")
     _check_one_rule(shares, splits, grown_in)
-    kept, added = _numbers(masks, splits, fraction, rounding, regrow_dropped, shares)
+    kept, added = _numbers(masks, fraction, rounding, regrow_dropped, shares)
     if prefer is None:
         prefer = jax.tree.map(lambda _: None, masks)
 
@@ -191,14 +193,20 @@ def rewire(
         if mask is None:
             return None, turn
         drop_score, grow_score, keep, add, first, split, growing = rest
-        staying, turn = top_k(name, turn, drop_score, keep, mask, split)
+        staying, turn = top_k(name, turn, drop_score, keep, mask)
         candidates = ~staying if regrow_dropped else ~mask
+        if split is not None:
+            add = count_true(mask, split) - count_true(staying, split)
         if growing is not None:
             split = growing
             has = count_true(candidates, split)
             add = parted(jnp.ones(split.number), add, has.reshape(-1))
             add = add.reshape(split.counts)
         new, turn = _grown(name, turn, grow_score, add, candidates, first, split)
+        if split is not None and not regrow_dropped:
+            left = add - count_true(new, split)
+            again, turn = top_k(name, turn, grow_score, left, mask & ~staying, split)
+            new = new | again
         return staying | new, turn
 
     trees = (masks, drop_scores, grow_scores, kept, added, prefer, splits, grown_in)
@@ -233,27 +241,25 @@ def _grown(
 
 def _numbers(
     masks: Masks,
-    splits: Any,
     fraction: Any,
     rounding: Rounding,
     regrow_dropped: bool,
     shares: Any | None,
 ) -> tuple[Counts, Counts]:
-    """How many are kept and grown, of each leaf or of each of its groups."""
-    active = jax.tree.map(count_true, masks, splits)
+    """How many are kept and grown, of each leaf."""
+    active = layer_counts(masks)
     dropped = jax.tree.map(lambda n, f: portion(n, f, rounding), active, fraction)
-    sizes = jax.tree.map(lambda m, s: m.size if s is None else s.members, masks, splits)
     if not regrow_dropped:
         dropped = jax.tree.map(
-            lambda d, n, size: jnp.minimum(d, size - n), dropped, active, sizes
+            lambda d, n, m: jnp.minimum(d, m.size - n), dropped, active, masks
         )
     if first := jax.tree.leaves(dropped)[:1]:  # as many are grown as are dropped
-        dropped = computed_once(dropped, never=jnp.any(first[0] < 0))
+        dropped = computed_once(dropped, never=first[0] < 0)
     kept = jax.tree.map(jnp.subtract, active, dropped)
     if shares is None:
         return kept, dropped
     before = kept if regrow_dropped else active
-    room = jax.tree.map(lambda n, size: size - n, before, sizes)
+    room = jax.tree.map(lambda n, m: m.size - n, before, masks)
     return kept, share_out(shares, dropped, room)
 
 

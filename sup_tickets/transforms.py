@@ -30,6 +30,7 @@ from sup_tickets.masks import (
     difference,
     intersection,
 )
+from sup_tickets.method_state import MethodState, init_topology
 from sup_tickets.methods import METHODS, make_method
 from sup_tickets.slots import check_optimizer, reset_slots, step_with_slots
 from sup_tickets.tickets import TicketPlan
@@ -38,10 +39,8 @@ from sup_tickets.tree_checks import check_same_names
 from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
 from sup_tickets.updates import (
-    MethodState,
     all_finite,
     explore_topology,
-    init_topology,
     observe_gradients,
     update_topology,
 )

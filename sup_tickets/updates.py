@@ -4,16 +4,14 @@ A topology update after t completed steps looks at the gradient of the next step
 *replaces* that weight step (``consumes_step``); the others come before it.
 """
 
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from sup_tickets.ablation import rewire_neurons
 from sup_tickets.checks import check_fraction
 from sup_tickets.counting import Rounding, active_count, portion
-from sup_tickets.distributions import allocate
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import (
     apply_masks,
@@ -21,28 +19,16 @@ from sup_tickets.masks import (
     density,
     difference,
     intersection,
-    random_masks,
     size,
     union,
 )
+from sup_tickets.method_state import MethodState, typed_key
 from sup_tickets.pruning import merged, prune_to_total, without
 from sup_tickets.redistribution import momentum_shares, spared_fractions
 from sup_tickets.saliency import Signals
 from sup_tickets.schedules import inverse_power_fraction
 from sup_tickets.topology import rewire
-from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Masks, Number, Params
-
-_KEYS = {2: "threefry2x32", 4: "rbg"}  # implementation by the words of a raw key
-
-
-class MethodState(NamedTuple):
-    """What a method carries from step to step: plain arrays, no two the same buffer."""
-
-    masks: Masks  # active weights
-    key: jax.Array  # raw, uint32; an update at step t draws from fold_in(key, t)
-    ever_active: Masks | None = None  # union of all masks so far (ITOP), if tracked
-    momentum: Params | None = None  # running average of the dense gradients (SNFS)
 
 
 class Change(NamedTuple):
@@ -51,63 +37,6 @@ class Change(NamedTuple):
     params: Params  # exactly 0 where inactive or newly grown, else as they were
     state: MethodState
     grown: Masks  # active now, and new or begun anew: their slots must be reset
-
-
-def init_topology(
-    method: Method, key: jax.Array | np.ndarray | int, params: Params
-) -> MethodState:
-    """The state that a method starts with.
-
-    Args:
-      method: the method.
-      key: a random key, typed or raw, consumed; or a seed.
-      params: pytree of arrays, of which only names, shapes and dtypes are read.
-
-    Raises:
-      ValueError: if the sparsity cannot be met, at the start or at the end.
-    """
-    draw, keep = jax.random.split(_typed(key))
-    keep = jax.random.key_data(keep)
-    if method.where is None:
-        return MethodState(jax.tree.map(lambda _: None, params), keep)
-    shared: Any = {"where": method.where, "keep_dense": method.keep_dense}
-    if method.prunes:  # the end must be possible too
-        allocate(params, sparsity=method.sparsity, distribution="uniform", **shared)
-    counts = allocate(
-        params,
-        sparsity=method.start_sparsity,
-        distribution=method.distribution,
-        **shared,
-        **(method.distribution_options or {}),
-    )
-    masks = random_masks(draw, params, counts)
-    state = MethodState(masks, keep)
-    return _begun(state, params, tracks=method.tracks, observes=method.observes)
-
-
-def starting_from(state: MethodState, params: Params, masks: Masks) -> MethodState:
-    """The state at the start, of a method that starts with given masks.
-
-    Args:
-      state: of `init_topology`.
-      params: pytree of arrays.
-      masks: nested like ``params``, of which leaves and whole branches without masks
-        may be missing.
-
-    Raises:
-      ValueError: if a mask is of a leaf that ``params`` lacks, or has another shape.
-    """
-    given = {name: mask for name, mask in named_leaves(masks)}
-    whole = map_named(lambda name, _: given.pop(name, None), params)
-    if given:
-        raise ValueError(f"masks has a leaf {min(given)!r} that params lacks")
-    check_masks(params, whole)
-    return _begun(
-        state._replace(masks=whole),
-        params,
-        tracks=state.ever_active is not None,
-        observes=state.momentum is not None,
-    )
 
 
 def all_finite(tree: Any) -> jax.Array:
@@ -167,7 +96,8 @@ def update_topology(
         before = intersection(before, now.masks)
     if method.rewires:
         fraction = method.drop_fraction_at(step)
-        now = _rewired(method, now, live, gradients, step, fraction, method.rounding)
+        rewire_by = _rewired if now.budgets is None else _ablated
+        now = rewire_by(method, now, live, gradients, step, fraction, method.rounding)
     return _change(params, before, now)
 
 
@@ -211,41 +141,6 @@ def exploration_rate(state: MethodState) -> jax.Array:
     return density(state.ever_active)
 
 
-# --- Start ----------------------------------------------------------------------------
-
-
-def _begun(
-    state: MethodState, params: Params, *, tracks: bool, observes: bool
-) -> MethodState:
-    # A copy: a step may donate the state, which no buffer may be in twice.
-    ever = jax.tree.map(jnp.copy, state.masks) if tracks else None
-    average = None
-    if observes:
-        average = jax.tree.map(
-            lambda w, m: None if m is None else jnp.zeros_like(w), params, state.masks
-        )
-    return state._replace(ever_active=ever, momentum=average)
-
-
-def _typed(key: Any) -> jax.Array:
-    """A typed key, of one, of its raw words, or of a seed."""
-    try:
-        if isinstance(key, Integral):
-            return jax.random.key(int(key))
-        key = jnp.asarray(key)
-    except (TypeError, ValueError, OverflowError):  # no array, or beyond 64 bits
-        raise ValueError(f"key must be a random key or a seed, got {key!r}") from None
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
-        return key
-    if key.dtype == jnp.uint32 and key.shape in {(words,) for words in _KEYS}:
-        return jax.random.wrap_key_data(key, impl=_KEYS[key.size])
-    if key.ndim == 0 and jnp.issubdtype(key.dtype, jnp.integer):
-        return jax.random.key(key)
-    raise ValueError(
-        f"key must be a random key or a seed, got {key.dtype} of shape {key.shape}"
-    )
-
-
 # --- Change ---------------------------------------------------------------------------
 
 
@@ -261,9 +156,21 @@ def _pruned(method: Method, masks: Masks, params: Params, step: Number) -> Masks
     wanted = _wanted(method, total, step)
     if method.sparsity_stairs:
         masks = jax.tree.map(lambda mask: mask | (wanted == total), masks)
+    structure, scope, splits = method.structure, method.prune_scope, None
+    if structure is not None:
+        splits = structure.splits(params, masks)
+        if structure.of is not None:  # the same of every group, whatever the leaf
+            scope = "layer"
     return prune_to_total(
-        params, masks, wanted, scope=method.prune_scope, held=method.keep_dense
+        params, masks, wanted, scope=scope, held=_held(method), splits=splits
     )
+
+
+def _held(method: Method) -> Any:
+    """Expressions of dense leaves; with N:M these have no mask."""
+    structure = method.structure
+    no_masks = structure is not None and structure.of is not None
+    return () if no_masks else method.keep_dense
 
 
 def _wanted(method: Method, total: int, step: Number) -> jax.Array:
@@ -294,10 +201,8 @@ def _rewired(
     fraction: Number,
     rounding: Rounding,
 ) -> MethodState:
-    key = jax.random.fold_in(_typed(state.key), step)
-    drop_key, grow_key = jax.random.split(key)
-    signals = Signals(params, state.masks, gradients, state.momentum, drop_key)
-    free = without(state.masks, method.keep_dense)
+    signals, grow_key = _signals(state, params, gradients, step)
+    free = without(state.masks, _held(method))
     shares = None
     if method.redistribute:
         shares = momentum_shares(free, _at_leaves_of(free, state.momentum))
@@ -313,9 +218,45 @@ def _rewired(
         regrow_dropped=method.regrow_dropped,
         prefer=_never(state.ever_active) if method.prefer_unexplored else None,
         shares=shares,
+        groups=None if method.structure is None else method.structure.groups,
         grow_groups=method.grow_groups,
     )
     return _with_masks(state, merged(params, state.masks, changed.masks))
+
+
+def _ablated(
+    method: Method,
+    state: MethodState,
+    params: Params,
+    gradients: Params | None,
+    step: Number,
+    fraction: Number,
+    rounding: Rounding,
+) -> MethodState:
+    """`_rewired` by SRigL's rule, which may take neurons away."""
+    assert method.structure is not None
+    signals, grow_key = _signals(state, params, gradients, step)
+    free = without(state.masks, method.keep_dense)
+    changed = rewire_neurons(
+        params,
+        free,
+        method.structure,
+        _at_leaves_of(free, state.budgets),
+        drop_scores=method.drop_score(signals),
+        grow_scores=method.grow_score(signals._replace(key=grow_key)),
+        fraction=fraction,
+        rounding=rounding,
+    )
+    return _with_masks(state, merged(params, state.masks, changed.masks))
+
+
+def _signals(
+    state: MethodState, params: Params, gradients: Params | None, step: Number
+) -> tuple[Signals, jax.Array]:
+    """What the drop score may look at, and the key of the grow score."""
+    key = jax.random.fold_in(typed_key(state.key), step)
+    drop_key, grow_key = jax.random.split(key)
+    return Signals(params, state.masks, gradients, state.momentum, drop_key), grow_key
 
 
 def _with_masks(state: MethodState, masks: Masks) -> MethodState:

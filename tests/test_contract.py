@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import sup_tickets as st
+from sup_tickets.structures import check_structure
 
 SPARSITY = 0.75
 TICKETS = st.TicketPlan(phase1_steps=8, cycle_steps=3, cycles=2)
@@ -29,6 +30,23 @@ OPTIONS = {
     "mest": {"sparsity": SPARSITY, "total_steps": 32, "update_every": EVERY},
 }
 METHODS = {name: OPTIONS.get(name, DYNAMIC) for name in st.METHODS}
+HALF = {**DYNAMIC, "sparsity": 0.5}
+STRUCTURED = {
+    "set 1:2": st.sparse_evolutionary(**HALF).replace(structure=st.n_of_m(1, 2)),
+    "granet 1:2": st.granet_dense(**{**HALF, "prune_end_step": 6}).replace(
+        structure=st.n_of_m(1, 2)
+    ),
+    "acdc 1:2": st.acdc(sparsity=0.5, total_steps=20).replace(
+        structure=st.n_of_m(1, 2)
+    ),
+    "rigl fan-in": st.rigl(**DYNAMIC).replace(structure=st.fan_in()),
+    "granet fan-in": st.granet(**PRUNED, end_step=8).replace(structure=st.fan_in()),
+    "snfs fan-in": st.sparse_momentum(**DYNAMIC, redistribute=False).replace(
+        structure=st.fan_in()
+    ),
+    "srigl": st.srigl(**DYNAMIC),
+}
+QUICK_STRUCTURES = ("set 1:2", "granet fan-in", "srigl")
 PRUNING = {"gmp", "granet", "granet-dense"}
 # The phases of AC/DC take 20 steps at least.
 PLANS = {"acdc": st.TicketPlan(phase1_steps=20, cycle_steps=3, cycles=2)}
@@ -60,7 +78,7 @@ OPTIMIZERS = {
 }
 # `test_optimizers` has all optimizers with one method.
 QUICK = ("adam", "adamw", "chain")
-PAIRS = [(method, "sgd") for method in METHODS] + [
+PAIRS = [(method, "sgd") for method in METHODS if method != "srigl"] + [
     pytest.param(
         *(method, optimizer), marks=[] if optimizer in QUICK else [pytest.mark.slow]
     )
@@ -203,6 +221,48 @@ def test_contract(method, optimizer, params):
     assert set(changes) <= scheduled | explored
     if method in ("set", "set-itop", "acdc"):
         assert set(changes) == scheduled | explored
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK_STRUCTURES else pytest.mark.slow)
+        for name in STRUCTURED
+    ],
+)
+def test_structured_contract(name, params):
+    """In every step all groups of a leaf have as many weights, but ablated neurons."""
+    made = STRUCTURED[name]
+    begin = 20 if name.startswith("acdc") else 8
+    plan = st.TicketPlan(phase1_steps=begin, cycle_steps=2, cycles=2)
+    optimizer = OPTIMIZERS["sgd"]
+    tx = st.sparse_training(optimizer, made, tickets=plan, explore_fraction=0.5)
+    sup = st.superposition("cia", sparsity=None, groups=made.structure.groups)
+    state = tx.init(params)
+    live = st.keep_sparse(params, state)
+    average = sup.init(live, st.masks_of(state))
+    traces, changed = [], 0
+    step, add = jax.jit(make_step(tx, traces)), jax.jit(sup.update)
+    for i in range(plan.total_steps):
+        before = st.masks_of(state)
+        live, state = step(live, state, *batch(i))
+        masks = st.masks_of(state)
+        check_zeros(live, state, optimizer)
+        full = all(bool(mask.all()) for mask in jax.tree.leaves(masks))
+        if not full and (made.initial_sparsity is None or i >= made.settled_step):
+            check_structure(made.structure, masks)
+        if plan.ticket_due(i + 1):
+            average = add(average, live, masks)
+        changed += int(st.hamming(before, masks)) > 0
+    assert len(traces) == 1 and changed >= 3
+    superposed, kept = sup.result(average)
+    check_structure(made.structure, kept)
+    groups = made.structure.groups
+    wanted, got = (st.layer_counts(m, groups=groups) for m in (masks, kept))
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    st.check_masks(superposed, kept)
+    if made.structure.of is not None:
+        assert int(st.count(kept)) == st.active_count(160, 0.5)
 
 
 @pytest.mark.parametrize("method", ["set", "rigl", "granet", "snfs"])

@@ -474,6 +474,17 @@ def test_every_short_name_is_a_field():
             {"evaluate": "validation", "data.validation_examples": 0},
             r"config.data: evaluate='validation' needs a validation split",
         ),
+        ({"method.structure": "4:2"}, r"config.method: n must be at most 1, got 4"),
+        ({"method.structure": "rows"}, r"config.method: structure must be '', 'fan-in"),
+        ({"method.structure": "1:4"}, r"config.method: sparsity with structure=1:4 mu"),
+        (
+            {"method.structure": "3:5", "method.sparsity": 0.4},
+            r"config.method: structure=3:5: blocks of 5 along axis -2 does not divide",
+        ),
+        (
+            {"method.structure": "fan-in", "method.name": "srigl"},
+            r"config.method: structure='fan-in': method 'srigl' has its own, fan-in",
+        ),
         ({"method.name": "rigel"}, r"config.method: unknown method .* mean 'rigl'"),
         ({"method.sparsity": 1.0}, r"config.method: sparsity must be"),
         ({"method.sparsity": 1.5}, r"config.method.sparsity must be at least 0 and at"),

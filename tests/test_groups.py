@@ -316,32 +316,36 @@ def test_a_gate_without_room_leaves_its_part_to_the_others():
 @pytest.mark.parametrize("regrow", [True, False])
 def test_rewire_keeps_every_groups_count(regrow, prefer):
     rng = np.random.default_rng(4)
-    shape, groups = (20, 6), per_output()
+    shape = (20, 6)
     mask, before = rng.random(shape) < 0.4, rng.random(shape) < 0.5
+    mask[:, 0] = True  # the weights that it drops are all that it can grow
     w, g = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    w = w * mask
     new = rewire(
-        {"w": jnp.asarray(w * mask)},
+        {"w": jnp.asarray(w)},
         {"w": jnp.asarray(mask)},
-        drop_scores={"w": jnp.abs(jnp.asarray(w * mask))},
+        drop_scores={"w": jnp.abs(jnp.asarray(w))},
         grow_scores={"w": jnp.abs(jnp.asarray(g))},
         fraction=0.3,
         regrow_dropped=regrow,
         prefer={"w": jnp.asarray(before)} if prefer else None,
-        groups=groups,
+        groups=per_output(),
     )
-    for column in range(shape[1]):
-        wanted = helpers.rewire_leaf(
-            (w * mask)[:, column],
-            mask[:, column],
-            np.abs(w * mask)[:, column],
-            np.abs(g)[:, column],
-            helpers.Fraction(3, 10),
-            regrow_dropped=regrow,
-            prefer=before[:, column] if prefer else None,
-        )
-        got = (new.params["w"], new.masks["w"], new.grown["w"])
-        for ours, reference in zip(got, wanted, strict=True):
-            np.testing.assert_array_equal(ours[:, column], reference)
+    active = int(mask.sum())
+    stay = helpers.top_k_mask(np.abs(w), active - 3 * active // 10, mask)
+    wanted = stay.copy()
+    for j in range(shape[1]):
+        ranks = [~mask[:, j], mask[:, j]] if not regrow else [np.ones(20, bool)]
+        ranks = [r & p for r in ranks for p in ((before[:, j], ~before[:, j])
+                 if prefer else (True,))]  # fmt: skip
+        for among in ranks:
+            n = int(mask[:, j].sum() - wanted[:, j].sum())
+            free = among & ~wanted[:, j]
+            wanted[:, j] |= helpers.top_k_mask(np.abs(g[:, j]), n, free)
+    np.testing.assert_array_equal(new.masks["w"], wanted)
+    np.testing.assert_array_equal(new.grown["w"], wanted & ~mask)
+    np.testing.assert_array_equal(new.params["w"], np.where(mask & wanted, w, 0))
+    assert wanted.sum(axis=0).tolist() == mask.sum(axis=0).tolist()
 
 
 def test_one_rule_says_how_many_grow():

@@ -39,6 +39,8 @@ VALUES = [
     ("method.sparsity", 0.7, {}),
     ("method.distribution", "uniform", {}),
     ("method.keep_dense", ("classifier",), {}),
+    ("method.structure", "fan-in", {}),
+    ("method.structure", "1:2", {"method.sparsity": 0.5}),
     ("method.update_every_steps", 3, {}),
     ("method.update_end_fraction", 0.5, {}),
     ("method.drop_fraction", 0.2, {}),
@@ -244,7 +246,7 @@ def plan_of(config, spies):
     (plan, method, rate), calls = spies.of(parts.make_parts, config, epoch_steps=5)
     rates = rate(jnp.arange(0, plan.total_steps, 2)).tolist()
     cycles = None
-    ours, more = spies.of(parts.make_superposition, config)
+    ours, more = spies.of(parts.make_superposition, config, method)
     if plan.tickets.cycles:
         sup = config.sup
         assert ours is not None

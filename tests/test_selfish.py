@@ -16,6 +16,7 @@ from sup_tickets.groups import per_part
 from sup_tickets.masks import layer_counts
 from sup_tickets.methods import make_method, selfish_rnn
 from sup_tickets.methods.selfish import recurrent_gates
+from sup_tickets.structures import n_of_m
 from sup_tickets.updates import explore_topology, init_topology, update_topology
 from tests.helpers import quick
 
@@ -45,10 +46,9 @@ def matrix(active, dropped):
     return params, mask
 
 
-def method(**options):
-    return selfish_rnn(
-        sparsity=0.5, **{"update_every": 1, "drop_fraction": 0.48, **options}
-    )
+def method(structure=None, **options):
+    options = {"update_every": 1, "drop_fraction": 0.48} | options
+    return selfish_rnn(sparsity=0.5, **options).replace(structure=structure)
 
 
 def updated(ours, params, masks, seed=0):
@@ -176,6 +176,8 @@ def test_two_ways_to_say_what_grows_are_refused():
     state = init_topology(ours, 0, params)
     with pytest.raises(ValueError, match="shares and grow_groups both say"):
         update_topology(ours, state, params, params, 1)
+    with pytest.raises(ValueError, match="grow_groups and structure=.* both say"):
+        method(structure=n_of_m(2, 4))
 
 
 # --- The arms of the reduced protocol -------------------------------------------------

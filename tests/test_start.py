@@ -168,6 +168,10 @@ def test_masks_start_dynamic_methods_with_tickets(tmp_path):
             {"mask.orthogonal": True, "mask.weights": "new"},
             "config.mask.weights must be 'init'",
         ),
+        (
+            {"mask.orthogonal": True, "method.structure": "fan-in"},
+            "orthogonal weights choose their own places",
+        ),
         ({"tost.parts": "soft+hard"}, "config.tost.parts must be some of"),
         ({"tost.parts": "soft", "tost.ghost_fraction": 1.0}, "config.tost.ghost_frac"),
         ({"tost.parts": "skips", "tost.ghost_fraction": 0.0}, "config.tost.ghost_f"),
@@ -195,6 +199,7 @@ def test_masks_of_another_run_are_refused(tmp_path):
         ({"model.name": "lenet300"}, "is of model 'mlp'"),
         ({"seed": 1}, "found with seed 0, and this run begins with the weights of"),
         ({"mask.name": "snip"}, "has the masks already"),
+        ({"method.structure": "fan-in"}, "active weights in one group of leaf"),
     ):
         config = config_of(**{**STATIC, "masks": path, **changes})
         if "model.name" in changes:

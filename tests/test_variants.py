@@ -16,6 +16,8 @@ from experiments.build.experiment import build
 from experiments.run import run
 from sup_tickets.data import imagenet
 from sup_tickets.methods import METHODS
+from sup_tickets.structures import check_structure, n_of_m
+from sup_tickets.training.network_files import load_sparse
 from tests.test_experiments import config_of, one
 
 
@@ -42,7 +44,8 @@ def test_every_method_with_sup_tickets(name, tmp_path):
     results = results_of(config, tmp_path)
     rows = {row["network"]: row for row in results["rows"]}
     assert list(rows) == ["phase 1", "ticket 1", "ticket 2", "superposed ticket"]
-    expected = (0, 0) if name == "dense" else (296, 592)
+    # Of 8 and of 10 neurons, all with as many inputs, SRigL's.
+    expected = {"dense": (0, 0), "srigl": (300, 592)}.get(name, (296, 592))
     final = rows["superposed ticket"]
     assert (final["active"], final["total"]) == expected
     assert all(np.isfinite(row["nll"]) for row in rows.values())
@@ -101,6 +104,7 @@ OPTIONS = {
         "report.path_points": 0,
     },
     "alone": {"sup.enabled": False, "evaluate": "validation"},
+    "2:4": {"method.structure": "2:4", "sup.kind": "caa", "sup.prune_each": False},
 }
 
 
@@ -126,6 +130,10 @@ def test_options_together(name, tmp_path):
     if name == "alone":
         assert [row["network"] for row in results["rows"]] == ["final"]
         assert results["rows"][0]["examples"] == 180
+    if name == "2:4":
+        (file,) = (tmp_path / "final").glob("*.safetensors")
+        final = load_sparse(file)
+        check_structure(n_of_m(2, 4), final.masks)
     if name == "parts":
         densities = [e["active"] / 592 for e in events if e["event"] == "start"]
         assert 0.75 < densities[0] < 0.85

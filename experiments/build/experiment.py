@@ -86,6 +86,7 @@ class Run:
             self.like(self.plan.total_steps).train,
             phase1_steps=self.plan.phase1_steps,
             ghost_steps=0 if self.young is None else self.young.until,
+            structure=self.method.structure,
         )
 
     def init(self) -> RunState:
@@ -180,7 +181,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         inputs=inputs,
         shardings=shardings,
         learning_rate=rate,
-        begin=Begin(config, model, inputs, last.steps, init_key),
+        begin=Begin(config, model, inputs, last.steps, init_key, method.structure),
         reestimates=config.sup.batch_norm != "av",
     )
 
@@ -246,6 +247,7 @@ def comparisons(config: Config) -> dict[str, Config]:
     dense: Config = ConfigDict(alone.to_dict())
     dense.method.name = "dense"
     dense.method.initial_sparsity = None
+    dense.method.structure = ""
     dense.method.options = ConfigDict()
     dense.tost.parts = ""
     forget_masks(dense)
@@ -281,7 +283,7 @@ def _experiment(
         stages=stages,
         batches=inputs.batches,
         validation=inputs.splits["validation"] if validates else None,
-        superposition=make_superposition(config),
+        superposition=make_superposition(config, stages[-1].steps.spec.method),
         include_phase1=config.sup.include_phase1,
         explore_fraction=config.sup.explore_fraction,
         validate_every_steps=every if validates else 0,

@@ -18,6 +18,7 @@ from sup_tickets.dynamic import Method
 from sup_tickets.learning_rates import cheap_ticket_schedule, cosine_lr, step_lr
 from sup_tickets.methods import BEYOND, example, make_method
 from sup_tickets.models import make_model
+from sup_tickets.structures import structure_of
 from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketBudget, TicketPlan, ticket_budget
 from sup_tickets.training import optimizers
@@ -103,17 +104,18 @@ def make_loss(config: Config) -> Loss:
         )
 
 
-def make_superposition(config: Config) -> Superposition | None:
+def make_superposition(config: Config, method: Method) -> Superposition | None:
     """The average of the tickets, or ``None`` if there are none."""
-    sup = config.sup
+    sup, structure = config.sup, method.structure
     with section("sup"):
         # Dense tickets are averaged and never pruned.
-        dense = config.method.name == "dense"
+        pruned = config.method.name != "dense" and structure is None
         ours = superposition(
             sup.kind,
-            sparsity=None if dense else config.method.sparsity,
+            sparsity=config.method.sparsity if pruned else None,
             prune_each=sup.prune_each,
             decay=sup.decay,
+            groups=None if structure is None else structure.groups,
         )
     return ours if sup.enabled else None
 
@@ -221,6 +223,13 @@ def _method(config: Config, tickets: TicketPlan) -> Method:
         # The share of weights ever active (ITOP's R_s) is reported.
         own |= {"distribution": config.distribution, "track_exploration": True}
         own |= {"keep_dense": tuple(config.keep_dense)}
+    if config.structure:
+        if preset.structure is not None:
+            raise ValueError(
+                f"structure={config.structure!r}: method {config.name!r} has its own, "
+                f"{preset.structure}"
+            )
+        own |= {"structure": structure_of(config.structure)}
     for name in config.options:
         if name in given or name in own:
             raise ValueError(

@@ -56,6 +56,10 @@ def _draws(c: Config) -> bool:
     return own and c.method.name != "dense" and not (dense and not _initial(c))
 
 
+def _structured(c: Config) -> bool:
+    return bool(c.method.structure) or _preset(lambda m: m.structure is not None)(c)
+
+
 def _initial(c: Config) -> bool:
     return bool(c.method.initial_sparsity)
 
@@ -64,7 +68,12 @@ def _initial(c: Config) -> bool:
 
 RULES = (
     *TEXT_RULES,
-    Rule(("method.distribution",), _draws, "a method draws masks that are not dense"),
+    Rule(
+        ("method.distribution",),
+        lambda c: _draws(c) and ":" not in c.method.structure,
+        "a method draws masks that are not dense, without an N:M structure",
+    ),
+    Rule(("method.structure",), lambda c: c.method.name != "dense", "masks are there"),
     Rule(
         ("method.keep_dense",),
         lambda c: c.method.name != "dense",
@@ -215,6 +224,11 @@ CONFLICTS = (
         "it begins where the validation loss stalls, and there is none",
     ),
     *TEXT_CONFLICTS,
+    Conflict(
+        ("mask.orthogonal", "method.structure"),
+        lambda c: c.mask.orthogonal and _structured(c),
+        "orthogonal weights choose their own places",
+    ),
     Conflict(
         ("masks", "mask.name"),
         lambda c: c.masks is not None and c.mask.name != "random",

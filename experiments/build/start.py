@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from experiments.build.checks import text_digest
 from experiments.build.inputs import Inputs
+from experiments.build.parts import section
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
 from sup_tickets.checks import check_one_of
@@ -36,6 +37,7 @@ from sup_tickets.models.skips import without_ghosts
 from sup_tickets.orthogonal import exact_orthogonal
 from sup_tickets.rounds import dead_layers, prune_in_rounds, resample
 from sup_tickets.saliency import magnitude, taylor
+from sup_tickets.structures import Structure, check_structure
 from sup_tickets.training.network_files import load_sparse, provenance_of
 from sup_tickets.training.state import Network, Start, TrainState, completed
 from sup_tickets.training.steps import Steps
@@ -56,6 +58,7 @@ class Begin(NamedTuple):
     inputs: Inputs
     steps: Steps  # of that model
     key: jax.Array  # that the steps begin with
+    structure: Structure | None = None  # of the method's masks
 
 
 def check_start(config: Config) -> None:
@@ -125,7 +128,8 @@ def make_start(begin: Begin) -> Start | None:
     masks = _masks(begin, start)
     places_key, weights_key = jax.random.split(jax.random.fold_in(begin.key, 1))
     if mask.ratios_only:
-        masks = resample(places_key, masks)
+        groups = None if begin.structure is None else begin.structure.groups
+        masks = resample(places_key, masks, groups=groups)
     if mask.weights == "new":
         start = weights(weights_key)
     start = start._replace(masks=masks)
@@ -173,6 +177,7 @@ def _masks(begin: Begin, start: Start) -> Masks:
         rounds=config.mask.rounds or (100 if config.mask.name == "synflow" else 1),
         scope=config.mask.scope,
         keep_dense=tuple(config.method.keep_dense),
+        structure=begin.structure,
     )
     return jax.device_put(found, drawn.step.sharding)
 
@@ -315,7 +320,12 @@ def _rescaled(begin: Begin, start: Start, masks: Masks) -> Start:
 
 
 def check_file(
-    config: Config, shapes: TrainState, *, phase1_steps: int, ghost_steps: int
+    config: Config,
+    shapes: TrainState,
+    *,
+    phase1_steps: int,
+    ghost_steps: int,
+    structure: Structure | None = None,
 ) -> None:
     """Raises where the file of masks is not what the run is said to train.
 
@@ -326,6 +336,7 @@ def check_file(
       shapes: of the network that is trained, arrays or shapes.
       phase1_steps: steps of phase 1.
       ghost_steps: steps after which ghosts are gone; 0 without.
+      structure: of the method.
 
     Raises:
       ValueError: one line, naming what is wrong with the file.
@@ -349,7 +360,11 @@ def check_file(
             "with another vocabulary"
         )
     _check_shapes(name, "masks", network.masks, shapes.method.masks)
-    _check_active(name, network.masks, config.method.sparsity)
+    if structure is not None:
+        with section(f"masks={config.masks!r}"):
+            check_structure(structure, network.masks)
+    if structure is None or structure.of is not None:
+        _check_active(name, network.masks, config.method.sparsity)
     if config.mask.weights == "init" and origin.get("seed") != config.seed:
         raise ValueError(
             f"{name} was found with seed {origin.get('seed')}, and this run begins "

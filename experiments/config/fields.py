@@ -62,6 +62,7 @@ FIELDS: dict[str, Field] = {
     # The others need the names of layers.
     "method.distribution": Field("str", words=("uniform", "er", "erk")),
     "method.keep_dense": Field("strs"),
+    "method.structure": Field("str"),
     "method.update_every_steps": Field("int", 1),
     "method.update_end_fraction": Field("float", 0, 1),
     "method.drop_fraction": Field("float", 0, 1),

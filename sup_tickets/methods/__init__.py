@@ -4,8 +4,8 @@ A preset is the method it is named after, with the schedule of its release or pa
 over ``total_steps``, the steps of the training (of phase 1, with cheap tickets). What a
 preset has no argument for, `Method.replace` sets.
 
-A new method is a preset beside those of its kind (`fixed`, `rewiring`, `pruning`) and a
-line in `METHODS`; nothing else knows of it.
+A new method is a preset beside those of its kind (`fixed`, `rewiring`, `pruning`,
+`structured`) and a line in `METHODS`; nothing else knows of it.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,18 @@ from sup_tickets.methods.rewiring import (
     sparse_momentum,
 )
 from sup_tickets.methods.selfish import selfish_rnn
+from sup_tickets.methods.structured import srigl
 
-BEYOND = ("total_steps", "extra_density", "gradient_weight", "gate_growth", "gates")
+BEYOND = (
+    "total_steps",
+    "extra_density",
+    "gradient_weight",
+    "ablate_below",
+    "keep_neurons",
+    "outputs",
+    "gate_growth",
+    "gates",
+)
 """What presets take that is no field of `Method`."""
 
 
@@ -39,6 +49,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "static": static,
     "set": sparse_evolutionary,
     "rigl": rigl,
+    "srigl": srigl,
     "set-itop": set_itop,
     "rigl-itop": rigl_itop,
     "granet": granet,

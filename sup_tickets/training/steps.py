@@ -21,6 +21,7 @@ from sup_tickets.averaging import after_validation, restart_averages
 from sup_tickets.checks import check_whole
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import apply_masks, count, difference, intersection
+from sup_tickets.method_state import init_topology, starting_from
 from sup_tickets.slots import reset_slots
 from sup_tickets.training.gradients import dense_gradient, unrolled
 from sup_tickets.training.state import Start, TrainState, completed
@@ -29,9 +30,7 @@ from sup_tickets.types import Masks, Number, Params, Schedule
 from sup_tickets.updates import (
     Change,
     explore_topology,
-    init_topology,
     observe_gradients,
-    starting_from,
     update_topology,
 )
 
