@@ -28,27 +28,19 @@ def get_config(argument: str = "") -> ConfigDict:
     Args:
       argument: "method=static,sparsity=0.9", for example; see `common.with_argument`.
     """
-    config: Any = common.default()
-    config.model.name = "lstm"
-    _small(config)
-    common.with_argument(config, argument)
-
+    config = common.with_argument(_lstm(), argument)
     if config.model.name == "transformer":
-        config.train.optimizer = "adamw"
+        config = common.with_argument(_transformer(), argument)
     return config
 
 
-def _small(config: Any) -> None:
-    """What differs from the defaults."""
+def _small() -> Any:
+    """What differs from the defaults, whatever the model."""
+    config: Any = common.default()
     config.data.name = "pydoc_topics"
     config.data.vocabulary = 2000
     config.data.validation_examples = 10000
     config.data.batch_size = 20
-    config.model.options.embedding = 128
-    config.model.options.features = (128, 128)
-    config.model.options.dropout = 0.3
-    config.model.options.dropout_input = 0.3
-    config.model.options.dropout_between = 0.3
 
     config.method.sparsity = 0.67
     config.method.update_every_steps = 60
@@ -57,12 +49,38 @@ def _small(config: Any) -> None:
     config.method.prune_end_fraction = 0.5
 
     config.train.epochs = 12
+    config.train.schedule = "cosine"
+    config.train.validate_every_epochs = 1
+    config.sup.cycle_epochs = 1
+    config.sup.explore_fraction = 0.1
+    return config
+
+
+def _lstm() -> Any:
+    config = _small()
+    config.model.name = "lstm"  # or "onlstm" or "rhn"
+    config.model.options.embedding = 128
+    config.model.options.features = (128, 128)
+    config.model.options.dropout = 0.3
+    config.model.options.dropout_input = 0.3
+    config.model.options.dropout_between = 0.3
     config.train.learning_rate = 20.0
     config.train.momentum = 0.0
     config.train.weight_decay = 1.2e-6
     config.train.clip_norm = 0.25
-    config.train.validate_every_epochs = 1
-    config.sup.cycle_epochs = 1
-    config.sup.explore_fraction = 0.1
-    config.sup.lr_min = 1.0
-    config.sup.lr_max = 10.0
+    config.sup.lr_min = 0.5
+    config.sup.lr_max = 5.0
+    return config
+
+
+def _transformer() -> Any:
+    config = _small()
+    config.model.name = "transformer"
+    config.model.options.dropout = 0.1
+    config.train.optimizer = "adamw"
+    config.train.learning_rate = 0.003
+    config.train.weight_decay = 0.01
+    config.train.clip_norm = 1.0
+    config.sup.lr_min = 0.0001
+    config.sup.lr_max = 0.001
+    return config

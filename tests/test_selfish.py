@@ -176,7 +176,7 @@ def test_two_ways_to_say_what_grows_are_refused():
     state = init_topology(ours, 0, params)
     with pytest.raises(ValueError, match="shares and grow_groups both say"):
         update_topology(ours, state, params, params, 1)
-    with pytest.raises(ValueError, match="grow_groups and structure=.* both say"):
+    with pytest.raises(ValueError, match=r"grow_groups and structure=.* both say"):
         method(structure=n_of_m(2, 4))
 
 
