@@ -445,6 +445,20 @@ def test_a_run_that_was_killed_goes_on_bit_by_bit(
     assert again["perplexity"] == rows[-1]["perplexity"]
 
 
+@pytest.mark.slow
+def test_eight_devices_compute_as_one(text, tmp_path):
+    config = config_of(text, "sup=false,epochs=1,method=static,report.path_points=11")
+    for name, devices in (("one", one()), ("eight", None)):
+        run(config, tmp_path / name, devices=devices)
+    found = [
+        json.loads((tmp_path / name / "results.json").read_text("utf-8"))["rows"][0]
+        for name in ("one", "eight")
+    ]
+    assert found[0]["active"] == found[1]["active"]
+    assert found[0]["examples"] == found[1]["examples"]
+    assert found[0]["perplexity"] == pytest.approx(found[1]["perplexity"], rel=1e-4)
+
+
 def test_another_text_is_another_run(text, tmp_path):
     other = tmp_path / "book.txt"
     other.write_bytes(text.read_bytes())

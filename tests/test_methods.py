@@ -75,7 +75,7 @@ def test_what_follows_from_the_fields():
     assert those("prunes") == {"granet", "granet-dense", "gmp", "acdc"}
     assert those("starts_denser") == {"dense", "granet", "granet-dense", "gmp", "acdc"}
     assert those("observes") == {"snfs"}
-    assert those("consumes_step") == {"rigl"}
+    assert those("consumes_step") == {"rigl", "srigl"}
     assert those("tracks") == {"set-itop", "rigl-itop"}
     random = {"set", "set-itop", "mest", "selfish-rnn"}
     blind = set(methods) - those("update_needs_gradients")
@@ -255,7 +255,7 @@ def test_any_key_will_do():
 def test_no_buffer_is_in_a_state_twice(name):
     params = {"w": jnp.ones((8, 8))}
     state = st.init_topology(example(name), 0, params)
-    begun = st.updates.starting_from(state, params, state.masks)
+    begun = st.method_state.starting_from(state, params, state.masks)
     for made in (state, begun._replace(masks=None)):
         leaves = jax.tree.leaves(made)
         pointers = {leaf.unsafe_buffer_pointer() for leaf in leaves}
@@ -316,7 +316,7 @@ def test_snfs_spares_dense_layers_that_grow(spare, dropped):
     }
     params = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
     state = st.init_topology(method, 0, params)
-    state = st.updates.starting_from(state, params, masks)
+    state = st.method_state.starting_from(state, params, masks)
     momentum = {"a": jnp.full((1, 10), 3.0), "b": jnp.ones((1, 10))}
     state = state._replace(momentum=momentum)
     fraction = redistribution.spared_fractions(masks, {"a": 3.0, "b": 1.0}, 0.5)
@@ -366,7 +366,7 @@ def test_mest_drops_by_weight_and_gradient(gradient_weight, stays):
     ).replace(regrow_dropped=False)
     masks = {"w": jnp.arange(8)[None] < 5}
     params, gradients = st.apply_masks(masks, W), {"w": G["w"].at[0, 4].set(2.0)}
-    state = st.updates.starting_from(st.init_topology(method, 0, W), W, masks)
+    state = st.method_state.starting_from(st.init_topology(method, 0, W), W, masks)
     change = st.update_topology(method, state, params, gradients, 5)
     kept = st.intersection(masks, change.state.masks)["w"][0]
     assert jnp.flatnonzero(kept).tolist() == stays

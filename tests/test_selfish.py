@@ -14,10 +14,11 @@ from experiments.config.fields import check_config
 from sup_tickets.averaging import is_averaging
 from sup_tickets.groups import per_part
 from sup_tickets.masks import layer_counts
+from sup_tickets.method_state import init_topology
 from sup_tickets.methods import make_method, selfish_rnn
 from sup_tickets.methods.selfish import recurrent_gates
 from sup_tickets.structures import n_of_m
-from sup_tickets.updates import explore_topology, init_topology, update_topology
+from sup_tickets.updates import explore_topology, update_topology
 from tests.helpers import quick
 
 NAME, ROWS, GATES = "hidden_kernel", 3, 4
