@@ -3,7 +3,8 @@
     python -m experiments.export RUN --out=DIR [--format=both] [--network=final]
 
 A dense file is what any reader of safetensors expects, zeros included; a sparse one is
-small, see `sup_tickets.training.network_files`.
+small, see `sup_tickets.training.network_files`; a condensed one has the layers of a
+constant fan-in without their zeros, for fast inference, see `..condensed_files`.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import jax
 from experiments.command import Parser, folder_path, start
 from experiments.reports.page import Table, aligned
 from experiments.runs.networks import chosen_files
+from sup_tickets.training.condensed_files import save_condensed
 from sup_tickets.training.flops import active_counts
 from sup_tickets.training.network_files import (
     load_sparse,
@@ -26,7 +28,8 @@ from sup_tickets.training.network_files import (
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
 
-FORMATS = ("dense", "sparse")
+FORMATS = ("dense", "sparse", "condensed")
+BOTH = FORMATS[:2]
 
 
 class Exported(NamedTuple):
@@ -48,10 +51,10 @@ def export(
     run: Path,
     out: Path,
     *,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = BOTH,
     networks: Sequence[str] = ("final",),
 ) -> list[Exported]:
-    """Writes ``NAME.dense.safetensors`` and ``NAME.sparse.safetensors``.
+    """Writes ``NAME.FORMAT.safetensors`` of every format.
 
     Args:
       run: its folder.
@@ -71,6 +74,8 @@ def export(
             path = out / f"{stem}.{kind}.safetensors"
             if kind == "dense":
                 size = save_dense(path, network)
+            elif kind == "condensed":
+                size = save_condensed(path, network)
             else:
                 size = save_sparse(path, network, provenance=origin)
             written.append(_described(path, size, network, kind))
@@ -81,7 +86,7 @@ def _described(path: Path, size: int, network: Network, kind: str) -> Exported:
     leaves = named_leaves(network.params)
     active = active_counts(network.masks, network.params)
     weights = sum(leaf.size for _, leaf in leaves)
-    stored = active if kind == "sparse" else {n: leaf.size for n, leaf in leaves}
+    stored = {n: leaf.size for n, leaf in leaves} if kind == "dense" else active
     bits = sum(8 * leaf.dtype.itemsize * stored[name] for name, leaf in leaves)
     masked = sum(mask.size for mask in jax.tree.leaves(network.masks))
     ideal = (bits + (masked if kind == "sparse" else 0)) / weights
@@ -103,7 +108,7 @@ def size_table(written: Sequence[Exported]) -> str:
         ]
         for file in written
     ]
-    note = "ideal: 32 * density + 1 bits a weight if sparse, 32 if dense, and no names"
+    note = "ideal: 32 * density, + 1 bit a weight if sparse; 32 if dense; and no names"
     return f"{aligned(Table(head, rows))}\n\n{note}"
 
 
@@ -126,7 +131,7 @@ def _main(options: argparse.Namespace) -> None:
     written = export(
         options.run,
         options.out,
-        formats=FORMATS if options.format == "both" else (options.format,),
+        formats=BOTH if options.format == "both" else (options.format,),
         networks=options.network or ["final"],
     )
     print(size_table(written))

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,9 +13,18 @@ import jax
 from experiments.build.experiment import Run, build, comparisons
 from experiments.config.fields import Config
 from experiments.reports.run import table, write_report
+from experiments.runs.branch import Branch, branch_of, branched, going_on
 from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
 from experiments.runs.identity import named_fields
-from experiments.runs.layout import FINAL, PLAN, RESULTS, SUPERPOSED, file_name
+from experiments.runs.layout import (
+    CHECKPOINTS,
+    FINAL,
+    PHASE1,
+    PLAN,
+    RESULTS,
+    SUPERPOSED,
+    file_name,
+)
 from experiments.runs.lost import lost_text
 from experiments.runs.made_by import command, made_by, versions
 from experiments.runs.progress import Progress
@@ -86,9 +94,10 @@ def _run(
     trained = on_first(lambda: is_trained(workdir, config))
     # Whatever can be wrong is found before the folder is touched.
     ours = None if trained else build(config, devices=devices)
+    branch = None
     try:
         if ours is not None:
-            on_first(partial(_check_files, ours, workdir))
+            branch = _check_files(config, ours, workdir)
         folder = RunFolder(workdir, config, beside=beside)
         try:
             if ours is None:
@@ -96,7 +105,7 @@ def _run(
                 results = folder.results()
             else:
                 say(ours.plan_text)
-                results = _train(config, ours, folder, signals, name)
+                results = _train(config, ours, folder, signals, name, branch)
             return _compare_and_report(config, folder, results, devices, signals)
         finally:
             folder.close()
@@ -105,10 +114,13 @@ def _run(
             ours.inputs.close()
 
 
-def _check_files(ours: Run, workdir: Path) -> None:
-    """Checks the files that a run starts from; once it has begun it needs them not."""
-    if not any((workdir / "checkpoints").glob("*")):
-        ours.check_files()
+def _check_files(config: Config, ours: Run, workdir: Path) -> Branch | None:
+    """Checks what a run starts from; once it has begun it needs that no more."""
+    if on_first(lambda: any((workdir / CHECKPOINTS).glob("*"))):
+        return None
+    if config.branch_from is None:
+        on_first(ours.check_files)
+    return branch_of(config, ours)
 
 
 def _compare_and_report(
@@ -141,13 +153,19 @@ def _trained_text(folder: RunFolder) -> str:
 
 
 def _train(
-    config: Config, ours: Run, folder: RunFolder, signals: Signals, name: str
+    config: Config,
+    ours: Run,
+    folder: RunFolder,
+    signals: Signals,
+    name: str,
+    branch: Branch | None,
 ) -> dict[str, Any]:
     """Trains from wherever the run is, and writes the results."""
-    checkpoints = Checkpoints(folder.checkpoints)
+    # Others may branch from the end of phase 1.
+    checkpoints = Checkpoints(folder.checkpoints, keep=(ours.plan.phase1_steps,))
     progress = None
     try:
-        start, notes = _start(ours, folder, checkpoints)
+        start, notes = _start(ours, folder, checkpoints, branch)
         step = int(start.train.step)
         for line in folder.go_on(step):
             say(f"{folder.path}: made by others than before: {line}")
@@ -163,6 +181,8 @@ def _train(
         )
         if not notes:
             progress.began(network_of(start.train), step)
+        if "rows" not in notes and step == ours.plan.phase1_steps:
+            progress.collected(PHASE1, step, network_of(start.train))
         keeper = RunKeeper(config, checkpoints, progress, signals, folder, step=step)
         outcome = train(ours.experiment, start, progress, keeper)
         return _results(config, ours, folder, progress, outcome, signals)
@@ -179,7 +199,7 @@ def _train(
 
 
 def _start(
-    ours: Run, folder: RunFolder, checkpoints: Checkpoints
+    ours: Run, folder: RunFolder, checkpoints: Checkpoints, branch: Branch | None
 ) -> tuple[RunState, dict[str, Any]]:
     """The newest good checkpoint, or the beginning."""
     restored = checkpoints.restore(
@@ -191,10 +211,16 @@ def _start(
     if restored is None:
         if folder.begun:
             say(f"{folder.path}: this run was begun and left no checkpoint")
-        state = ours.init()  # may fail, and then nothing is removed
+        # What may fail comes first, and then nothing is removed.
+        if branch is None:
+            state, notes = ours.init(), {}
+        else:
+            state, notes = branched(branch, ours)
         folder.start_over()
         folder.write(PLAN, ours.plan_text + "\n")
-        return state, {}
+        if branch is not None:
+            notes = going_on(branch, folder, notes)
+        return state, notes
     for line in restored.broken:
         say(f"{folder.path}: a checkpoint is broken and set aside: {line}")
     say(f"{folder.path}: going on after {restored.step} steps")

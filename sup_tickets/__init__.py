@@ -12,6 +12,12 @@ from sup_tickets.averaging import (
     restart_averages,
     start_averaging,
 )
+from sup_tickets.condensed import (
+    Condensed,
+    condense,
+    condense_params,
+    condensed_matmul,
+)
 from sup_tickets.counting import active_count
 from sup_tickets.coverage import Coverage, Description, coverage, describe
 from sup_tickets.distributions import (
@@ -137,6 +143,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Change",
+    "Condensed",
     "Coverage",
     "Description",
     "Groups",
@@ -165,6 +172,9 @@ __all__ = [
     "check_masks",
     "choose",
     "classification_loss",
+    "condense",
+    "condense_params",
+    "condensed_matmul",
     "constant",
     "cosine_fraction",
     "cosine_lr",

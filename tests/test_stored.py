@@ -12,6 +12,7 @@ from experiments.evaluate import main as evaluate_main
 from experiments.export import export, size_table
 from experiments.export import main as export_main
 from experiments.runs.networks import chosen_files, network_files
+from sup_tickets.training.condensed_files import load_condensed
 from sup_tickets.training.network_files import (
     load_dense,
     load_sparse,
@@ -156,5 +157,8 @@ def test_one_format_of_all_networks(folder, tmp_path):
         [str(folder), f"--out={tmp_path / 'o'}", "--format=sparse", "--network=all"]
     )
     assert len(list((tmp_path / "o").iterdir())) == 12
+    export_main([str(folder), f"--out={tmp_path / 'c'}", "--format=condensed"])
+    (path,) = (tmp_path / "c").iterdir()
+    assert path.name == "final.condensed.safetensors" and load_condensed(path).params
     with pytest.raises(SystemExit, match=r"error: .*no network 'x'"):
         export_main([str(folder), f"--out={tmp_path / 'o'}", "--network=x"])

@@ -9,7 +9,7 @@ to selection per leaf, and a rewire with a structure to RigL's.
 
 import argparse
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -93,14 +93,13 @@ def rewire_cases(params: Any, gradients: Any) -> dict[str, Case]:
     return {
         "RigL": case(None),
         "RigL, constant fan-in": case(st.fan_in()),
-        "RigL, 2:4": case(st.n_of_m(2, 4)),
         "SRigL": case(st.fan_in(ablate_below=0.3)),
+        "RigL, 2:4": case(st.n_of_m(2, 4)),
     }
 
 
-def rows_of(params: Any, gradients: Any, repeats: int) -> list[Row]:
-    """The table."""
-    rows = []
+def rows_of(params: Any, gradients: Any, repeats: int) -> Iterator[Row]:
+    """The table, each part as soon as it is measured."""
     for what, cases in {
         "select": selection_cases(params),
         "rewire": rewire_cases(params, gradients),
@@ -110,8 +109,7 @@ def rows_of(params: Any, gradients: Any, repeats: int) -> list[Row]:
         for name in others:
             own, of = found[name].own, found[plain].own
             note = f"{own:.1f} / {of:.1f} ms"
-            rows.append(Row(f"{what} {name} / {plain}", own / of, AT_MOST, note))
-    return rows
+            yield Row(f"{what} {name} / {plain}", own / of, AT_MOST, note)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,10 +124,12 @@ def _main(options: argparse.Namespace) -> None:
     check_devices()
     print(f"machine: {platform.machine()}, {jax.devices()[0].device_kind}")
     print(f"jax {jax.__version__}, {options.repeats} repeats")
-    rows = rows_of(normal_tree(0), normal_tree(1), options.repeats)
     print("\n| what | figure | at most | from |\n| --- | --- | --- | --- |")
-    for row in rows:
-        print(f"| {row.what} | {row.figure:.3g} | {row.target:.3g} | {row.note} |")
+    rows = []
+    for row in rows_of(normal_tree(0), normal_tree(1), options.repeats):
+        rows.append(row)
+        cells = (row.what, f"{row.figure:.3g}", f"{row.target:.3g}", row.note)
+        print(f"| {' | '.join(cells)} |", flush=True)
     worst = max(rows, key=lambda row: row.figure / row.target)
     print(f"\nworst: {worst.figure / worst.target:.2f} of its target: {worst.what}")
 

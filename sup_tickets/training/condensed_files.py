@@ -1,0 +1,104 @@
+"""Networks whose dense layers are condensed: in one file, and how Linen runs them.
+
+A file is a dense one, see `network_files`, with the three arrays of a `Condensed` under
+the name of its leaf: "params/NAME/values", "params/NAME/inputs", "params/NAME/places".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from sup_tickets.condensed import Condensed, condense_params, condensed_matmul
+from sup_tickets.training.network_files import Path_, load_dense, save_dense
+from sup_tickets.training.state import Network
+
+_PARTS = set(Condensed._fields)
+
+
+def save_condensed(path: Path_, network: Network) -> int:
+    """Writes a network with all its dense layers of constant fan-in condensed.
+
+    Args:
+      path: of the file; a whole file there is replaced, and its folder is made.
+      network: whose trees are nested dicts; the other leaves are written as they are,
+        zeros included.
+
+    Returns:
+      The bytes of the file.
+
+    Raises:
+      ValueError: if no layer has a constant fan-in, if a tree is not made of dicts, or
+        has a dtype that cannot be stored.
+    """
+    found = condense_params(network.params, network.masks)
+    leaves = jax.tree.leaves(found, is_leaf=_is_condensed)
+    if not any(map(_is_condensed, leaves)):
+        raise ValueError(
+            "no dense layer of the network has a constant fan-in; train it with the "
+            "structure 'fan-in', or with SRigL"
+        )
+    params = jax.tree.map(
+        lambda leaf: leaf._asdict() if _is_condensed(leaf) else leaf,
+        found,
+        is_leaf=_is_condensed,
+    )
+    return save_dense(path, network.replace(params=params))
+
+
+def load_condensed(path: Path_) -> Network:
+    """A network of `save_condensed`, with a `Condensed` for every condensed kernel.
+
+    Its masks are ``None`` at every leaf.
+
+    Raises:
+      ValueError: if the file is damaged, or holds no condensed layer.
+      OSError: if it cannot be read.
+    """
+    network = load_dense(path)
+    params = _condensed(network.params)
+    if not any(map(_is_condensed, jax.tree.leaves(params, is_leaf=_is_condensed))):
+        raise ValueError(f"{path} holds no condensed layer")
+    masks = jax.tree.map(lambda _: None, params, is_leaf=_is_condensed)
+    return network.replace(params=params, masks=masks)
+
+
+def condensed_apply(model: nn.Module) -> Callable[..., Any]:
+    """``model.apply`` for variables in which kernels of `nn.Dense` may be condensed.
+
+    Args:
+      model: a Linen module. Its layers that are no `nn.Dense` run as they are.
+    """
+
+    def dense(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer = context.module
+        if not isinstance(layer, nn.Dense) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        kernel = layer.get_variable("params", "kernel")
+        if not _is_condensed(kernel):
+            return call(*args, **kwargs)
+        bias = layer.get_variable("params", "bias") if layer.use_bias else None
+        x, bias, values = promote_dtype(*args, bias, kernel.values, dtype=layer.dtype)
+        y = condensed_matmul(x, kernel._replace(values=values))
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
+        with nn.intercept_methods(dense):
+            return model.apply(variables, *args, **kwargs)
+
+    return apply
+
+
+def _condensed(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() == _PARTS:
+        return Condensed(**{name: jnp.asarray(tree[name]) for name in tree})
+    return {name: _condensed(part) for name, part in tree.items()}
+
+
+def _is_condensed(leaf: Any) -> bool:
+    return isinstance(leaf, Condensed)
