@@ -28,7 +28,7 @@ def get_config(argument: str = "") -> ConfigDict:
     Args:
       argument: "method=static,sparsity=0.9", for example; see `common.with_argument`.
     """
-    config = common.with_argument(_lstm(), argument)
+    config: Any = common.with_argument(_lstm(), argument)
     if config.model.name == "transformer":
         config = common.with_argument(_transformer(), argument)
     return config

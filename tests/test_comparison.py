@@ -15,7 +15,7 @@ from tests.helpers import quick
 def predict(network, batches):
     """A network is a table: the images are rows of it."""
     for batch in batches:
-        log_p = network.params["table"][batch.images]
+        log_p = network.params["table"][batch.inputs]
         yield Predictions(log_p, batch.labels, batch.weights)
 
 

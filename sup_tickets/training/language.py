@@ -106,7 +106,7 @@ def language_modelling(
         carry=None
         if start is None
         else Carry(start=lambda batch: start(batch.tokens.shape[0]), restarts=restarts),
-        objective="nll",
+        objective="perplexity",
     )
 
 
