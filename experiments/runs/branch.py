@@ -108,7 +108,9 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
     theirs = make_superposition(branch.course.config, branch.course.method)
     if theirs is not None:  # its checkpoint has the beginning of an average
         other = dataclasses.replace(experiment, superposition=theirs)
-        average = jax.eval_shape(other.first_average, network_of(like.train))
+        average = jax.eval_shape(
+            lambda state: other.first_average(network_of(state)), like.train
+        )
         like = like.replace(average=average)
     checkpoints = Checkpoints(branch.path / CHECKPOINTS, read_only=True)
     try:
