@@ -29,6 +29,7 @@ ALIASES = {
     "mask": "mask.name",
     "masks": "masks",
     "tost": "tost.parts",
+    "data": "data.name",
 }
 """Short names of the fields that are changed most, for arguments and sweeps."""
 
@@ -135,13 +136,16 @@ def _tost_parts(text: str) -> str:
 
 def _data() -> ConfigDict:
     data: Any = ConfigDict()
-    data.name = "cifar10"  # of sup_tickets.data.DATASETS, or "imagenet2012"
+    data.name = "cifar10"  # of sup_tickets.data.DATASETS, or see configs/text.py
     data.dir = placeholder(str)  # by default $TFDS_DATA_DIR, or ~/tensorflow_datasets
     data.split_seed = 0  # of the validation split; keep it in runs that are compared
     data.validation_examples = 5000  # cut from the training set [release]; 0: use all
     data.training_examples = 0  # of what is left, to train on; 0: all
     data.shrink = 1  # pixels, side of the squares that are averaged into one
-    data.batch_size = 128  # examples, on all devices together [paper]
+    data.batch_size = 128  # examples, on all devices together [paper]; rows of a text
+    data.unit = "words"  # of a text; "spaced" or "characters"
+    data.vocabulary = 0  # largest number of different words or characters; 0: all
+    data.sequence = 35  # words or characters of a row of a batch
     data.crop_padding = 4  # pixels at each edge before a random crop; 0 is none
     data.crop_mode = "zero"  # what is there, "zero" or "reflect"
     data.flip = True  # left and right, with probability 1/2
@@ -218,11 +222,13 @@ def _train() -> ConfigDict:
     train.weight_decay = 5e-4  # [paper]
     train.no_weight_decay = ()  # expressions of names, as ("bias", "bn") [release: ()]
     train.clip_norm = placeholder(float)  # of the gradient; by default no limit
+    train.averaging = "none"  # of weights: "restart" (SNT-ASGD) or "plain" (NT-ASGD)
+    train.averaging_patience = 5  # validations without progress before it begins
     train.label_smoothing = 0.0  # share of the target [paper: 0; ImageNet: 0.1]
     train.label_smoothing_over = "all"  # classes, or the "others" alone (ToST)
     train.accumulate = 1  # parts of a batch, one after the other
     train.block_steps = 1  # weight steps a call, for small models
-    train.validate_every_epochs = 5  # epochs; 0 is at the ends of phases alone
+    train.validate_every_epochs = 5.0  # 0.5: twice an epoch; 0: ends of phases alone
     train.check_every_steps = 50  # steps between looks at the loss for NaN
     return train
 

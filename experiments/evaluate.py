@@ -16,10 +16,11 @@ import jax
 from experiments.build import experiment as build
 from experiments.command import Parser, check_devices, folder_path, start
 from experiments.config.fields import as_config
-from experiments.reports.columns import score_cells, score_titles
+from experiments.reports.columns import score_cells, score_titles, scores_in
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
+from experiments.runs.ownership import check_same_text
 from sup_tickets.masks import layer_table
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network
@@ -46,6 +47,7 @@ def evaluate(
       ValueError: one line, if the folder lacks something or a file is damaged.
     """
     config = as_config(read_config(run))
+    check_same_text(run, config)
     files = chosen_files(run, networks)
     loaded = {name: load_sparse(path) for name, path in files.items()}
     ours = build.build(config, devices=devices)
@@ -70,14 +72,15 @@ def scores_table(found: dict[str, tuple[Metrics, Network]], split: str) -> str:
       found: of `evaluate`.
       split: its name, for the head.
     """
-    head = ["network", *score_titles(split), "examples"]
+    scores = scores_in(metrics for metrics, _ in found.values())
+    head = ["network", *score_titles(split, scores), "examples"]
     rows = []
     for name, (metrics, network) in found.items():
         total = layer_table(network.masks)[-1]
         rows.append(
             [
                 name,
-                *score_cells(metrics),
+                *score_cells(metrics, scores),
                 str(metrics["examples"]),
                 f"{total.active} / {total.size}" if total.size else "all",
             ]

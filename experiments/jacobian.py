@@ -28,6 +28,7 @@ from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
 from experiments.runs.written import Outputs
 from sup_tickets.checks import check_whole
+from sup_tickets.data.text import is_text
 from sup_tickets.training.network_files import load_sparse
 from sup_tickets.training.state import Network
 from sup_tickets.tree_checks import check_same_leaves
@@ -97,6 +98,8 @@ def jacobian_values(
     """
     check_whole("examples", examples, 1)
     config = as_config(read_config(run))
+    if is_text(config.data.name):
+        raise ValueError(f"{run} is of a text; Jacobians are those by pixels of images")
     loaded = _loaded(run, networks)
     ours = build.build(config, devices=jax.devices()[:1])
     try:

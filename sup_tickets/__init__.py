@@ -5,6 +5,13 @@ sparse leaf and ``None`` at every leaf that is never pruned. Everything here is 
 function of that pair.
 """
 
+from sup_tickets.averaging import (
+    after_validation,
+    averaged_params,
+    iterate_averaging,
+    restart_averages,
+    start_averaging,
+)
 from sup_tickets.condensed import (
     Condensed,
     condense,
@@ -65,6 +72,7 @@ from sup_tickets.methods import (
     mest,
     rigl,
     rigl_itop,
+    selfish_rnn,
     set_itop,
     sparse_evolutionary,
     sparse_momentum,
@@ -146,8 +154,10 @@ __all__ = [
     "TicketPlan",
     "acdc",
     "active_count",
+    "after_validation",
     "allocate",
     "apply_masks",
+    "averaged_params",
     "by_gradient",
     "by_magnitude",
     "by_magnitude_and_gradient",
@@ -195,6 +205,7 @@ __all__ = [
     "init_topology",
     "intersection",
     "inverse_power_fraction",
+    "iterate_averaging",
     "keep_sparse",
     "layer_counts",
     "layer_densities",
@@ -225,6 +236,7 @@ __all__ = [
     "resample",
     "rescaled_init",
     "reset_slots",
+    "restart_averages",
     "rewire",
     "rigl",
     "rigl_itop",
@@ -233,6 +245,7 @@ __all__ = [
     "select_blocks",
     "select_globally",
     "select_n_m",
+    "selfish_rnn",
     "set_itop",
     "sharpening",
     "size",
@@ -245,6 +258,7 @@ __all__ = [
     "sparsity",
     "srigl",
     "stairs",
+    "start_averaging",
     "static",
     "step_lr",
     "superposition",

@@ -21,6 +21,7 @@ from sup_tickets.checks import (
 )
 from sup_tickets.counting import MAX_COUNT, Rounding
 from sup_tickets.distributions import distribution_of
+from sup_tickets.groups import GroupsLike
 from sup_tickets.pruning import Scope
 from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
 from sup_tickets.schedules import (
@@ -74,6 +75,8 @@ class Method:
       drop_end_step: where it ends; ``end_step`` by default.
       drop_final: what it ends with, in [0, 1].
       drop_score, grow_score: score functions of `saliency.Signals`.
+      grow_groups: groups that grow the same number, of leaves that drop as a whole, see
+        `rewire`; an exploration does the same.
       rounding: of the number dropped, "floor" (RigL, SET) or "ceil" (ITOP, GraNet).
       regrow_dropped: whether weights just dropped may be grown again, as in the
         reference implementations; they keep their value and their slots.
@@ -129,6 +132,7 @@ class Method:
     drop_final: float = 0.0
     drop_score: ScoreFunction = by_magnitude
     grow_score: ScoreFunction = by_gradient
+    grow_groups: GroupsLike = None
     rounding: Rounding = "floor"
     regrow_dropped: bool = True
     keep_pruned: bool = False

@@ -161,6 +161,10 @@ def check_structured(structure: Any, method: Any) -> None:
         raise ValueError(
             f"redistribute=True moves weights between layers; {given} needs False"
         )
+    if method.grow_groups is not None:
+        raise ValueError(
+            f"grow_groups and {given} both say how many weights a group grows; give one"
+        )
     if structure.ablate_below is not None:
         refused = {
             "initial_sparsity": method.initial_sparsity is not None,

@@ -219,6 +219,7 @@ def _rewired(
         prefer=_never(state.ever_active) if method.prefer_unexplored else None,
         shares=shares,
         groups=None if method.structure is None else method.structure.groups,
+        grow_groups=method.grow_groups,
     )
     return _with_masks(state, merged(params, state.masks, changed.masks))
 

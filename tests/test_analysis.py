@@ -12,7 +12,7 @@ from sup_tickets.masks import apply_masks, random_masks
 from sup_tickets.models import MLP
 from sup_tickets.training.classification import image_classification
 from sup_tickets.training.comparison import compare
-from sup_tickets.training.evaluation import evaluate, predict
+from sup_tickets.training.evaluation import evaluate, predictions
 from sup_tickets.training.landscape import blend, loss_path
 from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.state import Network
@@ -21,7 +21,7 @@ MODEL = MLP(classes=3, features=(4,), batch_norm=True)
 TASK = image_classification(
     linen_network(MODEL, jnp.zeros((1, 2, 2, 1))), prepare=lambda batch, key: batch
 )
-PREDICT = functools.partial(predict, TASK)
+PREDICT = functools.partial(predictions, TASK)
 EVALUATE = functools.partial(evaluate, TASK)
 
 

@@ -10,8 +10,10 @@ import pytest
 from configs.digits import get_config
 from experiments.build.branch import course_of, difference_before
 from experiments.run import run
+from experiments.runs import branch as branch_module
 from experiments.runs.branch import find_source
 from experiments.runs.events import read_events
+from experiments.runs.identity import CONTENTS, TEXT
 from sup_tickets.training.network_files import load_sparse
 
 ARGUMENT = (
@@ -164,7 +166,7 @@ def test_pruning_and_ghosts_are_compared_by_steps():
     assert "ghosts fade over a part of the 15 steps" in difference_before(theirs, ours)
 
 
-def test_what_is_no_run_to_branch_from_is_said(straight, tmp_path):
+def test_what_is_no_run_to_branch_from_is_said(straight, tmp_path, monkeypatch):
     def refused(message, **fields):
         with pytest.raises(ValueError, match=message):
             run(config_of(**fields), tmp_path / "new", devices=jax.devices()[:1])
@@ -179,6 +181,12 @@ def test_what_is_no_run_to_branch_from_is_said(straight, tmp_path):
 
     copy = tmp_path / "copy"
     shutil.copytree(straight[0], copy)
+    made = json.loads((copy / "made_by.json").read_text())
+    identity = {CONTENTS: "a", TEXT: "b"}
+    for name, other in ((CONTENTS, {TEXT: "b"}), (TEXT, {CONTENTS: "a"})):
+        (copy / "made_by.json").write_text(json.dumps(made | other | {name: "c"}))
+        monkeypatch.setattr(branch_module, "identity_of", lambda config: identity)
+        refused(f"{name} are others now", branch_from=str(copy))
     file = next(p for p in (copy / "checkpoints" / "15").rglob("*") if p.stat().st_size)
     (copy / "checkpoints" / "15" / "checksums.json").unlink()
     refused("checkpoints/15 cannot be read", branch_from=str(copy))

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from sup_tickets.data.resident import Weighted
 from sup_tickets.models import MLP
 from sup_tickets.training.classification import image_classification
-from sup_tickets.training.evaluation import RunningSum, evaluate, predict, reestimate
+from sup_tickets.training.evaluation import (
+    RunningSum,
+    evaluate,
+    predictions,
+    reestimate,
+)
 from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.training.predictions import (
@@ -179,7 +184,7 @@ def batches(count=3, size=8):
 def test_evaluating_a_network_is_scoring_its_predictions():
     model, net = network()
     task = task_of(model)
-    log_p = np.concatenate([predict(task, net, batch).log_p for batch in batches()])
+    log_p = np.concatenate([found.log_p for found in predictions(task, net, batches())])
     assert log_p.dtype == np.float32
     np.testing.assert_allclose(np.exp(log_p[:-2]).sum(1), 1, rtol=1e-6)
     labels, weights = (
@@ -221,7 +226,7 @@ def test_half_precision_scores_are_widened():
     task = task_of(model, normalize=lambda images: images.astype(jnp.bfloat16))
     half.pop("bn1")
     half["dense1"]["bias"] = jnp.zeros(7, jnp.bfloat16)
-    assert predict(task, net, next(batches())).log_p.dtype == jnp.float32
+    assert next(predictions(task, net, batches())).log_p.dtype == jnp.float32
 
 
 class Plain(nn.Module):

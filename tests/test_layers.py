@@ -23,7 +23,7 @@ LAYERS = [
     {"structures", "bisection", "learning_rates", "tickets", "densities"},
     {"selection", "distributions", "coverage"},
     {"masks"},
-    {"structured", "saliency", "slots", "condensed"},
+    {"structured", "saliency", "slots", "averaging", "condensed"},
     {"topology", "pruning", "foresight"},
     {"superposition", "orthogonal", "gradinit", "statistics", "rounds"},
     {"dynamic", "ablation"},

@@ -91,6 +91,9 @@ VALUES = [
     ("train.weight_decay", 0.0, {}),
     ("train.no_weight_decay", ("kernel",), {}),
     ("train.clip_norm", 0.01, {}),
+    ("train.averaging", "restart", {}),
+    ("train.averaging", "plain", {}),
+    ("train.averaging_patience", 2, {"train.averaging": "restart"}),
     ("train.label_smoothing", 0.2, {}),
     ("train.label_smoothing_over", "others", {"train.label_smoothing": 0.2}),
     ("train.accumulate", 2, {}),
@@ -259,6 +262,7 @@ def loss_of(config, spies):
 
 
 _OPTIMIZER = ("optimizer", "momentum", "nesterov", "weight", "no_weight", "clip")
+_OPTIMIZER += ("averaging",)
 
 
 @cached(tuple(f"train.{name}" for name in _OPTIMIZER))
@@ -269,7 +273,7 @@ def updates_of(config, spies):
     state, updates = tx.init(params), None
     for _ in range(2):
         updates, state = tx.update(gradient, state, params)
-    return str(updates)
+    return str(updates), [leaf.shape for leaf in jax.tree.leaves(state)]
 
 
 @cached(("method.name", "mask", "tost."))

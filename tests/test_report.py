@@ -503,10 +503,10 @@ def test_columns_show_numbers_with_their_units():
         *("perplexity", "12.3"),
         "-",
     )
-    values = [SCORES[0].shown(x) for x in (0.5, float("nan"), "x", None)]
+    values = [SCORES[1].shown(x) for x in (0.5, float("nan"), "x", None)]
     assert values == ["50.00%", "-", "-", "-"]
-    assert SCORES[0].heading == "accuracy, %"
-    assert CSV[9:13] == ("accuracy", "nll", "ece", "brier")
+    assert SCORES[1].heading == "accuracy, %"
+    assert CSV[9:14] == ("perplexity", "accuracy", "nll", "ece", "brier")
 
 
 # --- Parts ----------------------------------------------------------------------------

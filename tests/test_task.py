@@ -25,7 +25,7 @@ from sup_tickets.superposition import superposition
 from sup_tickets.tickets import TicketPlan
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.classification import PureNetwork, image_classification
-from sup_tickets.training.evaluation import evaluate, predict, reestimate
+from sup_tickets.training.evaluation import evaluate, predictions, reestimate
 from sup_tickets.training.experiment import Experiment, Stage
 from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.libraries.named import Named
@@ -355,9 +355,10 @@ def test_a_network_in_a_file_is_the_network(name, tmp_path):
 @every_network
 def test_predictions_do_not_depend_on_the_key_or_the_batch(name):
     network, batch = whole(name)[0].superposed, splits()[0]
-    found = predict(task_of(name), network, batch)
+    (found,) = predictions(task_of(name), network, [batch])
     chex.assert_shape(found.log_p, (8, 2))
-    half = predict(task_of(name), network, jax.tree.map(lambda x: x[:4], batch))
+    part = jax.tree.map(lambda x: x[:4], batch)
+    (half,) = predictions(task_of(name), network, [part])
     np.testing.assert_allclose(found.log_p[:4], half.log_p, atol=1e-5)
 
 
@@ -415,7 +416,7 @@ def test_metrics_are_the_mean_loss_by_default():
     with pytest.raises(ValueError, match="no metric 'los'; did you mean 'loss'"):
         task.value_of(found, "los")
     with pytest.raises(ValueError, match="task has no predictions"):
-        predict(task, network, splits()[0])
+        predictions(task, network, splits())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax
 
 from experiments.build.parts import make_network, section
 from experiments.config.fields import Config
+from sup_tickets.data.text import is_text, read_text
 
 
 def checked_network(config: Config, *, classes: int, example: jax.Array) -> nn.Module:
@@ -56,3 +57,14 @@ def check_examples(examples: int, classes: int, batch_size: int) -> None:
         raise ValueError(
             f"batch_size={batch_size} is more than the {examples} examples to train on"
         )
+
+
+def text_digest(config: Config) -> str | None:
+    """That of the text that a run reads; ``None`` if there is none."""
+    name = config.get("data", {}).get("name", "")
+    if not is_text(name):
+        return None
+    try:
+        return read_text(name).digest
+    except FileNotFoundError:
+        return None

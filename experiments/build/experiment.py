@@ -32,19 +32,21 @@ from experiments.build.tost import Young, with_tost
 from experiments.config.fields import Config, check_config
 from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Shardings
+from sup_tickets.data.text import is_text
 from sup_tickets.dynamic import Method
 from sup_tickets.models.skips import without_ghosts
 from sup_tickets.training.classification import image_classification
-from sup_tickets.training.evaluation import evaluate, predict, reestimate
+from sup_tickets.training.evaluation import evaluate, predictions, reestimate
 from sup_tickets.training.experiment import Experiment, Stage
-from sup_tickets.training.libraries.linen import Form, linen_network
+from sup_tickets.training.language import language_modelling
+from sup_tickets.training.libraries.linen import Form, linen_language, linen_network
 from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.training.plan import Plan, describe
 from sup_tickets.training.predictions import Predictions
 from sup_tickets.training.processes import say
 from sup_tickets.training.state import Network, RunState, TrainState
 from sup_tickets.training.steps import Spec, Steps, compile_steps
-from sup_tickets.training.task import Metrics
+from sup_tickets.training.task import Metrics, Task
 from sup_tickets.types import Schedule
 
 
@@ -116,9 +118,11 @@ class Run:
         """The metrics of a network on some batches."""
         return evaluate(self.experiment.task, network, batches)
 
-    def predict(self, network: Network, batch: Any) -> Predictions:
-        """What a network thinks of a batch."""
-        return predict(self.experiment.task, network, batch)
+    def predict(
+        self, network: Network, batches: Iterable[Any]
+    ) -> Iterable[Predictions]:
+        """What a network thinks of each batch."""
+        return predictions(self.experiment.task, network, batches)
 
     def score(self, network: Network, split: str) -> Metrics:
         """The metrics of a network on "validation" or "test"."""
@@ -204,7 +208,7 @@ def make_steps(
     *,
     sharding: Sharding,
 ) -> Steps:
-    """The compiled steps of labelling images.
+    """The compiled steps of labelling images, or of predicting the words of a text.
 
     Args:
       config: of the run.
@@ -214,14 +218,8 @@ def make_steps(
       form: the network, or the form of one.
       sharding: of the state.
     """
-    task = image_classification(
-        linen_network(form, inputs.example),
-        prepare=inputs.prepare,
-        normalize=inputs.normalize,
-        loss=make_loss(config),
-    )
     spec = Spec(
-        task,
+        make_task(config, inputs, form),
         method,
         make_optimizer(config),
         learning_rate,
@@ -230,6 +228,23 @@ def make_steps(
         block_at=inputs.block_at,
     )
     return compile_steps(spec, sharding)
+
+
+def make_task(config: Config, inputs: Inputs, form: Any) -> Task:
+    """What is trained; arguments as of `make_steps`."""
+    if is_text(config.data.name):
+        return language_modelling(
+            linen_language(form, length=config.data.sequence),
+            prepare=inputs.prepare,
+            restarts=lambda step: step % inputs.epoch_steps == 0,
+            loss=make_loss(config),
+        )
+    return image_classification(
+        linen_network(form, inputs.example),
+        prepare=inputs.prepare,
+        normalize=inputs.normalize,
+        loss=make_loss(config),
+    )
 
 
 def comparisons(config: Config) -> dict[str, Config]:
@@ -267,11 +282,16 @@ def _check_parts(config: Config) -> None:
         raise ValueError(f"accumulate={parts} does not divide the batch of {size}")
 
 
+def validation_steps(epochs: float, epoch_steps: int) -> int:
+    """Steps from validation to validation; 0 for none between phases."""
+    return max(round(epochs * epoch_steps), 1) if epochs else 0
+
+
 def _experiment(
     config: Config, plan: Plan, stages: tuple[Stage, ...], inputs: Inputs
 ) -> Experiment:
     validates = config.data.validation_examples != 0
-    every = config.train.validate_every_epochs * plan.epoch_steps
+    every = validation_steps(config.train.validate_every_epochs, plan.epoch_steps)
     return Experiment(
         plan=plan,
         stages=stages,

@@ -15,6 +15,13 @@ from sup_tickets.data import imagenet, resident
 from sup_tickets.data.augment import Augmentation, augment, normalize
 from sup_tickets.data.datasets import Dataset, load_dataset
 from sup_tickets.data.resident import Shardings, Weighted
+from sup_tickets.data.sequences import (
+    WeightedSequences,
+    cut,
+    evaluation_sequences,
+    text_batches,
+)
+from sup_tickets.data.text import is_text, load_text
 
 _PHOTO = (224, 224, 3)
 
@@ -22,14 +29,14 @@ _PHOTO = (224, 224, 3)
 class Inputs(NamedTuple):
     """What a run reads."""
 
-    classes: int
-    example: jax.Array  # [1, H, W, C] float32 zeros, for the shapes of the parameters
+    classes: int  # of a text the size of its vocabulary
+    example: jax.Array  # zeros, for the shapes: [1, H, W, C] float32 or [1, T] int32
     epoch_steps: int
     batches: Any  # see `sup_tickets.training.loop.Source`
     block_at: Callable[[Any, jax.Array], Any]
-    prepare: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
+    prepare: Callable[[Any, jax.Array], Any]
     normalize: Callable[[jax.Array], jax.Array]
-    splits: dict[str, Callable[[], Iterable[Weighted]]]  # "validation", "test"
+    splits: dict[str, Callable[[], Iterable[Any]]]  # "validation", "test"
     close: Callable[[], None]
 
 
@@ -46,6 +53,8 @@ def make_inputs(config: Config, *, key: jax.Array, shardings: Shardings) -> Inpu
       FileNotFoundError: saying how to prepare the set.
     """
     with section("data"):
+        if is_text(config.data.name):
+            return _text(config, shardings=shardings)
         if config.data.name == imagenet.IMAGENET:
             return _streamed(config, key=key, shardings=shardings)
         dataset = _load(
@@ -117,6 +126,43 @@ def resident_inputs(
         block_at=batches.at,
         prepare=prepare,
         normalize=to_inputs,
+        splits={name: split(name) for name in ("validation", "test")},
+        close=lambda: None,
+    )
+
+
+def _text(config: Config, *, shardings: Shardings) -> Inputs:
+    """A text that lives on the devices as numbers."""
+    data = config.data
+    text = load_text(
+        data.name,
+        unit=data.unit,
+        vocabulary=data.vocabulary,
+        validation_examples=data.validation_examples,
+        training_examples=data.training_examples,
+    )
+    shape: Any = {"batch_size": data.batch_size, "length": data.sequence}
+    shape["shardings"] = shardings
+    _check_split(config, len(text.validation))
+    if len(text.vocabulary) < 3:
+        raise ValueError(
+            f"{data.name!r} has no two different tokens in unit={data.unit!r} to train "
+            f"on, with vocabulary={data.vocabulary}"
+        )
+    batches, epoch_steps = text_batches(text.train, **shape)
+
+    def split(name: str) -> Callable[[], list[WeightedSequences]]:
+        part = getattr(text, name)
+        return functools.cache(lambda: evaluation_sequences(part, **shape))
+
+    return Inputs(
+        classes=len(text.vocabulary),
+        example=jnp.zeros((1, data.sequence), jnp.int32),
+        epoch_steps=epoch_steps,
+        batches=batches,
+        block_at=batches.at,
+        prepare=lambda window, _: cut(window, data.sequence),
+        normalize=lambda tokens: tokens,
         splits={name: split(name) for name in ("validation", "test")},
         close=lambda: None,
     )

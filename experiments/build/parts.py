@@ -13,6 +13,7 @@ from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
 from sup_tickets.checks import check_expression
 from sup_tickets.counting import exact_portion
+from sup_tickets.data.text import is_text
 from sup_tickets.dynamic import Method
 from sup_tickets.learning_rates import cheap_ticket_schedule, cosine_lr, step_lr
 from sup_tickets.methods import BEYOND, example, make_method
@@ -69,6 +70,7 @@ def make_network(config: Config, *, classes: int) -> nn.Module:
     with section("model"):
         return make_model(
             config.model.name,
+            of_text=is_text(config.data.name),
             classes=classes,
             dtype=jnp.dtype(config.model.dtype),
             **config.model.options.to_dict(),
@@ -86,6 +88,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
             momentum=train.momentum,
             nesterov=train.nesterov,
             clip_norm=train.clip_norm,
+            averaging=train.averaging,
+            patience=train.averaging_patience,
         )
 
 

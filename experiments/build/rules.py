@@ -9,34 +9,17 @@ as a whole, by ``sup.enabled=false`` or ``tost.parts=""``.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs.common import default
+from experiments.build.rule import Condition, Conflict, Rule
+from experiments.build.text_rules import TEXT_CONFLICTS, TEXT_RULES
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config, flat
 from sup_tickets.dynamic import Method
 from sup_tickets.methods import METHODS, example
-
-Condition = Callable[[Config], bool]
-
-
-class Rule(NamedTuple):
-    """Fields that something reads under a condition alone."""
-
-    fields: tuple[str, ...]
-    used: Condition
-    why: str  # when they are used
-
-
-class Conflict(NamedTuple):
-    """Two settings of which a run can honour one."""
-
-    fields: tuple[str, str]  # set as the condition says
-    met: Condition
-    why: str
-
 
 # --- Conditions -----------------------------------------------------------------------
 
@@ -84,6 +67,7 @@ def _initial(c: Config) -> bool:
 # --- The table ------------------------------------------------------------------------
 
 RULES = (
+    *TEXT_RULES,
     Rule(
         ("method.distribution",),
         lambda c: _draws(c) and ":" not in c.method.structure,
@@ -161,6 +145,11 @@ RULES = (
         "config.tost.parts has rescale",
     ),
     Rule(
+        ("train.averaging_patience",),
+        lambda c: c.train.averaging != "none",
+        "config.train.averaging is not 'none'",
+    ),
+    Rule(
         ("train.label_smoothing",),
         lambda c: not _part("labels")(c),
         "config.tost.parts has no labels, which smooth by config.tost.label_smoothing",
@@ -229,6 +218,12 @@ RULES = (
 """When fields have an effect; those of no rule always have one."""
 
 CONFLICTS = (
+    Conflict(
+        ("train.averaging", "data.validation_examples"),
+        lambda c: c.train.averaging != "none" and not c.data.validation_examples,
+        "it begins where the validation loss stalls, and there is none",
+    ),
+    *TEXT_CONFLICTS,
     Conflict(
         ("mask.orthogonal", "method.structure"),
         lambda c: c.mask.orthogonal and _structured(c),

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from experiments.build.checks import text_digest
 from experiments.build.inputs import Inputs
 from experiments.build.parts import section
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
 from sup_tickets.checks import check_one_of
 from sup_tickets.counting import active_count
+from sup_tickets.data.text import is_text
 from sup_tickets.foresight import (
     classification_loss,
     grasp,
@@ -163,7 +165,8 @@ def _masks(begin: Begin, start: Start) -> Masks:
     config = begin.config
     if config.masks is not None:
         return load_sparse(config.masks).masks
-    own = begin.steps.init(begin.key).method.masks
+    drawn = _drawn(begin)
+    own = drawn.method.masks
     if config.mask.name == "random":
         return own
     found = prune_in_rounds(
@@ -176,7 +179,14 @@ def _masks(begin: Begin, start: Start) -> Masks:
         keep_dense=tuple(config.method.keep_dense),
         structure=begin.structure,
     )
-    return jax.device_put(found, begin.steps.init(begin.key).step.sharding)
+    return jax.device_put(found, drawn.step.sharding)
+
+
+def _drawn(begin: Begin) -> TrainState:
+    """The state that the key alone says."""
+    if is_text(begin.config.data.name):  # networks carry a state from batch to batch
+        return begin.steps.init(begin.key, None, begin.inputs.batches(0))
+    return begin.steps.init(begin.key)
 
 
 def _score(begin: Begin, start: Start) -> Callable[[Params, Masks], Scores]:
@@ -344,6 +354,11 @@ def check_file(
                 f"{name} is of {field} {origin.get(field)!r}, and this run has "
                 f"{config[field].name!r}"
             )
+    if "text" in origin and origin["text"] != text_digest(config):
+        raise ValueError(
+            f"{name} was trained on another text than {config.data.name!r} is now, "
+            "with another vocabulary"
+        )
     _check_shapes(name, "masks", network.masks, shapes.method.masks)
     if structure is not None:
         with section(f"masks={config.masks!r}"):

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, get_args
 from ml_collections import ConfigDict
 
 from sup_tickets.checks import check_one_of
+from sup_tickets.data.text import UNITS
 from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
 from sup_tickets.pruning import Scope
 from sup_tickets.superposition import Kind
+from sup_tickets.training.optimizers import AVERAGING
 
 Config = Any
 """A ConfigDict; the type checker cannot know its fields."""
@@ -45,6 +47,9 @@ FIELDS: dict[str, Field] = {
     "data.training_examples": Field("int", 0),
     "data.shrink": Field("int", 1),
     "data.batch_size": Field("int", 1),
+    "data.unit": Field("str", words=UNITS),
+    "data.vocabulary": Field("int", 0),
+    "data.sequence": Field("int", 1),
     "data.crop_padding": Field("int", 0),
     "data.crop_mode": Field("str", words=("zero", "reflect")),
     "data.flip": Field("bool"),
@@ -100,11 +105,13 @@ FIELDS: dict[str, Field] = {
     "train.weight_decay": Field("float", 0),
     "train.no_weight_decay": Field("strs"),
     "train.clip_norm": Field("float or none", 0),
+    "train.averaging": Field("str", words=AVERAGING),
+    "train.averaging_patience": Field("int", 1),
     "train.label_smoothing": Field("float", 0, 1),
     "train.label_smoothing_over": Field("str", words=("all", "others")),
     "train.accumulate": Field("int", 1),
     "train.block_steps": Field("int", 1),
-    "train.validate_every_epochs": Field("int", 0),
+    "train.validate_every_epochs": Field("float", 0),
     "train.check_every_steps": Field("int", 1),
     "sup.enabled": Field("bool"),
     "sup.cycles": Field("int", 1),

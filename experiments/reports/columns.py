@@ -4,7 +4,7 @@ A score of a network is one line of `SCORES`: it is then in the table of a run, 
 tables of many runs and in their CSV file.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite, isnan
 from typing import Any, NamedTuple
 
@@ -43,12 +43,13 @@ class Cost(NamedTuple):
 
 
 SCORES = (
+    Column("perplexity", "perplexity", ".2f"),  # of texts alone
     Column("accuracy", "accuracy", ".2f", 100, "%"),
     Column("nll", "NLL", ".4f"),
     Column("ece", "ECE", ".4f"),
     Column("brier", "Brier", ".4f"),
 )
-COMPARED = SCORES[:2]
+COMPARED = SCORES[1:3]
 """Scores that have pictures, and tests of the method alone against Sup-tickets."""
 
 DIVERSITY = (
@@ -92,15 +93,21 @@ CSV = (
 )
 
 
-def score_titles(split: str) -> list[str]:
-    """The scores of a network on a split, for the head of a table."""
-    first, *more = (score.title for score in SCORES)
+def scores_in(rows: Iterable[Mapping[str, Any]]) -> Sequence[Column]:
+    """`SCORES`, without the perplexity if no network has one."""
+    texts = any(is_number(row.get(SCORES[0].name)) for row in rows)
+    return SCORES if texts else SCORES[1:]
+
+
+def score_titles(split: str, scores: Sequence[Column]) -> list[str]:
+    """Scores of networks on a split, for the head of a table."""
+    first, *more = (score.title for score in scores)
     return [f"{split} {first}", *more]
 
 
-def score_cells(row: Mapping[str, Any]) -> list[str]:
+def score_cells(row: Mapping[str, Any], scores: Sequence[Column]) -> list[str]:
     """The scores of a network as texts."""
-    return [score.shown(row.get(score.name)) for score in SCORES]
+    return [score.shown(row.get(score.name)) for score in scores]
 
 
 def is_number(value: Any) -> bool:

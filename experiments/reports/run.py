@@ -8,10 +8,12 @@ from typing import Any
 from experiments.config.fields import flat
 from experiments.reports.columns import (
     COSTS,
+    Column,
     Cost,
     is_number,
     score_cells,
     score_titles,
+    scores_in,
     shown,
 )
 from experiments.reports.page import (
@@ -159,16 +161,16 @@ def _title(path: Path, config: Mapping[str, Any]) -> str:
 
 def _networks(results: Mapping[str, Any]) -> Table:
     split = results.get("evaluated_on", "test")
-    head = ["network", *score_titles(split), "active / total"]
-    rows = [_cells(row) for row in results["rows"]]
+    scores = scores_in(results["rows"])
+    head = ["network", *score_titles(split, scores), "active / total"]
+    rows = [_cells(row, scores) for row in results["rows"]]
     ensemble = (results.get("analysis") or {}).get("ensemble")
     if ensemble:
-        scores = _cells({**ensemble, "network": "ensemble of the tickets"})
-        rows.append(scores)
+        rows.append(_cells({**ensemble, "network": "ensemble of the tickets"}, scores))
     return Table([*head, "sparsity"], rows)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], scores: Sequence[Column]) -> list[str]:
     active, total = row.get("active"), row.get("total")
     if active is None or total is None:
         counts = ["-", "-"]
@@ -178,23 +180,29 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         counts = ["all", "0%"]
     return [
         str(row["network"]),
-        *score_cells(row),
+        *score_cells(row, scores),
         *counts,
     ]
 
 
 def _gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """How the superposed ticket compares with the tickets it was made of."""
-    known = [r for r in rows if is_number(r.get("accuracy"))]
-    tickets = [r["accuracy"] for r in known if is_ticket(r["network"])]
-    ours = [r["accuracy"] for r in known if r["network"] == SUPERPOSED]
+    texts = any(is_number(row.get("perplexity")) for row in rows)
+    name = "perplexity" if texts else "accuracy"
+    known = [r for r in rows if is_number(r.get(name))]
+    tickets = [r[name] for r in known if is_ticket(r["network"])]
+    ours = [r[name] for r in known if r["network"] == SUPERPOSED]
     if not (tickets and ours):
         return []
-    over_mean = 100 * (ours[0] - sum(tickets) / len(tickets))
-    over_best = 100 * (ours[0] - max(tickets))
+    over_mean = ours[0] - sum(tickets) / len(tickets)
+    if texts:
+        return [
+            f"superposed ticket: perplexity {over_mean:+.2f} against the mean ticket, "
+            f"{ours[0] - min(tickets):+.2f} against the best"
+        ]
     return [
-        f"superposed ticket: {over_mean:+.2f} points over the mean ticket, "
-        f"{over_best:+.2f} over the best"
+        f"superposed ticket: {100 * over_mean:+.2f} points over the mean ticket, "
+        f"{100 * (ours[0] - max(tickets)):+.2f} over the best"
     ]
 
 

@@ -33,6 +33,7 @@ def draw_curves(path: Path, events: Mapping[str, Sequence[Mapping[str, Any]]]) -
         (title, kind, field, scale)
         for title, kind, field, scale in (
             ("training loss, nats", "loss", "loss", 1),
+            ("validation perplexity", "validation", "perplexity", 1),
             ("validation accuracy, %", "validation", "accuracy", 100),
             ("learning rate", "loss", "learning_rate", 1),
         )

@@ -254,13 +254,15 @@ def _bars(chosen: Sequence[tuple[Group, Points]]) -> dict[str, dict[str, Point]]
 
 def _all_networks(groups: Sequence[Group], scores: Frame) -> list[Block]:
     rows = []
+    texts = any(row[SCORES[0].name]["count"] for _, row in scores.iterrows())
+    columns = SCORES if texts else SCORES[1:]
     for (number, network), row in scores.iterrows():
         if is_ticket(network):
             continue  # their mean has a row; each is in the CSV file
-        count = max(int(row[column.name]["count"]) for column in SCORES)
-        cells = (shown_spread(row[column.name], column) for column in SCORES)
+        count = max(int(row[column.name]["count"]) for column in columns)
+        cells = (shown_spread(row[column.name], column) for column in columns)
         rows.append([groups[number].name, network, str(count), *cells])
-    head = ["setting", "network", "seeds", *(column.heading for column in SCORES)]
+    head = ["setting", "network", "seeds", *(column.heading for column in columns)]
     return [Heading(2, "All networks"), Table(head, rows, texts=2)]
 
 

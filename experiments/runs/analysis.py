@@ -10,6 +10,7 @@ import numpy as np
 from sup_tickets.masks import overlap
 from sup_tickets.training.comparison import Predict, compare
 from sup_tickets.training.landscape import loss_path, loss_plane
+from sup_tickets.training.predictions import PredictionSums, prediction_metrics
 from sup_tickets.training.state import Network
 from sup_tickets.training.task import Metrics
 
@@ -21,6 +22,7 @@ def analyse(
     predict: Predict,
     evaluate: Callable[[Network], Metrics],
     batches: Iterable[Any],
+    summarize: Callable[[PredictionSums], Metrics] = prediction_metrics,
     path_points: int = 11,
     plane_points: int = 0,
 ) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def analyse(
       evaluate: the metrics of a network, for paths and plane; on fewer examples, since
         it is called ``(T - 1) * path_points + plane_points ** 2`` times.
       batches: a split, for the ensemble and the pairs.
+      summarize: of the task, for the ensemble.
       path_points: networks from each ticket to the next; 0 leaves the paths out.
       plane_points: a side of the plane through the last three; 0 leaves it out.
 
@@ -46,7 +49,7 @@ def analyse(
     if not tickets:
         return {}
     names, networks = list(tickets), list(tickets.values())
-    pairs = compare(predict, networks, batches)
+    pairs = compare(predict, networks, batches, summarize=summarize)
     found: dict[str, Any] = {
         "tickets": names,
         "ensemble": pairs.ensemble,

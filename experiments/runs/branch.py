@@ -13,9 +13,10 @@ from experiments.build.parts import make_superposition
 from experiments.config.fields import Config, as_config
 from experiments.runs.events import read_events
 from experiments.runs.folder import RunFolder
-from experiments.runs.identity import CONTENTS, identity_of
-from experiments.runs.layout import CHECKPOINTS, LOG, MADE_BY, read_config, read_object
+from experiments.runs.identity import CONTENTS, TEXT, identity_of
+from experiments.runs.layout import CHECKPOINTS, LOG, read_config
 from experiments.runs.made_by import changed, made_by
+from experiments.runs.ownership import made_by_of
 from sup_tickets.training.checkpoint import Checkpoints, check_checkpoint
 from sup_tickets.training.processes import on_first, say
 from sup_tickets.training.state import RunState, network_of
@@ -50,7 +51,7 @@ def branch_of(config: Config, ours: Run) -> Branch | None:
     branch = Branch(path, course_of(theirs, epoch_steps=epoch_steps))
     ours_course = course_of(config, epoch_steps=epoch_steps)
     found = difference_before(branch.course, ours_course)
-    found = found or on_first(lambda: _other_masks(path, config))
+    found = found or on_first(lambda: _other_files(path, config))
     if found is not None:
         raise ValueError(f"{name} is not what this run does until then: {found}")
     early = [e for e in config.checkpoint.keep_epochs if e * epoch_steps <= branch.step]
@@ -108,7 +109,9 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
     theirs = make_superposition(branch.course.config, branch.course.method)
     if theirs is not None:  # its checkpoint has the beginning of an average
         other = dataclasses.replace(experiment, superposition=theirs)
-        average = jax.eval_shape(other.first_average, network_of(like.train))
+        average = jax.eval_shape(
+            lambda state: other.first_average(network_of(state)), like.train
+        )
         like = like.replace(average=average)
     checkpoints = Checkpoints(branch.path / CHECKPOINTS, read_only=True)
     try:
@@ -140,19 +143,19 @@ def going_on(
     return known | {"logged_bytes": folder.logged_bytes()}
 
 
-def _other_masks(path: Path, config: Config) -> str | None:
-    """Of files that both start from, the contents."""
-    there = read_object(path / MADE_BY) if (path / MADE_BY).exists() else {}
-    old, new = there.get(CONTENTS), identity_of(config)[CONTENTS]
-    if None in (old, new) or old == new:
-        return None
-    return f"{CONTENTS} ({config.masks}) are others now"
+def _other_files(path: Path, config: Config) -> str | None:
+    """Of files that both start from, those whose contents differ."""
+    there, here = made_by_of(path), identity_of(config)
+    return next(filter(None, (_other(n, there, here) for n in (CONTENTS, TEXT))), None)
+
+
+def _other(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    old, new = there.get(name), here[name]
+    return None if None in (old, new) or old == new else f"{name} are others now"
 
 
 def _other_maker(path: Path) -> list[str]:
-    if not (path / MADE_BY).exists():
-        return []
-    sessions = read_object(path / MADE_BY).get("sessions") or []
+    sessions = made_by_of(path).get("sessions") or []
     return changed(sessions[-1]["by"], made_by()) if sessions else []
 
 

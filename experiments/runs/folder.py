@@ -17,6 +17,7 @@ from experiments.config.fields import Config
 from experiments.runs.events import read_events
 from experiments.runs.identity import (
     CONTENTS,
+    TEXT,
     identity_of,
 )
 from experiments.runs.layout import (
@@ -93,6 +94,8 @@ class RunFolder:
         }
         self._written: list[str] = []
         self.identity, self.begun = on_first(lambda: self._take(config, beside))
+        if self.identity[TEXT] is not None:
+            self._provenance["text"] = self.identity[TEXT]
 
     def _take(
         self, config: Config, beside: Collection[str]
@@ -109,7 +112,8 @@ class RunFolder:
                 path.unlink()
         if not begun:
             self._write(CONFIG, json.dumps(self._config, indent=2) + "\n")
-            contents = {CONTENTS: identity[CONTENTS], "sessions": []}
+            contents = {name: identity[name] for name in (CONTENTS, TEXT)}
+            contents["sessions"] = []
             self._write(MADE_BY, json.dumps(contents, indent=2) + "\n")
         return identity, begun
 
@@ -190,7 +194,8 @@ class RunFolder:
         if not (self.path / CONFIG).exists():
             self._write(CONFIG, json.dumps(self._config, indent=2) + "\n")
         known, now = made_by_of(self.path), made_by()
-        known.setdefault(CONTENTS, self.identity[CONTENTS])
+        for name in (CONTENTS, TEXT):
+            known.setdefault(name, self.identity[name])
         sessions = known.setdefault("sessions", [])
         last = sessions[-1]["by"] if sessions else now
         sessions.append({"from_step": step, "by": now})

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.build.checks import text_digest
 from experiments.config.fields import Config, flat
 from sup_tickets.training.network_files import contents_digest
 
@@ -19,6 +20,11 @@ ASIDE = ("seed", "compare", *FREE)
 
 CONTENTS = "the contents of config.masks"
 """The name of the digest of the file that a run starts from."""
+
+TEXT = "the contents of config.data.name"
+"""The name of the digest of the text that a run reads: another text has other words."""
+
+_OF = {CONTENTS: "config.masks", TEXT: "config.data.name"}
 
 
 def named_fields(config: Config | Mapping[str, Any]) -> dict[str, Any]:
@@ -35,21 +41,21 @@ def identity_of(config: Config) -> dict[str, Any]:
       config: of the run. Of a file that is not there any more nothing is known.
 
     Raises:
-      ValueError: if the file that it starts from is damaged.
+      ValueError: if the file that it starts from is damaged, or its text is none.
     """
     masks = config.get("masks")
     known = Path(masks).is_file() if masks else False
     digest = contents_digest(masks) if known else None
-    return named_fields(config) | {CONTENTS: digest}
+    return named_fields(config) | {CONTENTS: digest, TEXT: text_digest(config)}
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """The first name in which two identities differ, with both values; or ``None``."""
     for name in dict.fromkeys([*new, *old]):
         there, here = old.get(name, "nothing"), new.get(name, "nothing")
-        if name == CONTENTS:
-            if None not in (there, here) and "nothing" != there != here:
-                return f"{name} ({new.get('config.masks')}) are others now"
+        if name in _OF:
+            if there != here and not {None, "nothing"} & {there, here}:
+                return f"{name} ({new.get(_OF[name])}) are others now"
         elif there != here:
             return f"{name} is {there!r} there and {here!r} here"
     return None

@@ -6,8 +6,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.build.checks import text_digest
 from experiments.config.fields import Config
-from experiments.runs.identity import CONTENTS, difference, identity_of, named_fields
+from experiments.runs.identity import (
+    CONTENTS,
+    TEXT,
+    difference,
+    identity_of,
+    named_fields,
+)
 from experiments.runs.layout import (
     CHECKPOINTS,
     CONFIG,
@@ -66,8 +73,23 @@ def check_same_run(path: Path, config: Config) -> None:
     """
     if not (path / CONFIG).exists():
         return
-    there = named_fields(read_config(path)) | {CONTENTS: made_by_of(path).get(CONTENTS)}
-    check_same(path, there, identity_of(config))
+    known = made_by_of(path)
+    there = {name: known.get(name) for name in (CONTENTS, TEXT)}
+    check_same(path, named_fields(read_config(path)) | there, identity_of(config))
+
+
+def check_same_text(path: Path, config: Config) -> None:
+    """Raises if the text that a run has read is another now.
+
+    Raises:
+      ValueError: one line.
+    """
+    there, here = made_by_of(path).get(TEXT), text_digest(config)
+    if None not in (there, here) and there != here:
+        raise ValueError(
+            f"{path}: {TEXT} ({config.data.name}) are others than those that it was "
+            "trained on"
+        )
 
 
 def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

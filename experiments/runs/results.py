@@ -51,6 +51,7 @@ def analysis_of(
         predict=ours.predict,
         evaluate=lambda network: ours.evaluate(network, batches),
         batches=ours.inputs.splits[config.evaluate](),
+        summarize=ours.experiment.task.summarize,
         path_points=config.report.path_points,
         plane_points=config.report.plane_points,
     )

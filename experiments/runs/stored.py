@@ -117,7 +117,10 @@ def with_others(
 
 # --- What results must be -------------------------------------------------------------
 
-_NUMBERS = ("accuracy", "nll", "ece", "brier", "examples", "active", "total")
+_NUMBERS = (
+    *("perplexity", "accuracy", "nll", "ece", "brier"),
+    *("examples", "active", "total"),
+)
 
 
 def check_results(path: Path, results: Mapping[str, Any]) -> None:

@@ -40,11 +40,11 @@ class Shardings(NamedTuple):
 class Source(NamedTuple):
     """Training batches by step; ``source(step)`` is ``source.batch(step)``."""
 
-    batch: Callable[[int], Rows]  # (step)
-    block: Callable[[int, int], Rows]  # (first step, count K) -> rows are [K, B]
-    at: Callable[[Rows, jax.Array], Rows]  # (block, i) -> its i-th batch; traceable
+    batch: Callable[[int], Any]  # (step) -> `Rows`, for example
+    block: Callable[[int, int], Any]  # (first step, count K) -> rows are [K, B]
+    at: Callable[[Any, jax.Array], Any]  # (block, i) -> its i-th batch; traceable
 
-    def __call__(self, step: int) -> Rows:
+    def __call__(self, step: int) -> Any:
         """The batch of a step."""
         return self.batch(step)
 

@@ -28,6 +28,7 @@ from sup_tickets.methods.rewiring import (
     sparse_evolutionary,
     sparse_momentum,
 )
+from sup_tickets.methods.selfish import selfish_rnn
 from sup_tickets.methods.structured import srigl
 
 BEYOND = (
@@ -37,6 +38,8 @@ BEYOND = (
     "ablate_below",
     "keep_neurons",
     "outputs",
+    "gate_growth",
+    "gates",
 )
 """What presets take that is no field of `Method`."""
 
@@ -55,6 +58,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "snfs": sparse_momentum,
     "acdc": acdc,
     "mest": mest,
+    "selfish-rnn": selfish_rnn,
 }
 """Every preset by its short name."""
 

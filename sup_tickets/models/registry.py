@@ -8,10 +8,13 @@ import flax.linen as nn
 
 from sup_tickets.checks import check_whole, did_you_mean
 from sup_tickets.models.conv import ConvNet
+from sup_tickets.models.language import Recurrent, Transformer
 from sup_tickets.models.lenet import LeNet5, LeNet300
 from sup_tickets.models.mlp import MLP
 from sup_tickets.models.mobilenet import MobileNetV1, MobileNetV2
+from sup_tickets.models.onlstm import OrderedLSTMLayer
 from sup_tickets.models.resnet import ResNet
+from sup_tickets.models.rhn import HighwayLayer
 from sup_tickets.models.vgg import STAGES_19, VGG
 from sup_tickets.models.vit import ViT
 from sup_tickets.models.wide_resnet import WideResNet
@@ -49,23 +52,37 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn22x2": partial(WideResNet, blocks=3, widths=(32, 64, 128)),
     "wrn28x10": WideResNet,
 }
-"""Every model by its short name. All have the fields ``activation``, ``bridge`` and
-``dtype``; all but LeNet and ViT the fields ``bn_momentum`` and ``bn_unbiased``."""
+"""Every network of images by its short name. All have the fields ``activation``,
+``bridge`` and ``dtype``; all but LeNet and ViT ``bn_momentum`` and ``bn_unbiased``."""
+
+LANGUAGE_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lstm": Recurrent,
+    "onlstm": partial(Recurrent, layer=OrderedLSTMLayer),
+    "rhn": partial(Recurrent, layer=HighwayLayer, features=(200,)),
+    "transformer": Transformer,
+}
+"""Every network of texts by its short name; see `sup_tickets.models.language`."""
+
+_ALL = MODELS | LANGUAGE_MODELS
 
 
-def make_model(name: str, **options: Any) -> nn.Module:
+def make_model(name: str, *, of_text: bool = False, **options: Any) -> nn.Module:
     """The model with a short name.
 
     Args:
       name: "conv", for example.
+      of_text: whether it is one of `LANGUAGE_MODELS`, not of `MODELS`.
       **options: fields of the model, instead of their defaults.
 
     Raises:
       ValueError: for an unknown name or option, suggesting the nearest; for a number
         of classes that is none.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
+    models, what = (LANGUAGE_MODELS, "texts") if of_text else (MODELS, "images")
+    if name in _ALL and name not in models:
+        raise ValueError(f"model {name!r} is not one of {what}, {', '.join(models)}")
+    if name not in models:
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, models)}")
     known = model_options(name)
     for option in options:
         if option not in known:
@@ -73,11 +90,11 @@ def make_model(name: str, **options: Any) -> nn.Module:
             raise ValueError(f"model {name!r} has no option {option!r}{hint}")
     if "classes" in options:
         check_whole("classes", options["classes"], 1)
-    return MODELS[name](**options)
+    return models[name](**options)
 
 
 def model_options(name: str) -> list[str]:
     """The names of the fields of a model, without Flax's own."""
-    maker = MODELS[name]
+    maker = _ALL[name]
     fields = getattr(maker, "func", maker).__dataclass_fields__
     return [field for field in fields if field not in ("parent", "name")]

@@ -81,7 +81,7 @@ class ViT(nn.Module):
         x = x + positions.astype(self.dtype)
         for i in range(1, self.depth + 1):
             x = Block(layers, self.heads, self.hidden, name=f"block{i}")(x)
-        x = _norm(x[:, 0], "norm", self.dtype)
+        x = layer_norm(x[:, 0], "norm", self.dtype)
         return _dense(x, self.classes, "classifier", self.dtype).astype(
             wide(self.dtype)
         )
@@ -106,27 +106,37 @@ class Block(nn.Module):
     layers: Layers
     heads: int
     hidden: int
+    causal: bool = False  # whether a token sees those before it alone
+    dropout: float = 0.0  # of what is added
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, T, D] to [B, T, D]."""
         width, dtype = x.shape[-1], self.layers.dtype
-        qkv = _dense(_norm(x, "norm1", dtype), 3 * width, "qkv", dtype)
-        x = x + _dense(_attend(qkv, self.heads), width, "out", dtype)
-        before = _norm(x, "norm2", dtype)
+        qkv = _dense(layer_norm(x, "norm1", dtype), 3 * width, "qkv", dtype)
+        seen = _attend(qkv, self.heads, causal=self.causal)
+        x = x + self._dropped(_dense(seen, width, "out", dtype))
+        before = layer_norm(x, "norm2", dtype)
         y = _dense(before, self.hidden, "dense1", dtype)
         y = self.layers.bridged(before, y, (*self.path, "dense1"))
         between = self.layers.activation(y)
         y = _dense(between, width, "dense2", dtype)
-        return x + self.layers.bridged(between, y, (*self.path, "dense2"))
+        y = self.layers.bridged(between, y, (*self.path, "dense2"))
+        return x + self._dropped(y)
+
+    def _dropped(self, x: jax.Array) -> jax.Array:
+        return nn.Dropout(self.dropout, deterministic=not self.layers.train)(x)
 
 
-def _attend(qkv: jax.Array, heads: int) -> jax.Array:
+def _attend(qkv: jax.Array, heads: int, *, causal: bool) -> jax.Array:
     """Softmax attention, the softmax in float32: [B, T, 3 * D] to [B, T, D]."""
     batch, tokens, _ = qkv.shape
     # [B, T, heads, D / heads] each.
     q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, -1), 2, 0)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+    if causal:
+        before = jnp.tril(jnp.ones((tokens, tokens), bool))[None, None]
+        scores = jnp.where(before, scores, -jnp.inf)
     weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(qkv.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(batch, tokens, -1)
 
@@ -135,7 +145,8 @@ def _dense(x: jax.Array, features: int, name: str, dtype: Any) -> jax.Array:
     return nn.Dense(features, dtype=dtype, kernel_init=normal, name=name)(x)
 
 
-def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
+def layer_norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
+    """Layer norm, in float32 or wider until its result."""
     # In float32, as the batch norm of the other models. Flax's fast variance is cut off
     # at 0 by a maximum, whose derivative XLA may lose, see `BatchNorm` in layers.
     norm = nn.LayerNorm(EPSILON, use_fast_variance=False, name=name)

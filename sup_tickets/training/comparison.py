@@ -9,6 +9,7 @@ References:
   https://arxiv.org/abs/1912.02757.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,8 +27,9 @@ from sup_tickets.training.predictions import (
 from sup_tickets.training.state import Network
 from sup_tickets.training.task import Metrics
 
-Predict = Callable[[Network, Any], Predictions]
-"""``(network, batch) -> predictions``, of `sup_tickets.training.evaluation.predict`."""
+Predict = Callable[[Network, Iterable[Any]], Iterable[Predictions]]
+"""``(network, batches) -> predictions`` for each of them in order, of
+`sup_tickets.training.evaluation.predictions`."""
 
 
 class Comparison(NamedTuple):
@@ -46,7 +48,11 @@ class PairSums(NamedTuple):
 
 
 def compare(
-    predict: Predict, networks: Sequence[Network], batches: Iterable[Any]
+    predict: Predict,
+    networks: Sequence[Network],
+    batches: Iterable[Any],
+    *,
+    summarize: Callable[[PredictionSums], Metrics] = prediction_metrics,
 ) -> Comparison:
     """Compares networks in one pass over the batches.
 
@@ -54,6 +60,7 @@ def compare(
       predict: of one task.
       networks: M of one model; all are on the device at once.
       batches: the split; examples of weight 0 do not count.
+      summarize: of the task: what the sums of an ensemble come to.
 
     Raises:
       ValueError: without a network, or without an example.
@@ -61,10 +68,12 @@ def compare(
     if not networks:
         raise ValueError("networks must hold at least 1 network, got none")
     total = RunningSum()
-    for batch in batches:
-        total.add(_sums([predict(network, batch) for network in networks]))
+    copies = itertools.tee(batches, len(networks))
+    streams = [predict(n, copy) for n, copy in zip(networks, copies, strict=True)]
+    for predicted in zip(*streams, strict=True):
+        total.add(_sums(list(predicted)))
     ensemble, pairs = total.result()
-    metrics = prediction_metrics(ensemble)
+    metrics = summarize(ensemble)
     # A mean of rounded terms that cancel may end below 0.
     return Comparison(
         ensemble=metrics,

@@ -4,7 +4,7 @@ What a task sums over the examples of a batch is added up on the device; the hos
 once, at the end.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -30,29 +30,46 @@ def evaluate(
     Raises:
       ValueError: without a batch.
     """
-    # Programs are kept with the function, which the task holds.
-    sums, total, carry = jax.jit(task.metrics), RunningSum(), None
-    for batch in batches:
-        given = network.model_state
-        if task.carry is not None:
-            carry = task.carry.start(batch) if carry is None else carry
-            given = Carried(given, carry)
-        part = sums(network.params, given, batch, jnp.int32(step))
-        if task.carry is not None:
-            part, carry = part
+    total = RunningSum()
+    for part in _passed(task, task.metrics, network, batches, jnp.int32(step)):
         total.add(part)
     return task.summarize(total.result())
 
 
-def predict(task: Task, network: Network, batch: Any) -> Any:
-    """The `Predictions` of a network for a batch; compiled once for each task.
+def predictions(task: Task, network: Network, batches: Iterable[Any]) -> Iterator[Any]:
+    """The `Predictions` of a network for each batch; compiled once for each task.
+
+    Args:
+      task: that the network was trained for.
+      network: of that task.
+      batches: all of one shape; in order, if the task carries state.
 
     Raises:
       ValueError: if the task predicts nothing.
     """
     if task.predict is None:
         raise ValueError("the task has no predictions to compare")
-    return jax.jit(task.predict)(network.params, network.model_state, batch)
+    return _passed(task, task.predict, network, batches)
+
+
+def _passed(
+    task: Task,
+    function: Callable[..., Any],
+    network: Network,
+    batches: Iterable[Any],
+    *rest: Any,
+) -> Iterator[Any]:
+    """What a function of the task gives for each batch, without what is carried."""
+    # Programs are kept with the function, which the task holds.
+    compiled, carry = jax.jit(function), None
+    for batch in batches:
+        if task.carry is None:
+            yield compiled(network.params, network.model_state, batch, *rest)
+            continue
+        carry = task.carry.start(batch) if carry is None else carry
+        given = Carried(network.model_state, carry)
+        found, carry = compiled(network.params, given, batch, *rest)
+        yield found
 
 
 def reestimate(

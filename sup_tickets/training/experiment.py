@@ -119,7 +119,7 @@ class Experiment:
         state = jax.eval_shape(steps.init, jax.random.key(0), None, batch)
         if step < self.plan.phase1_steps:
             return RunState(state)
-        average = jax.eval_shape(self.first_average, network_of(state))
+        average = jax.eval_shape(lambda s: self.first_average(network_of(s)), state)
         return RunState(state, average)
 
     def first_average(self, network: Network) -> SuperpositionState | None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from sup_tickets.averaging import is_averaging
 from sup_tickets.superposition import SuperpositionState
 from sup_tickets.training.evaluation import evaluate
 from sup_tickets.training.experiment import Experiment, Stage
@@ -131,7 +132,7 @@ def train(
         ends = step == plan.phase1_steps or step in plan.collections
         if ends or _every(ours.validate_every_steps, step):
             watch.check()
-            _validate(ours, callbacks, step, state)
+            state = _validated(ours, callbacks, step, state)
         if step in ours.keep_steps:
             callbacks.kept(step, ours.final_form(state, step))
         if ends:
@@ -269,18 +270,22 @@ def _superposed(ours: Experiment, average: SuperpositionState | None) -> Network
     return from_trees(*jax.jit(ours.superposition.result)(average))
 
 
-def _validate(
+def _validated(
     ours: Experiment, callbacks: Callbacks, step: int, state: TrainState
-) -> None:
+) -> TrainState:
+    """The state after a look at the validation split, if there is one."""
     if ours.validation is None:
-        return
-    network, task = network_of(state), ours.stage_at(step).task
+        return state
+    stage = ours.stage_at(step)
+    network, task = network_of(state), stage.task
     metrics = evaluate(task, network, ours.validation(), step)
     # A step's loss is that before its update; this is the first look at the last one.
     loss = task.value_of(metrics)
     if not np.isfinite(loss):
         raise _diverged(ours.plan, step - 1, f"the validation loss is {loss}")
     callbacks.validated(ours.plan.phase_of(step - 1), step, metrics, network)
+    averages = is_averaging(state.opt_state)
+    return stage.steps.validated(state, loss) if averages else state
 
 
 def _diverged(plan: Plan, step: int, what: str) -> TrainingDiverged:

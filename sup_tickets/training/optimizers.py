@@ -5,7 +5,12 @@ from typing import Any
 
 import optax
 
+from sup_tickets.averaging import iterate_averaging
+from sup_tickets.checks import check_one_of
 from sup_tickets.types import Params
+
+AVERAGING = ("none", "restart", "plain")
+"""Ways to average the weights over the steps."""
 
 
 def make_optimizer(
@@ -16,6 +21,8 @@ def make_optimizer(
     momentum: float = 0.9,
     nesterov: bool = False,
     clip_norm: float | None = None,
+    averaging: str = "none",
+    patience: int = 5,
 ) -> optax.GradientTransformation:
     """An Optax chain without a learning rate; its updates are to be subtracted.
 
@@ -29,6 +36,9 @@ def make_optimizer(
       nesterov: of SGD.
       clip_norm: largest global norm of the gradient of the active weights, before the
         weight decay; ``None`` for no limit.
+      averaging: of `AVERAGING`: whether the weights are averaged, see
+        `sup_tickets.averaging`; "restart" is SNT-ASGD, "plain" NT-ASGD.
+      patience: of the averaging.
 
     Raises:
       ValueError: for another name, or a number out of its range.
@@ -38,10 +48,16 @@ def make_optimizer(
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
     clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    check_one_of("averaging", averaging, AVERAGING)
+    averages = []
+    if averaging != "none":
+        averages = [
+            iterate_averaging(patience=patience, restart=averaging == "restart")
+        ]
     decayed = optax.add_decayed_weights(weight_decay, mask=decay)
     if name == "sgd":
         trace = optax.trace(decay=momentum, nesterov=nesterov)
-        return optax.chain(*clip, decayed, trace)
+        return optax.chain(*clip, decayed, trace, *averages)
     if name == "adamw":
-        return optax.chain(*clip, optax.scale_by_adam(), decayed)
+        return optax.chain(*clip, optax.scale_by_adam(), decayed, *averages)
     raise ValueError(f"optimizer must be 'sgd' or 'adamw', got {name!r}")

@@ -6,6 +6,7 @@ import chex
 import flax.struct
 import jax
 
+from sup_tickets.averaging import averaged_params, is_averaging
 from sup_tickets.superposition import SuperpositionState
 from sup_tickets.types import Masks, Number, Params
 from sup_tickets.updates import MethodState
@@ -55,9 +56,15 @@ class Start(NamedTuple):
 
 
 def network_of(state: TrainState) -> Network:
-    """The live network; its buffers are donated with the state at the next step."""
+    """The live network, of averaged weights where the optimizer has them.
+
+    Its buffers are donated with the state at the next step.
+    """
+    params = state.params
+    if is_averaging(state.opt_state):
+        params = jax.jit(averaged_params)(params, state.opt_state)
     return Network(
-        params=state.params, model_state=state.model_state, masks=state.method.masks
+        params=params, model_state=state.model_state, masks=state.method.masks
     )
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding
 
+from sup_tickets.averaging import after_validation, restart_averages
 from sup_tickets.checks import check_whole
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import apply_masks, count, difference, intersection
@@ -202,12 +203,22 @@ def topology_step(
 def explore_step(
     spec: Spec, state: TrainState, batch: Any, fraction: Number
 ) -> tuple[TrainState, Turnover]:
-    """The exploration that begins a cycle; as `topology_step`, and consumes nothing."""
+    """The exploration that begins a cycle; as `topology_step`, and consumes nothing.
+
+    Averages of the weights begin anew, so that a ticket is that of its own cycle.
+    """
     dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
     change = explore_topology(
         spec.method, state.method, state.params, dense, state.step, fraction
     )
+    state = state.replace(opt_state=restart_averages(state.opt_state))
     return _changed(spec, state, change, told.report)
+
+
+def validated_step(spec: Spec, state: TrainState, loss: Number) -> TrainState:
+    """The state once the optimizer has heard of a validation loss."""
+    del spec
+    return state.replace(opt_state=after_validation(state.opt_state, loss))
 
 
 def _changed(
@@ -251,6 +262,7 @@ class Steps(NamedTuple):
     block: Callable[[TrainState, Any], tuple[TrainState, Report]]  # entries [K]
     topology: Callable[[TrainState, Any], tuple[TrainState, Turnover]]
     explore: Callable[[TrainState, Any, Number], tuple[TrainState, Turnover]]
+    validated: Callable[[TrainState, Number], TrainState]
 
 
 def compile_steps(spec: Spec, sharding: Sharding | None = None) -> Steps:
@@ -272,6 +284,9 @@ def compile_steps(spec: Spec, sharding: Sharding | None = None) -> Steps:
         program(begin),
         *(
             program(step, donate_argnums=0)
-            for step in (train_step, train_block, topology_step, explore_step)
+            for step in (
+                *(train_step, train_block, topology_step, explore_step),
+                validated_step,
+            )
         ),
     )

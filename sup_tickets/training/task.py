@@ -97,7 +97,8 @@ class Task:
 
     predict: Callable[..., Any] | None = None
     """``(params, model_state, batch) -> Predictions``, of tasks that predict classes;
-    see `sup_tickets.training.predictions`."""
+    see `sup_tickets.training.predictions`. If the task carries something,
+    ``(Predictions, carry)``."""
 
     carry: Carry | None = None
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from sup_tickets.training.classification import PureNetwork
 from sup_tickets.training.flops import Uses
+from sup_tickets.training.language import LanguageNetwork
 from sup_tickets.types import Number, Params
 
 Form = Callable[[Number], nn.Module]
@@ -77,6 +78,30 @@ def linen_network(module: nn.Module | Form, example: Any) -> PureNetwork:
     return PureNetwork(init, apply, statistics)
 
 
+def linen_language(module: Any, *, length: int) -> LanguageNetwork:
+    """The functions of a Linen module that predicts the next token.
+
+    Args:
+      module: called as ``module(tokens, carry, train=...)``, with a method ``start``;
+        see `sup_tickets.models.language`.
+      length: tokens of a row of a batch.
+    """
+
+    def init(key: jax.Array) -> Params:
+        zeros = jax.numpy.zeros((1, length), np.int32)
+        return module.init(key, zeros, train=False)["params"]
+
+    def apply(
+        params: Params, tokens: jax.Array, carry: Any, train: bool, key: jax.Array
+    ) -> Any:
+        return module.apply(
+            {"params": params}, tokens, carry, train=train, rngs={"dropout": key}
+        )
+
+    carries = module.start(1) is not None
+    return LanguageNetwork(init, apply, module.start if carries else None)
+
+
 def _variables(form: Form, key: jax.Array, inputs: Any) -> Any:
     return form(0).init(key, inputs, train=False)
 
@@ -109,7 +134,8 @@ def kernel_uses(model: nn.Module, example: Any) -> Uses:
 
     Nothing is computed; the model is applied to shapes. Padding counts as input. A
     layer that is applied several times has the sum. Tables of `nn.Embed` are looked up,
-    which costs nothing.
+    which costs nothing, but where they are decoders (``attend``). A module of another
+    kind may tell of its own kernels by a method ``kernel_uses(inputs)``, names to uses.
 
     Args:
       model: Linen module, called as ``model(inputs, train=False)``, made of Flax's
@@ -125,10 +151,10 @@ def kernel_uses(model: nn.Module, example: Any) -> Uses:
     def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext):
         output = call(*args, **kwargs)
         module = context.module
-        if context.method_name == "__call__" and isinstance(module, _LAYERS):
-            leaf = "embedding" if isinstance(module, nn.Embed) else "kernel"
-            name = "/".join([*module.path, leaf])
-            found[name] = found.get(name, 0) + _uses(module, args[0].shape, output)
+        if context.method_name in ("__call__", "attend"):
+            for leaf, uses in _uses_in(module, args, output, context).items():
+                name = "/".join([*module.path, leaf])
+                found[name] = found.get(name, 0) + uses
         return output
 
     one = jax.ShapeDtypeStruct((1, *example.shape[1:]), example.dtype)
@@ -142,9 +168,18 @@ def kernel_uses(model: nn.Module, example: Any) -> Uses:
 _LAYERS = (nn.Conv, nn.ConvTranspose, nn.Dense, nn.DenseGeneral, nn.Embed)
 
 
-def _uses(module: Any, inputs: tuple[int, ...], output: Any) -> int:
+def _uses_in(module: Any, args: Any, output: Any, context: Any) -> Uses:
+    """The uses of a module's own kernels in one call."""
     if isinstance(module, nn.Embed):
-        return 0
+        decodes = context.method_name == "attend"
+        return {"embedding": output.size // module.num_embeddings if decodes else 0}
+    if isinstance(module, _LAYERS):
+        return {"kernel": _uses(module, args[0].shape, output)}
+    own = getattr(module, "kernel_uses", None)
+    return own(*args[:1]) if own else {}
+
+
+def _uses(module: Any, inputs: tuple[int, ...], output: Any) -> int:
     if isinstance(module, nn.ConvTranspose):
         return int(np.prod(inputs[:-1]))  # every input goes through the whole kernel
     outputs = int(np.prod(module.features))
