@@ -50,6 +50,7 @@ def default() -> ConfigDict:
     config.model.options = ConfigDict()  # further fields of the model
     config.method = _method()
     config.masks = placeholder(str)  # file of a network whose masks a run starts with
+    config.branch_from = placeholder(str)  # run whose phase 1 this one starts after
     config.mask = _mask()
     config.tost = _tost()
     config.train = _train()

@@ -120,7 +120,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self._takes_config = False
+        self._takes_config = self._takes_fields = False
         self._switches: list[str] = []
 
     def add_config(self, *, required: bool = True) -> None:
@@ -132,6 +132,10 @@ class Parser(argparse.ArgumentParser):
             metavar="FILE.py[:name=value,...]",
             help="and --config.section.field=value for any of its fields",
         )
+
+    def add_fields(self) -> None:
+        """Takes ``--config.FIELD=TEXT`` without ``--config``: pairs in "fields"."""
+        self._takes_fields = True
 
     def add_switch(self, flag: str, text: str) -> None:
         """Adds a flag that is ``--name``, ``--noname`` or ``--name=true``."""
@@ -155,7 +159,9 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(words)
         for word in unknown:
             self._refuse(word)
-        if self._takes_config and options.config is not None:
+        if self._takes_fields:
+            options.fields = tuple(overrides)
+        elif self._takes_config and options.config is not None:
             options.config = read_source(options.config, overrides)
         elif overrides:
             self.error(f"--config.{overrides[0][0]} needs --config=FILE.py too")
@@ -182,7 +188,7 @@ class Parser(argparse.ArgumentParser):
             match = _OVERRIDE.fullmatch(word)
             if match is None:
                 kept.append(self._plain(word))
-            elif not self._takes_config:
+            elif not (self._takes_config or self._takes_fields):
                 self.error(f"{word}: this command takes no configuration")
             else:
                 _add(found, *_override(match, words))

@@ -192,6 +192,11 @@ def _checked(config: Config, options: Options) -> tuple[float, ...]:
     if options.variant == "gradual" and len(set(targets)) > 1:
         raise ValueError(f"variant 'gradual' has one sparsity, got {targets}")
     check_takes_masks(config)
+    if config.branch_from is not None:
+        raise ValueError(
+            f"config.branch_from={config.branch_from!r}: every round of a lottery "
+            "trains its own phase 1; leave it out"
+        )
     if not is_plain(config):
         raise ValueError(
             "a lottery finds masks and weights itself; config.mask and config.masks "

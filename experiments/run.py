@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,9 +14,18 @@ import jax
 from experiments.build.experiment import Run, build, comparisons
 from experiments.config.fields import Config
 from experiments.reports.run import table, write_report
+from experiments.runs.branch import Branch, branch_of, branched, going_on
 from experiments.runs.folder import RunFolder
 from experiments.runs.identity import named_fields
-from experiments.runs.layout import FINAL, PLAN, RESULTS, SUPERPOSED, file_name
+from experiments.runs.layout import (
+    CHECKPOINTS,
+    FINAL,
+    PHASE1,
+    PLAN,
+    RESULTS,
+    SUPERPOSED,
+    file_name,
+)
 from experiments.runs.lost import lost_text
 from experiments.runs.made_by import command, made_by, versions
 from experiments.runs.ownership import is_finished, is_trained, outputs
@@ -96,9 +104,10 @@ def _run(
     trained = on_first(lambda: is_trained(workdir, config))
     # Whatever can be wrong is found before the folder is touched.
     ours = None if trained else build(config, devices=devices)
+    branch = None
     try:
         if ours is not None:
-            on_first(partial(_check_files, ours, workdir))
+            branch = _check_files(config, ours, workdir)
         folder = RunFolder(workdir, config, beside=beside)
         try:
             if ours is None:
@@ -106,7 +115,7 @@ def _run(
                 results = folder.results()
             else:
                 say(ours.plan_text)
-                results = _train(config, ours, folder, signals, name)
+                results = _train(config, ours, folder, signals, name, branch)
             return _compare_and_report(config, folder, results, devices, signals)
         finally:
             folder.close()
@@ -115,10 +124,13 @@ def _run(
             ours.inputs.close()
 
 
-def _check_files(ours: Run, workdir: Path) -> None:
-    """Checks the files that a run starts from; once it has begun it needs them not."""
-    if not any((workdir / "checkpoints").glob("*")):
-        ours.check_files()
+def _check_files(config: Config, ours: Run, workdir: Path) -> Branch | None:
+    """Checks what a run starts from; once it has begun it needs that no more."""
+    if on_first(lambda: any((workdir / CHECKPOINTS).glob("*"))):
+        return None
+    if config.branch_from is None:
+        on_first(ours.check_files)
+    return branch_of(config, ours)
 
 
 def _compare_and_report(
@@ -151,13 +163,19 @@ def _trained_text(folder: RunFolder) -> str:
 
 
 def _train(
-    config: Config, ours: Run, folder: RunFolder, signals: Signals, name: str
+    config: Config,
+    ours: Run,
+    folder: RunFolder,
+    signals: Signals,
+    name: str,
+    branch: Branch | None,
 ) -> dict[str, Any]:
     """Trains from wherever the run is, and writes the results."""
-    checkpoints = Checkpoints(folder.checkpoints)
+    # Others may branch from the end of phase 1.
+    checkpoints = Checkpoints(folder.checkpoints, keep=(ours.plan.phase1_steps,))
     progress = None
     try:
-        start, notes = _start(ours, folder, checkpoints)
+        start, notes = _start(ours, folder, checkpoints, branch)
         step = int(start.train.step)
         for line in folder.go_on(step):
             say(f"{folder.path}: made by others than before: {line}")
@@ -174,6 +192,8 @@ def _train(
         )
         if not notes:
             progress.began(network_of(start.train), step)
+        if "rows" not in notes and step == ours.plan.phase1_steps:
+            progress.collected(PHASE1, step, network_of(start.train))
         checkpointer = RunCheckpointer(
             config, checkpoints, progress, signals, folder, step=step
         )
@@ -192,7 +212,7 @@ def _train(
 
 
 def _start(
-    ours: Run, folder: RunFolder, checkpoints: Checkpoints
+    ours: Run, folder: RunFolder, checkpoints: Checkpoints, branch: Branch | None
 ) -> tuple[RunState, dict[str, Any]]:
     """The newest good checkpoint, or the beginning."""
     restored = checkpoints.restore(
@@ -204,10 +224,16 @@ def _start(
     if restored is None:
         if folder.begun:
             say(f"{folder.path}: this run was begun and left no checkpoint")
-        state = ours.init()  # may fail, and then nothing is removed
+        # What may fail comes first, and then nothing is removed.
+        if branch is None:
+            state, notes = ours.init(), {}
+        else:
+            state, notes = branched(branch, ours)
         folder.start_over()
         folder.write(PLAN, ours.plan_text + "\n")
-        return state, {}
+        if branch is not None:
+            notes = going_on(branch, folder, notes)
+        return state, notes
     for line in restored.broken:
         say(f"{folder.path}: a checkpoint is broken and set aside: {line}")
     say(f"{folder.path}: going on after {restored.step} steps")

@@ -5,14 +5,14 @@
 
 Names are those of `configs.common.ALIASES` or dotted fields; ``a..b`` are the whole
 numbers from a to b; values with commas or spaces are put into quotes. Each combination
-has a folder; a finished one is left alone, and one that was broken off goes on. At the
-end all are gathered into OUT/report.
+has a folder; a finished one is left alone, and one that was broken off goes on. Runs
+that are the same until the end of phase 1 train it once: the others branch from the
+first, see config.branch_from. At the end all are gathered into OUT/report.
 """
 
 import argparse
 import difflib
 import itertools
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,16 +29,17 @@ from experiments.command import (
     folder_path,
     start,
 )
-from experiments.config.fields import FIELDS, Config, check_config, flat
+from experiments.config.fields import FIELDS, Config, as_config, check_config, flat
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
 from experiments.reports.runs import report, report_files
+from experiments.runs.branch import branch_of, find_source
+from experiments.runs.layout import CHECKPOINTS, folder_name
 from experiments.runs.ownership import check_no_run, is_finished
 from experiments.runs.stopping import Stopped
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MOST = 10_000  # combinations; more are a mistake
-_LONGEST = 255  # bytes of a folder's name
 
 
 class Member(NamedTuple):
@@ -120,23 +121,6 @@ def _pairs(grid: Mapping[str, Sequence[str]]) -> list[list[tuple[str, str]]]:
     ]
 
 
-def folder_name(pairs: Sequence[tuple[str, str]]) -> str:
-    """One name of a folder for names and values; slashes are written as in addresses.
-
-    Raises:
-      ValueError: if it is too long for one.
-    """
-    name = ",".join(
-        f"{name}={value.replace('%', '%25').replace('/', '%2F')}"
-        for name, value in pairs
-    )
-    if len(os.fsencode(name)) > _LONGEST:
-        raise ValueError(
-            f"--grid makes a folder's name of over {_LONGEST} bytes: {name}"
-        )
-    return name
-
-
 def check_names(grid: Mapping[str, Any], fields: Sequence[str]) -> None:
     """Raises unless all names are known, and of different fields.
 
@@ -190,27 +174,53 @@ def members(
     return found
 
 
-def check_members(found: Sequence[Member], devices: Sequence[Any] | None) -> list[bool]:
+def check_members(
+    found: Sequence[Member], devices: Sequence[Any] | None
+) -> list[int | None]:
     """Builds every run that is not finished, so that no error waits for its turn.
 
     Returns:
-      Which are finished.
+      The steps of an epoch of each; ``None`` if it is finished.
 
     Raises:
       ValueError: naming the combination and what is wrong with it.
     """
-    finished = []
+    epochs: list[int | None] = []
     for member in found:
         try:
-            finished.append(is_finished(member.path, member.config))
-            if not finished[-1]:
-                built = build.build(member.config, devices=devices)
-                built.inputs.close()
-                if not any((member.path / "checkpoints").glob("*")):
-                    built.check_files()
+            if is_finished(member.path, member.config):
+                epochs.append(None)
+                continue
+            built = build.build(member.config, devices=devices)
+            built.inputs.close()
+            epochs.append(built.plan.epoch_steps)
+            if not _is_begun(member):
+                built.check_files()
+                branch_of(member.config, built)
         except ValueError as error:
             raise ValueError(f"{member.name}: {error}") from error
-    return finished
+    return epochs
+
+
+def _is_begun(member: Member) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return any((member.path / CHECKPOINTS).glob("*"))
+
+
+def branching(member: Member, earlier: Sequence[Member], epoch_steps: int) -> Config:
+    """The configuration of a run, to start from an earlier one if they begin alike.
+
+    Args:
+      member: the run.
+      earlier: those that were run before it.
+      epoch_steps: of the run.
+    """
+    config = as_config(member.config.to_dict())
+    if config.branch_from is None and not _is_begun(member):
+        others = [(other.path, other.config) for other in earlier]
+        source = find_source(config, others, epoch_steps=epoch_steps)
+        config.branch_from = None if source is None else str(source)
+    return config
 
 
 def sweep(
@@ -267,18 +277,21 @@ def run_members(
       ValueError: if anything is wrong that can be known before the first run.
       Stopped: after a signal, once the run at work is saved.
     """
-    finished = check_members(found, devices)
-    for member, done in zip(found, finished, strict=True):
-        state = "finished" if done else "begun" if member.path.exists() else "to do"
-        print(f"{member.path}: {state}")
-    print(f"{len(found)} runs, {sum(finished)} of them finished", flush=True)
+    epochs = check_members(found, devices)
+    for member, steps in zip(found, epochs, strict=True):
+        begun = "begun" if member.path.exists() else "to do"
+        print(f"{member.path}: {'finished' if steps is None else begun}")
+    print(f"{len(found)} runs, {epochs.count(None)} of them finished", flush=True)
     if dry_run:
         return {}
     failed: dict[str, str] = {}
-    for i, member in enumerate(found, start=1):
-        print(f"\n{i} of {len(found)}: {member.name}", flush=True)
+    for i, (member, steps) in enumerate(zip(found, epochs, strict=True)):
+        print(f"\n{i + 1} of {len(found)}: {member.name}", flush=True)
         try:
-            run.run(member.config, member.path, devices=devices)
+            config = member.config
+            if steps is not None:
+                config = branching(member, found[:i], steps)
+            run.run(config, member.path, devices=devices)
         except Stopped:
             raise
         except Exception as error:  # whatever it is, the others can still run

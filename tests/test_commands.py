@@ -23,8 +23,8 @@ from sup_tickets.training.state import Network
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    *("main", "sweep", "lottery", "tost_study", "report", "evaluate", "export"),
-    *("jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
+    *("main", "sweep", "study", "lottery", "tost_study", "report", "evaluate"),
+    *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
 )
 
 
@@ -120,6 +120,20 @@ WRONG = {
         ),
         ([D, OUT, f"--grid=masks={'a' * 300}"], "folder's name of over 255 bytes"),
     ],
+    "study": [
+        ([], "required: NAME, --out"),
+        (["claim"], "required: --out"),
+        (["clam", OUT], "'clam'.*claim"),
+        (["claim", OUT, "--part=5/4"], "'5/4' is no part"),
+        (["claim", OUT, "--part=0/4"], "'0/4' is no part"),
+        (["claim", OUT, "--part=half"], "'half' is no part"),
+        (["claim", OUT, "--csv=nowhere.csv"], "nowhere.csv"),
+        (["claim", OUT, "--csv=README.md"], "README.md"),
+        (["claim", OUT, "--config=x"], "unknown flag '--config'"),
+        (["claim", OUT, "--config.train.epoch=3"], "did you mean config.train.epochs"),
+        (["claim", OUT, "--config.train.epochs=many"], "train.epochs"),
+        (["claim", "claim", OUT], "unexpected argument 'claim'"),
+    ],
     "lottery": [
         ([D], "required: --workdir"),
         ([D, W, "--variant=all"], "--variant: invalid choice: 'all'"),
@@ -133,6 +147,7 @@ WRONG = {
         ([f"{D}:method=gmp", W], "method 'gmp' does not start"),
         ([D, W, "--config.method.name=gmp"], "method 'gmp' does not start"),
         ([f"{D}:mask=snip", W], "a lottery finds masks"),
+        ([D, W, "--config.branch_from=R"], "branch_from='R': every round of a lottery"),
         ([D, W, "--config.mask.name=snip"], "a lottery finds masks"),
     ],
     "tost_study": [

@@ -1,8 +1,10 @@
 """Photographs streamed from disk, at the size of toys."""
 
+import gc
 import io
 import itertools
 import math
+from multiprocessing.synchronize import SemLock
 
 import jax
 import jax.numpy as jnp
@@ -225,6 +227,11 @@ def test_wrong_workers(place):
 # --- Evaluation -----------------------------------------------------------------------
 
 
+def semaphores():
+    """How many semaphores of `multiprocessing` are alive."""
+    return sum(isinstance(o, SemLock) for o in gc.get_objects())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_has_every_example_once_and_whole_batches(place, workers):
     batches = Evaluation(
@@ -236,8 +243,11 @@ def test_evaluation_has_every_example_once_and_whole_batches(place, workers):
         workers=workers,
     )
     assert len(batches) == 3
+    before = semaphores()
     for _ in range(2 - workers):  # again and again
         found = list(batches)
+        # None of a worker's 25 is left; two are Grain's own, of its shared memory.
+        assert semaphores() <= before + 2
         assert [len(batch.labels) for batch in found] == [B] * 3
         images, labels, weights = (
             np.concatenate(arrays) for arrays in zip(*found, strict=True)

@@ -232,26 +232,34 @@ def signalled(monkeypatch, number, at):
     monkeypatch.setattr(Progress, "reported", reported)
 
 
+CHECKED = {"train.check_every_steps": 1, "report.path_points": 0}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(config_of(**CHECKED), folder, devices=one())
+    return folder
+
+
 @pytest.mark.parametrize(
     ("number", "at"), [(signal.SIGTERM, 7), (signal.SIGINT, 22), (signal.SIGTERM, 30)]
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
-    number, at, tmp_path, monkeypatch, capfd
+    number, at, whole, tmp_path, monkeypatch, capfd
 ):
-    config = config_of(**{"train.check_every_steps": 1, "report.path_points": 0})
-    whole = tmp_path / "whole"
-    run(config, whole, devices=one())
+    config = config_of(**CHECKED)
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     signalled(monkeypatch, number, at)
-    broken = tmp_path / "broken"
     with pytest.raises(Stopped, match=rf"stopped after {at} of 30 steps") as caught:
-        run(config, broken, devices=one())
+        run(config, tmp_path, devices=one())
     assert caught.value.exit_code == 128 + number
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert f"{number.name}: saving" in capfd.readouterr().err
-    run(config, broken, devices=one())
+    run(config, tmp_path, devices=one())
     assert f"going on after {at} steps" in capfd.readouterr().out
-    assert_same_results(broken, whole)
+    assert_same_results(tmp_path, whole)
 
 
 def test_the_command_to_go_on_with_is_the_one_typed(monkeypatch):
@@ -276,7 +284,7 @@ def assert_same_results(one, other):
 
 
 def test_what_a_run_needs_is_in_its_checkpoint(tmp_path, monkeypatch, capsys):
-    config = config_of(**{"train.check_every_steps": 1, "report.path_points": 0})
+    config = config_of(**CHECKED)
     signalled(monkeypatch, signal.SIGTERM, 22)
     with pytest.raises(Stopped):
         run(config, tmp_path, devices=one())
@@ -555,7 +563,8 @@ def test_an_error_ends_the_program_without_a_traceback(tmp_path):
 
 def test_comparisons_have_the_same_budget():
     config = config_of(compare=True)
-    others = comparisons(config)
+    others = comparisons(config_of(compare=True, branch_from="elsewhere"))
+    assert {other.branch_from for other in others.values()} == {None}
     assert list(others) == ["rigl without Sup-tickets", "dense"]
     runs = [build(c, devices=one()) for c in [config, *others.values()]]
     assert {r.plan.total_steps for r in runs} == {30}

@@ -14,6 +14,7 @@ from experiments.reports.columns import CSV, SCORES, Column
 from experiments.reports.figures import shown_name
 from experiments.reports.gather import (
     base_rows,
+    bases_of,
     differing,
     group_runs,
     network_scores,
@@ -297,6 +298,28 @@ def test_rows_of_older_results_are_a_base_too(tmp_path):
     (tmp_path / "run/results.json").write_text(json.dumps(results))
     base = base_rows(read_runs([tmp_path]))
     assert base[["seed", "accuracy"]].values.tolist() == [[0, 0.9]]
+
+
+def test_a_base_of_the_same_phase_1_is_paired_by_it(tmp_path):
+    """Its rate falls at other shares of its own epochs, and nothing else differs."""
+    for seed, accuracy in enumerate((0.90, 0.80)):
+        first = tmp_path / f"first{seed}"
+        write_run(first, config_of(seed=seed), accuracy=accuracy + 0.02, full=False)
+        more = {"train__drop_epochs": [4], "seed": seed, "sup": False}
+        ending = {"branch_from": str(first)} | config_of(**more)
+        write_run(tmp_path / f"base{seed}", ending, accuracy=accuracy, full=False)
+        longer = {"branch_from": str(first)} | config_of(**more, train__epochs=20)
+        write_run(tmp_path / f"longer{seed}", longer, accuracy=0.5, full=False)
+    runs = read_runs([tmp_path])
+    groups = group_runs(runs)
+    assert [len(group.runs) for group in groups] == [
+        2,
+        2,
+        2,
+    ]  # whatever they branch from
+    ours = next(group for group in groups if group.setting["sup.enabled"])
+    found = bases_of(ours, base_rows(runs))
+    assert found["accuracy"].to_dict() == {0: 0.90, 1: 0.80}
 
 
 def test_only_the_seed_is_set_aside(tmp_path):

@@ -1,5 +1,6 @@
 """Masks found before training, ToST and lottery tickets, through whole tiny runs."""
 
+import functools
 import json
 
 import jax
@@ -183,9 +184,8 @@ def test_too_many_examples():
         started(**{"mask.name": "snip", "mask.examples_per_class": 5000})
 
 
-def test_masks_of_another_run_are_refused(tmp_path):
-    run(config_of(**STATIC, **{"train.epochs": 2}), tmp_path, devices=one())
-    path = str(tmp_path / "final" / "network.safetensors")
+def test_masks_of_another_run_are_refused(network):
+    path = str(network)
     for changes, text in (
         (
             {"method.sparsity": 0.6},
@@ -380,15 +380,13 @@ def test_without_ghosts_the_network_is_the_relu_network_bit_for_bit():
 
 
 @pytest.mark.parametrize("part", ["soft", "skips", "rescale", "labels"])
-def test_every_part_alone_changes_the_run(part, tmp_path):
+def test_every_part_alone_changes_the_run(part, network, tmp_path):
     changes = {"tost.parts": part, "train.epochs": 2}
     if part == "rescale":
         changes["tost.rescale_steps"] = 2
-    run(config_of(**STATIC, **changes), tmp_path / "with", devices=one())
-    run(config_of(**STATIC, **{"train.epochs": 2}), tmp_path / "without", devices=one())
-    ours, other = (
-        load_sparse(tmp_path / name / "final" / "network.safetensors")
-        for name in ("with", "without")
+    run(config_of(**STATIC, **changes), tmp_path, devices=one())
+    ours, other = map(
+        load_sparse, (tmp_path / "final" / "network.safetensors", network)
     )
     same(ours.masks, other.masks)
     assert jax.tree.structure(ours) == jax.tree.structure(other)
@@ -412,17 +410,20 @@ def test_every_part_alone_changes_the_run(part, tmp_path):
 )
 def test_every_option_of_tost_is_reached(changes):
     """One of them at a time moves the weights after three steps elsewhere."""
+    assert (plain_kernel() != kernel_after_steps(**changes)).any()
 
-    def after_steps(**changes):
-        base = {**STATIC, **ALL, "train.epochs": 5, "tost.rescale_steps": 30}
-        built = build(config_of(**{**base, **changes}), devices=one())
-        steps = built.experiment.stages[0].steps
-        state = built.init().train
-        for step in range(3):
-            state, _ = steps.train(state, built.inputs.batches(step))
-        return np.asarray(state.params["dense1"]["kernel"])
 
-    assert (after_steps() != after_steps(**changes)).any()
+def kernel_after_steps(**changes):
+    base = {**STATIC, **ALL, "train.epochs": 5, "tost.rescale_steps": 30}
+    built = build(config_of(**{**base, **changes}), devices=one())
+    steps = built.experiment.stages[0].steps
+    state = built.init().train
+    for step in range(3):
+        state, _ = steps.train(state, built.inputs.batches(step))
+    return np.asarray(state.params["dense1"]["kernel"])
+
+
+plain_kernel = functools.cache(kernel_after_steps)
 
 
 def test_blocks_and_a_resume_across_the_end_of_ghosts(tmp_path, monkeypatch):
@@ -453,16 +454,15 @@ def test_blocks_and_a_resume_across_the_end_of_ghosts(tmp_path, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), again, whole)
 
 
-def test_as_released_nothing_fades_and_all_of_it_is_counted(tmp_path):
-    changes = {**ALL, "tost.released": True, "train.epochs": 3}
+def test_as_released_nothing_fades_and_all_of_it_is_counted(trained, tmp_path):
+    changes = {**ALL, "tost.released": True, "train.epochs": 2}
     del changes["tost.ghost_fraction"]  # nothing fades
     run(config_of(**STATIC, **changes), tmp_path, devices=one())
     network = load_sparse(tmp_path / "final" / "network.safetensors")
     ghost = network.params["dense1_ghost"]["kernel"]
     assert ghost.shape == (64, 8) and network.masks["dense1_ghost"]["kernel"] is None
     cost = json.loads((tmp_path / "results.json").read_text())["cost"]
-    run(config_of(**STATIC, **{"train.epochs": 3}), tmp_path / "plain", devices=one())
-    plain = json.loads((tmp_path / "plain" / "results.json").read_text())["cost"]
+    plain = json.loads((trained / "results.json").read_text())["cost"]
     assert cost["inference_flops"] == plain["inference_flops"] + 2 * ghost.size
     assert cost["parameters"] == plain["parameters"] + ghost.size + 16
 

@@ -141,7 +141,8 @@ def fake(monkeypatch):
         if config.method.name == "gmp":
             raise ValueError("config.method: it prunes for too long")
         nothing = SimpleNamespace(close=lambda: None)
-        return SimpleNamespace(inputs=nothing, check_files=lambda: None)
+        plan = SimpleNamespace(epoch_steps=20)
+        return SimpleNamespace(inputs=nothing, plan=plan, check_files=lambda: None)
 
     monkeypatch.setattr(sweeping.run, "run", run)
     monkeypatch.setattr(sweeping.build, "build", build)
@@ -158,6 +159,25 @@ def test_a_sweep_runs_all_and_reports(tmp_path, fake, capsys):
     assert "4 runs in 2 settings" in text
     assert "91.00 ± 1.41" in text
     assert "report/index.html" in capsys.readouterr().out
+
+
+def test_members_that_begin_alike_share_their_phase_1(tmp_path, fake, monkeypatch):
+    run, sources = sweeping.run.run, {}
+
+    def trained(config, workdir, *, devices=None):
+        sources[workdir.name] = config.branch_from
+        if config.sup.explore_fraction != 0.2:  # one keeps nothing
+            (workdir / "checkpoints" / str(20 * 81)).mkdir(parents=True)
+        run(config, workdir, devices=devices)
+
+    monkeypatch.setattr(sweeping.run, "run", trained)
+    grid = "--grid=seed=0,2 sup.explore_fraction=0.2,0.1,0"
+    main([f"--config={DIGITS}", f"--out={tmp_path}", grid])
+    name = "seed={},sup.explore_fraction={}".format
+    for seed in (0, 2):
+        first = str(tmp_path / name(seed, "0.1"))
+        found = [sources[name(seed, share)] for share in ("0.2", "0.1", "0")]
+        assert found == [None, None, first]
 
 
 def test_a_sweep_goes_on_after_a_failure(tmp_path, fake, capsys):

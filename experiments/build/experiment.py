@@ -241,6 +241,7 @@ def comparisons(config: Config) -> dict[str, Config]:
         return {}
     alone: Config = ConfigDict(config.to_dict())
     alone.compare = alone.sup.enabled = False
+    alone.branch_from = None  # its rate falls elsewhere
     dense: Config = ConfigDict(alone.to_dict())
     dense.method.name = "dense"
     dense.method.initial_sparsity = None

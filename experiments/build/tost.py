@@ -18,7 +18,8 @@ from sup_tickets.training.libraries.linen import Form, kernel_uses
 from sup_tickets.trees import named_leaves
 from sup_tickets.types import Number, Params
 
-_GHOSTS = {"soft", "skips"}
+GHOSTS = {"soft", "skips"}
+"""Parts of ToST that the network has while it is young."""
 
 
 class Young(NamedTuple):
@@ -73,7 +74,7 @@ def with_tost(
       ValueError: if phase 1 would end before the ghosts are gone.
     """
     tost, parts = config.tost, tost_parts(config)
-    if not _GHOSTS & set(parts):
+    if not GHOSTS & set(parts):
         return model, None
     if tost.released:  # Nothing is a ghost there: all of it stays.
         return _haunted(config, model, parts, sharpness=1.0, strength=1.0), None
@@ -100,7 +101,7 @@ def with_tost(
         )
 
     text = (
-        f"ghosts: {' and '.join(p for p in parts if p in _GHOSTS)}, gone after step "
+        f"ghosts: {' and '.join(p for p in parts if p in GHOSTS)}, gone after step "
         f"{until}, epoch {until // epoch_steps}"
     )
     return model, Young(form, until, text)

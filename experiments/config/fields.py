@@ -64,6 +64,7 @@ FIELDS: dict[str, Field] = {
     "method.initial_sparsity": Field("float or none", 0, 1),
     "method.prune_end_fraction": Field("float", 0, 1),
     "masks": Field("path or none"),
+    "branch_from": Field("path or none"),
     "mask.name": Field("str"),
     "mask.rounds": Field("int", 0),
     "mask.scope": Field("str", words=get_args(Scope)),

@@ -194,17 +194,43 @@ def base_rows(runs: Iterable[StoredRun]) -> Frame:
     From runs of their own, from runs within others, and from rows of others' tables.
 
     Returns:
-      Columns "setting", as of `base_setting`, "seed", and the scores.
+      Columns "setting", as of `base_setting`, "origin", "epochs", "seed", the scores.
     """
     rows = [
-        {**row, "setting": base_setting(setting_of(one)), "seed": one.seed}
+        {
+            **row,
+            "setting": base_setting(setting_of(one)),
+            "origin": origin_of(one),
+            "epochs": one.config.get("train.epochs"),
+            "seed": one.seed,
+        }
         for run in runs
         for one in (run, *run.others)
         if (row := _row_without(one)) is not None
     ]
-    columns = pd.Index(["setting", "seed", *_SCORES])
+    columns = pd.Index(["setting", "origin", "epochs", "seed", *_SCORES])
     frame: Frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return frame.drop_duplicates(["setting", "seed"])
+
+
+def bases_of(group: Group, base: Frame) -> Frame:
+    """The rows of `base_rows` that a group is compared with, by seed.
+
+    Those of the same setting but for Sup-tickets; else those of the same phase 1, from
+    which one branched, and as many epochs.
+    """
+    same = base[base["setting"] == base_setting(group.setting)]
+    if not len(same):
+        origins = [origin_of(run) for run in group.runs]
+        epochs = group.setting.get("train.epochs")
+        alike = base["origin"].isin(origins) & (base["epochs"] == epochs)
+        same = base[alike].drop_duplicates("seed")
+    return same.set_index("seed")
+
+
+def origin_of(run: StoredRun) -> str:
+    """The folder of the run that trained phase 1: another's, or its own."""
+    return str(Path(run.config.get("branch_from") or run.path).resolve())
 
 
 def _row_without(run: StoredRun) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from experiments.reports.gather import (
     Frame,
     Group,
     base_rows,
-    base_setting,
+    bases_of,
     differing,
     group_runs,
     network_scores,
@@ -140,7 +140,7 @@ def _versus(groups: Sequence[Group], base: Frame) -> list[Block]:
     rows = []
     for group in groups:
         ours = superposed_rows(group)
-        theirs = base[base["setting"] == base_setting(group.setting)].set_index("seed")
+        theirs = bases_of(group, base)
         if ours.empty or theirs.empty:
             continue
         row = [group.name.replace(" + Sup-tickets", "")]

@@ -8,10 +8,15 @@ CHANGES = ("update", "explore")
 """Events that change the topology."""
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of events; lines that were cut short are left out."""
+def read_events(path: Path, *, size: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a file of events; lines that were cut short are left out.
+
+    Args:
+      path: of the file; one that is not there has none.
+      size: bytes to look at; by default all.
+    """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_bytes()[:size].decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     events = []

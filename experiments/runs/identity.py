@@ -8,8 +8,11 @@ from typing import Any
 from experiments.config.fields import Config, flat
 from sup_tickets.training.network_files import contents_digest
 
-FREE = ("checkpoint.", "report.", "data.dir", "data.workers")
-"""Fields that may change while a run goes on: they do not change what it computes."""
+FREE = ("checkpoint.", "report.", "data.dir", "data.workers", "branch_from")
+"""Fields that may change while a run goes on: they do not change what it computes.
+
+A run may only branch from one that has computed the same until then.
+"""
 
 ASIDE = ("seed", "compare", *FREE)
 """Fields in which runs of one setting may differ."""

@@ -1,7 +1,8 @@
 """Where everything is in the folder of a run, and what networks are called."""
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ BOARD = "tensorboard"
 REPORT = "report"
 SUMMARY = f"{REPORT}/summary.md"  # the last of all: the run is finished
 LOCK = ".lock"
+
+_LONGEST = 255  # bytes of a name
 
 SUFFIX = ".safetensors"
 FINAL = "final/network"
@@ -51,6 +54,32 @@ def ticket_file(network: str) -> str:
 def epoch_file(epoch: int) -> str:
     """Where the network after some epochs is kept; without the suffix."""
     return f"networks/epoch-{epoch}"
+
+
+def folder_name(pairs: Sequence[tuple[str, str]]) -> str:
+    """One name of a folder for names and values; slashes are written as in addresses.
+
+    Raises:
+      ValueError: if it is too long for one.
+    """
+    name = ",".join(
+        f"{name}={value.replace('%', '%25').replace('/', '%2F')}"
+        for name, value in pairs
+    )
+    if len(os.fsencode(name)) > _LONGEST:
+        raise ValueError(f"it makes a folder's name of over {_LONGEST} bytes: {name}")
+    return name
+
+
+def member_name(cell: str, arm: str, seed: int) -> str:
+    """The name of the folder of a study's run.
+
+    Example:
+      >>> member_name("RigL 90%", "to the end", 0)
+      'cell=RigL-90%25,arm=to-the-end,seed=0'
+    """
+    names = {"cell": file_name(cell), "arm": file_name(arm), "seed": str(seed)}
+    return folder_name(list(names.items()))
 
 
 def run_folders(paths: Iterable[Path], *, finished: bool = True) -> list[Path]:

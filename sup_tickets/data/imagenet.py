@@ -6,6 +6,7 @@ processes together.
 """
 
 import functools
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -235,6 +236,10 @@ class _Pipeline:
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = self._last = None
+        if self._workers:
+            # Grain leaves its queues in a cycle, and their finalizers import: a later
+            # collection may come where that fails, inside a lazy import of TFDS.
+            gc.collect()
 
     def _started(self, step: int) -> Any:
         grain = require("grain", "to stream a data set")

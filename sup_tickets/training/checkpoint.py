@@ -1,10 +1,11 @@
 """Checkpoints of whole runs, by Orbax: written whole, checked when read.
 
 A checkpoint holds a `RunState`, its masks packed to one bit a weight, and notes that
-the caller wants back with it. The newest two are kept, and the best besides. Last of
-all the checksums of its files are written, once the files are on the disk: what was
-killed in between, and files that were cut, lost or altered since, are noticed and
-said; such a checkpoint is set aside, and the one before it is taken.
+the caller wants back with it. The newest two are kept, and the best besides, and those
+of steps that others may start from. Last of all the checksums of its files are written,
+once the files are on the disk: what was killed in between, and files that were cut,
+lost or altered since, are noticed and said; such a checkpoint is set aside, and the one
+before it is taken.
 
 Of several processes the first alone reads and writes; the others get the state from
 its memory, and its errors.
@@ -17,7 +18,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,16 +54,25 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own."""
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keep: Sequence[int] = (),
+        read_only: bool = False,
+    ):
         """Opens the folder; what a killed process left unfinished is removed.
 
         Args:
           path: of the folder, made if it is not there.
+          keep: completed steps whose checkpoints stay.
+          read_only: whether it is another run's, of which nothing is changed; for `at`.
 
         Raises:
           OSError: if it cannot be made.
         """
-        self._path = Path(path).absolute()
+        self._path, self._keep = Path(path).absolute(), tuple(keep)
+        self._read_only = read_only
         self._manager: Any = None  # of the first process
         self._read: Any = None  # a state, until it is handed out
         self._pack = jax.jit(_packed)
@@ -109,13 +119,42 @@ class Checkpoints:
         if found is None:
             return None
         step, notes, broken = found
-        shapes = like(step)
+        return Restored(step, self._handed(like(step), sharding), notes, tuple(broken))
+
+    def at(
+        self, step: int, like: RunState, sharding: jax.sharding.Sharding
+    ) -> Restored:
+        """The checkpoint of a step.
+
+        Args:
+          step: completed steps.
+          like: the state in it as shapes.
+          sharding: of every array.
+
+        Raises:
+          ValueError: if it is not there or cannot be read, naming the folder.
+        """
+
+        def read() -> dict[str, Any]:
+            folder = self._path / str(step)
+            try:
+                _check_files(folder)
+                self._read = self._arrays(step, like)
+                return self._restored(step, notes=ocp.args.JsonRestore()).notes
+            except Exception as error:  # Whatever broken bytes lead to.
+                raise ValueError(
+                    f"{folder} cannot be read: {_one_line(error)}"
+                ) from error
+
+        notes = on_first(read)
+        return Restored(step, self._handed(like, sharding), notes, ())
+
+    def _handed(self, shapes: RunState, sharding: jax.sharding.Sharding) -> RunState:
+        """What the first process read, on the devices of all."""
         packed = share(self._read, jax.eval_shape(_packed, shapes))
         self._read = None
-        unpacked = jax.jit(
-            lambda state: _unpacked(state, shapes), out_shardings=sharding
-        )(placed(packed, sharding))
-        return Restored(step, unpacked, notes, tuple(broken))
+        unpack = jax.jit(lambda state: _unpacked(state, shapes), out_shardings=sharding)
+        return unpack(placed(packed, sharding))
 
     def close(self) -> None:
         """Ends the threads of the manager."""
@@ -125,6 +164,11 @@ class Checkpoints:
     # --- The first process ------------------------------------------------------------
 
     def _open(self) -> None:
+        if self._read_only:
+            with _in_silence():
+                options = ocp.CheckpointManagerOptions(read_only=True, create=False)
+                self._manager = ocp.CheckpointManager(self._path, options=options)
+            return
         self._path.mkdir(parents=True, exist_ok=True)
         for folder in self._path.iterdir():
             if _UNFINISHED.fullmatch(folder.name) and folder.is_dir():
@@ -135,6 +179,7 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         latest = checkpoint_managers.LatestN(_KEPT)
+        kept = checkpoint_managers.CustomSteps(self._keep)
         alone = {}
         if jax.process_count() > 1:
             alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
@@ -144,7 +189,7 @@ class Checkpoints:
         # is safe.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                [latest, best]
+                [latest, best, kept]
             ),
             enable_async_checkpointing=False,
             create=False,
@@ -233,6 +278,26 @@ class Checkpoints:
             number = len(list(self._path.parent.glob(f"broken-{step}-*")))
             folder.rename(self._path.parent / f"broken-{step}-{number}")
         self._open()
+
+
+def check_checkpoint(path: Path, step: int) -> None:
+    """Raises unless the files of a checkpoint are those that were written.
+
+    Args:
+      path: the folder of the checkpoints.
+      step: completed steps.
+
+    Raises:
+      FileNotFoundError: if there is none of that step.
+      ValueError: naming the folder and what is wrong.
+    """
+    folder = path / str(step)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no {folder}")
+    try:
+        _check_files(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
 
 
 # --- Arrays ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 
 from sup_tickets.dynamic import Method
-from sup_tickets.superposition import Superposition
+from sup_tickets.superposition import Superposition, SuperpositionState
 from sup_tickets.training.plan import Plan
 from sup_tickets.training.state import (
     Network,
@@ -117,10 +117,17 @@ class Experiment:
         steps = self.stage_at(step).steps
         batch = self._first_batch(steps)
         state = jax.eval_shape(steps.init, jax.random.key(0), None, batch)
-        if self.superposition is None or step < self.plan.phase1_steps:
+        if step < self.plan.phase1_steps:
             return RunState(state)
-        tree, masks = as_trees(network_of(state))
-        return RunState(state, jax.eval_shape(self.superposition.init, tree, masks))
+        average = jax.eval_shape(self.first_average, network_of(state))
+        return RunState(state, average)
+
+    def first_average(self, network: Network) -> SuperpositionState | None:
+        """What the average of the tickets begins with, at the end of phase 1."""
+        if self.superposition is None:
+            return None
+        tree, masks = as_trees(network)
+        return self.superposition.init(tree, masks, as_ticket=self.include_phase1)
 
     def final_form(self, state: TrainState, step: int) -> Network:
         """The network after ``step`` steps as that of the last stage."""

@@ -256,12 +256,9 @@ def _collector(
         phase1 = step == plan.phase1_steps
         name = "phase 1" if phase1 else f"ticket {1 + plan.collections.index(step)}"
         callbacks.collected(name, step, network)
-        if sup is None or update is None:
-            return None
-        tree, masks = as_trees(network)
-        if phase1:
-            return sup.init(tree, masks, as_ticket=ours.include_phase1)
-        return update(average, tree, masks)
+        if phase1 or update is None:
+            return ours.first_average(network)
+        return update(average, *as_trees(network))
 
     return add
 

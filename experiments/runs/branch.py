@@ -1,0 +1,168 @@
+"""A run that starts with another run's state at the end of that one's phase 1."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.build.branch import Course, course_of, difference_before, words_of
+from experiments.build.experiment import Run
+from experiments.build.parts import make_superposition
+from experiments.config.fields import Config, as_config
+from experiments.runs.events import read_events
+from experiments.runs.folder import RunFolder
+from experiments.runs.identity import CONTENTS, identity_of
+from experiments.runs.layout import CHECKPOINTS, LOG, MADE_BY, read_config, read_object
+from experiments.runs.made_by import changed, made_by
+from sup_tickets.training.checkpoint import Checkpoints, check_checkpoint
+from sup_tickets.training.processes import on_first, say
+from sup_tickets.training.state import RunState, network_of
+
+_NOTES = ("changes", "lines", "seconds", "accuracy")  # that go on; rows are made anew
+
+
+class Branch(NamedTuple):
+    """Where a run starts."""
+
+    path: Path  # of the other run
+    course: Course  # of the other run
+
+    @property
+    def step(self) -> int:
+        """Completed steps: the end of the other run's phase 1."""
+        return self.course.plan.phase1_steps
+
+
+def branch_of(config: Config, ours: Run) -> Branch | None:
+    """The run to start from, checked; ``None`` without ``config.branch_from``.
+
+    Raises:
+      ValueError: one line, if it is no run, computes something else before the end of
+        its phase 1, or has not kept that state.
+    """
+    if config.branch_from is None:
+        return None
+    path, name = Path(config.branch_from), f"config.branch_from={config.branch_from!r}"
+    epoch_steps = ours.plan.epoch_steps
+    theirs = as_config(on_first(lambda: read_config(path)))
+    branch = Branch(path, course_of(theirs, epoch_steps=epoch_steps))
+    ours_course = course_of(config, epoch_steps=epoch_steps)
+    found = difference_before(branch.course, ours_course)
+    found = found or on_first(lambda: _other_masks(path, config))
+    if found is not None:
+        raise ValueError(f"{name} is not what this run does until then: {found}")
+    early = [e for e in config.checkpoint.keep_epochs if e * epoch_steps <= branch.step]
+    if early:
+        raise ValueError(
+            f"config.checkpoint.keep_epochs={tuple(config.checkpoint.keep_epochs)}: "
+            f"epoch {early[0]} is over where {name} ends its phase 1"
+        )
+    on_first(lambda: _check_kept(name, branch))
+    return branch
+
+
+def _check_kept(name: str, branch: Branch) -> None:
+    try:
+        check_checkpoint(branch.path / CHECKPOINTS, branch.step)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{name} has no checkpoint of step {branch.step}, the end of its phase 1; "
+            "it is not trained so far, or was by an earlier version"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def find_source(
+    config: Config, others: Iterable[tuple[Path, Config]], *, epoch_steps: int
+) -> Path | None:
+    """The first run that a run could start from, or ``None``.
+
+    Args:
+      config: of the run.
+      others: folders of runs, begun or not, with their configurations.
+      epoch_steps: steps of an epoch of the run.
+    """
+    words, ours = words_of(config), None
+    for path, other in others:
+        if words_of(other) != words:
+            continue
+        ours = ours or course_of(config, epoch_steps=epoch_steps)
+        theirs = course_of(other, epoch_steps=epoch_steps)
+        kept = path / CHECKPOINTS / str(theirs.plan.phase1_steps)
+        if kept.is_dir() and difference_before(theirs, ours) is None:
+            return path
+    return None
+
+
+def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
+    """The state that the run starts with, and the notes that were kept with it.
+
+    Raises:
+      ValueError: if the other run's checkpoint cannot be read.
+    """
+    step, experiment = branch.step, ours.experiment
+    like = RunState(experiment.like(step).train)
+    theirs = make_superposition(branch.course.config, branch.course.method)
+    if theirs is not None:  # its checkpoint has the beginning of an average
+        other = dataclasses.replace(experiment, superposition=theirs)
+        average = jax.eval_shape(other.first_average, network_of(like.train))
+        like = like.replace(average=average)
+    checkpoints = Checkpoints(branch.path / CHECKPOINTS, read_only=True)
+    try:
+        found = checkpoints.at(step, like, ours.shardings.replicated)
+    finally:
+        checkpoints.close()
+    state, average = found.state.train, None
+    if step == ours.plan.phase1_steps:
+        average = experiment.first_average(network_of(state))
+    return RunState(state, average), found.notes
+
+
+def going_on(
+    branch: Branch, folder: RunFolder, notes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Copies the lines of the log, and says from where; the notes to go on with.
+
+    Args:
+      branch: where the run starts.
+      folder: of the run, empty.
+      notes: of `branched`.
+    """
+    say(f"{folder.path}: begins with step {branch.step} of {branch.path}")
+    for line in on_first(lambda: _other_maker(branch.path)):
+        say(f"{folder.path}: made by others than the steps before: {line}")
+    if folder.writes:
+        _copy_log(branch.path, folder, notes)
+    known = {name: notes[name] for name in _NOTES if name in notes}
+    return known | {"logged_bytes": folder.logged_bytes()}
+
+
+def _other_masks(path: Path, config: Config) -> str | None:
+    """Of files that both start from, the contents."""
+    there = read_object(path / MADE_BY) if (path / MADE_BY).exists() else {}
+    old, new = there.get(CONTENTS), identity_of(config)[CONTENTS]
+    if None in (old, new) or old == new:
+        return None
+    return f"{CONTENTS} ({config.masks}) are others now"
+
+
+def _other_maker(path: Path) -> list[str]:
+    if not (path / MADE_BY).exists():
+        return []
+    sessions = read_object(path / MADE_BY).get("sessions") or []
+    return changed(sessions[-1]["by"], made_by()) if sessions else []
+
+
+def _copy_log(path: Path, folder: RunFolder, notes: Mapping[str, Any]) -> None:
+    """The lines of phase 1, as those of this run; without its table."""
+    log = path / LOG
+    size = notes.get("logged_bytes", 0)
+    if not log.is_file() or log.stat().st_size < size:
+        say(f"{folder.path}: {log} is cut; the report will lack its lines")
+        return
+    for event in read_events(log, size=size):
+        if event.get("event") != "network":
+            folder.log(event)

@@ -1,0 +1,184 @@
+"""Runs a study of `experiments.studies`, and writes its table and its page.
+
+    python -m experiments.study NAME --out=OUT
+
+Every run has a folder; finished ones are left alone, so that the command goes on where
+it was stopped. Runs of one cell and seed that begin alike train their phase 1 once.
+--part=2/4 does every fourth pair of cell and seed, beginning with the second, beside
+three other processes that do the rest in the same OUT. At the end OUT/NAME.csv has a
+line for every run that is finished and every network that counts, and OUT/NAME.md what
+they say, with pictures. --csv=FILE writes the page from such a table alone.
+"""
+
+import argparse
+import importlib
+import pkgutil
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import experiments.studies as studies
+from experiments.build.rules import check_options, without_unused
+from experiments.command import (
+    Parser,
+    check_devices,
+    end_with_failures,
+    file_path,
+    folder_path,
+    start,
+)
+from experiments.config.fields import check_config
+from experiments.config.reading import Pairs, Source, read_source
+from experiments.reports.study import gather_study, read_table, write_page
+from experiments.runs.layout import member_name
+from experiments.runs.ownership import check_no_run
+from experiments.studies.values import Cell, Study
+from experiments.sweep import Member, run_members
+from sup_tickets.checks import check_one_of
+
+_ROOT = Path(__file__).parents[1]
+
+
+def study_names() -> tuple[str, ...]:
+    """The studies there are."""
+    found = (module.name for module in pkgutil.iter_modules(studies.__path__))
+    return tuple(name for name in found if name != "values")
+
+
+def read_study(name: str) -> Study:
+    """The study of a name.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    check_one_of("NAME", name, study_names())
+    return importlib.import_module(f"experiments.studies.{name}").STUDY
+
+
+def source_of(study: Study, fields: Pairs = ()) -> Source:
+    """The configuration of a study, wherever the command was typed.
+
+    Args:
+      study: whose file is one of `configs`.
+      fields: that are overridden.
+    """
+    return read_source(str(_ROOT / study.config), fields)
+
+
+def units(study: Study) -> list[tuple[int, Cell]]:
+    """Seeds and cells, the first seed of every cell first."""
+    return [(seed, cell) for seed in study.seeds for cell in study.cells]
+
+
+def members(
+    study: Study, seed: int, cell: Cell, out: Path, *, source: Source
+) -> list[Member]:
+    """The runs of a seed and a cell, in the order of the arms.
+
+    Args:
+      study: of them.
+      seed: of all.
+      cell: of all.
+      out: the folder of the study.
+      source: of the configuration.
+
+    Raises:
+      ValueError: naming the run and what is wrong with it.
+    """
+    found = []
+    for arm in study.arms:
+        name = member_name(cell.name, arm.name, seed)
+        given = {**cell.fields, **arm.fields, "seed": str(seed)}
+        try:
+            config = source.make(list(given.items()))
+            check_config(config)
+            config = without_unused(config)  # one arm has a use for what another lacks
+            check_options(config)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        found.append(Member(name, config, out / name))
+    return found
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    *,
+    part: tuple[int, int] = (1, 1),
+    fields: Pairs = (),
+    devices: Sequence[Any] | None = None,
+) -> dict[str, str]:
+    """Trains all runs of a part that are not finished, seed by seed.
+
+    Args:
+      study: what to compare.
+      out: gets a folder for every run.
+      part: ``(i, n)``, the i-th of n parts, counted from 1.
+      fields: that are overridden in all runs.
+      devices: by default all.
+
+    Returns:
+      The errors of the runs that failed, by their names.
+
+    Raises:
+      ValueError: if anything is wrong that can be known before a run.
+      Stopped: after a signal, once the run at work is saved.
+    """
+    check_no_run(out)
+    source = source_of(study, fields)
+    # What is wrong is wrong at once.
+    every = [members(study, *unit, out, source=source) for unit in units(study)]
+    ours = every[part[0] - 1 :: part[1]]
+    failed: dict[str, str] = {}
+    for unit in ours:
+        failed |= run_members(unit, devices=devices)
+    return failed
+
+
+def read_part(text: str) -> tuple[int, int]:
+    """The type of --part: "2/4".
+
+    Raises:
+      argparse.ArgumentTypeError: if it is no part.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; it must look like 2/4")
+    return int(match[1]), int(match[2])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = Parser("experiments.study", __doc__)
+    parser.add_argument("name", metavar="NAME", help=", ".join(study_names()))
+    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
+    parser.add_argument("--part", default=(1, 1), type=read_part, metavar="I/N")
+    parser.add_argument("--csv", type=file_path, metavar="FILE")
+    parser.add_fields()
+    parser.add_switch("--dry_run", "check and name the runs only")
+    start(parser, _main, argv)
+
+
+def _main(options: argparse.Namespace) -> None:
+    name, out = options.name, options.out
+    study = read_study(name)
+    failed: dict[str, str] = {}
+    if options.csv is not None:
+        rows = read_table(options.csv)
+    else:
+        if options.dry_run:
+            source = source_of(study, options.fields)
+            for seed, cell in units(study):
+                for member in members(study, seed, cell, out, source=source):
+                    print(member.path)
+            return
+        check_devices()
+        failed = run_study(study, out, part=options.part, fields=options.fields)
+        rows = gather_study(study, out)
+    print(f"\n{write_page(study, name, rows, out)}")
+    end_with_failures(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""A run that starts with another's state at the end of phase 1."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs.digits import get_config
+from experiments.build.branch import course_of, difference_before
+from experiments.run import run
+from experiments.runs.branch import find_source
+from experiments.runs.events import read_events
+from sup_tickets.training.network_files import load_sparse
+
+ARGUMENT = (
+    "model=mlp,sparsity=0.5,epochs=5,cycles=1,cycle_epochs=2,data.batch_size=256,"
+    "method.update_every_steps=4,method.drop_schedule=constant,sup.lr_max=0.02,"
+    "method.update_end_fraction=1.0,train.validate_every_epochs=2,seed=3"
+)
+
+
+def config_of(**fields):
+    """Five epochs of 5 steps, a ticket in the last two."""
+    config = get_config(ARGUMENT)
+    config.model.options.features = (8,)
+    with config.ignore_type():
+        config.update_from_flattened_dict(fields)
+    return config
+
+
+def phase1_of(**fields):
+    return config_of(**{"train.epochs": 3, "sup.enabled": False, **fields})
+
+
+def trained(folder, config):
+    run(config, folder, devices=jax.devices()[:1])
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A whole run."""
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, trained(folder, config_of())
+
+
+def assert_same(folder, results, straight, kinds=("loss", "update", "explore")):
+    place, wanted = straight
+    for part in ("rows", "layers"):
+        assert results[part] == wanted[part]
+    for name in ("training_flops", "inference_flops", "active_parameters"):
+        assert results["cost"][name] == wanted["cost"][name]
+    ours, theirs = (
+        load_sparse(f / "final/network.safetensors") for f in (folder, place)
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+    def losses(path):
+        events = read_events(path / "metrics.jsonl")
+        return [e for e in events if e["event"] in kinds]
+
+    assert losses(folder) == losses(place)
+
+
+# --- The same bits --------------------------------------------------------------------
+
+
+def test_a_branch_of_a_whole_run_is_that_run(straight, tmp_path, capsys):
+    results = trained(tmp_path, config_of(branch_from=str(straight[0])))
+    assert f"begins with step 15 of {straight[0]}" in capsys.readouterr().out
+    assert_same(tmp_path, results, straight)
+
+
+def test_a_branch_of_phase_1_alone_is_the_whole_run(straight, tmp_path):
+    phase1 = tmp_path / "phase1"
+    trained(phase1, phase1_of())
+    before = {p: p.stat().st_mtime_ns for p in phase1.rglob("*") if p.is_file()}
+    config = config_of(branch_from=str(phase1))
+    results = trained(tmp_path / "branch", config)
+    assert_same(tmp_path / "branch", results, straight)
+    # The other run is as it was; and nobody needs it any more.
+    after = {p: p.stat().st_mtime_ns for p in phase1.rglob("*") if p.is_file()}
+    assert before == after
+    shutil.rmtree(phase1)
+    run(config, tmp_path / "branch", devices=jax.devices()[:1])
+    (tmp_path / "branch" / "results.json").unlink()
+    shutil.rmtree(tmp_path / "branch" / "report")
+    again = trained(tmp_path / "branch", config)  # evaluated anew from its checkpoint
+    assert_same(tmp_path / "branch", again, straight)
+
+
+def test_the_base_goes_on_from_a_run_with_tickets(straight, tmp_path):
+    base = {"sup.enabled": False, "train.drop_epochs": (1, 2)}
+    whole = trained(tmp_path / "whole", config_of(**base))
+    branch = config_of(**base, branch_from=str(straight[0]))
+    results = trained(tmp_path / "branch", branch)
+    # The other run ended a line of the log where its phase 1 ended.
+    same = (tmp_path / "whole", whole)
+    assert_same(tmp_path / "branch", results, same, kinds=("update",))
+    assert [row["network"] for row in results["rows"]] == ["final"]
+
+
+# --- Refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"seed": 4}, "config.seed is 3 there, 4 here"),
+        ({"train.momentum": 0.8}, "config.train.momentum is 0.9 there, 0.8 here"),
+        ({"method.sparsity": 0.6}, "config.method.sparsity is 0.5 there"),
+        ({"method.name": "set"}, "config.method.name is 'rigl' there, 'set' here"),
+        ({"data.batch_size": 128}, "config.data.batch_size is 256 there"),
+        ({"mask.name": "snip"}, "config.mask.name is 'random' there"),
+        ({"train.learning_rate": 0.2}, "rate of step 0 is 0.1 there, 0.2 here"),
+        ({"train.drop_epochs": (2,)}, "rate of step 5 is 0.01 there, 0.1 here"),
+        ({"method.update_every_steps": 6}, "updated at step 4 there and not here"),
+        ({"method.drop_fraction": 0.2}, "at step 4 drops 0.3 there, 0.2 here"),
+        ({"train.epochs": 4}, "phase 1 ends at step 15 there, and at 10 here"),
+        ({"train.epochs": 3, "sup.enabled": False}, "nothing left to train"),
+    ],
+)
+def test_what_differs_before_is_named(fields, what):
+    theirs = course_of(phase1_of(), epoch_steps=5)
+    ours = course_of(config_of(**fields), epoch_steps=5)
+    found = difference_before(theirs, ours)
+    assert found is not None and what in found
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sup.cycle_epochs": 1, "sup.cycles": 2},
+        {"sup.kind": "caa", "sup.explore_fraction": 0.0, "sup.lr_max": 0.5},
+        {"evaluate": "validation", "report.path_points": 0},
+        {"train.epochs": 6, "train.drop_epochs": (1, 2)},  # phase 1 goes on for one
+        {"sup.enabled": False, "train.epochs": 9, "train.drop_epochs": (1, 2)},
+    ],
+)
+def test_what_differs_afterwards_is_free(fields):
+    theirs = course_of(phase1_of(), epoch_steps=5)
+    ours = course_of(config_of(**fields), epoch_steps=5)
+    assert difference_before(theirs, ours) is None
+
+
+def test_pruning_and_ghosts_are_compared_by_steps():
+    granet = {"method.name": "granet", "method.prune_end_fraction": 0.6}
+    theirs = course_of(phase1_of(**granet), epoch_steps=20)
+    longer = {"sup.enabled": False, "train.epochs": 5, "train.drop_epochs": (1, 2)}
+    ours = course_of(config_of(**granet | longer), epoch_steps=20)
+    found = difference_before(theirs, ours)
+    assert found == "prune_end_step of the method is 36 there, 60 here"
+    longer["method.prune_end_fraction"] = 0.36
+    ours = course_of(config_of(**granet | longer), epoch_steps=20)
+    assert difference_before(theirs, ours) is None
+
+    ghosts = {"tost.parts": "soft", "tost.ghost_fraction": 0.4}
+    theirs = course_of(phase1_of(**ghosts), epoch_steps=5)
+    ours = course_of(config_of(**ghosts), epoch_steps=5)
+    assert difference_before(theirs, ours) is None
+    ours = course_of(config_of(**ghosts | longer), epoch_steps=5)
+    assert "ghosts fade over a part of the 15 steps" in difference_before(theirs, ours)
+
+
+def test_what_is_no_run_to_branch_from_is_said(straight, tmp_path):
+    def refused(message, **fields):
+        with pytest.raises(ValueError, match=message):
+            run(config_of(**fields), tmp_path / "new", devices=jax.devices()[:1])
+        assert not (tmp_path / "new").exists()
+
+    refused("is not the folder of a run", branch_from=str(tmp_path / "nowhere"))
+    other = config_of(branch_from=str(straight[0]), seed=4)
+    with pytest.raises(ValueError, match=r"branch_from='.*seed is 3 there, 4 here"):
+        run(other, tmp_path / "new", devices=jax.devices()[:1])
+    early = {"checkpoint.keep_epochs": (1,), "branch_from": str(straight[0])}
+    refused("epoch 1 is over where", **early)
+
+    copy = tmp_path / "copy"
+    shutil.copytree(straight[0], copy)
+    file = next(p for p in (copy / "checkpoints" / "15").rglob("*") if p.stat().st_size)
+    (copy / "checkpoints" / "15" / "checksums.json").unlink()
+    refused("checkpoints/15 cannot be read", branch_from=str(copy))
+    assert file.exists()
+    shutil.rmtree(copy / "checkpoints" / "15")
+    refused("has no checkpoint of step 15", branch_from=str(copy))
+
+
+# --- Found by a sweep -----------------------------------------------------------------
+
+
+def test_a_source_is_the_first_that_began_alike(tmp_path):
+    def begun(name, step):
+        (tmp_path / name / "checkpoints" / str(step)).mkdir(parents=True)
+        return tmp_path / name
+
+    others = [
+        (begun("other seed", 15), phase1_of(seed=9)),
+        (begun("unfinished", 10), phase1_of()),
+        (begun("ours", 15), phase1_of()),
+        (begun("later", 15), config_of()),
+    ]
+    assert find_source(config_of(), others, epoch_steps=5) == tmp_path / "ours"
+    assert find_source(config_of(seed=8), others, epoch_steps=5) is None

@@ -1,0 +1,136 @@
+"""Studies: their runs, the phase 1 that arms share, the table and the page."""
+
+import dataclasses
+
+import jax
+import pandas as pd
+import pytest
+
+from experiments import study as command
+from experiments.reports import study as reports
+from experiments.studies.values import Arm, Cell, Study
+
+SMALL = (
+    "configs/digits.py:model=mlp,sparsity=0.5,epochs=4,cycles=1,cycle_epochs=1,"
+    "data.batch_size=256,method.update_every_steps=5,method.drop_schedule=constant,"
+    "method.update_end_fraction=1.0,report.path_points=0"
+)
+STUDY = Study(
+    title="A title",
+    question="A question?",
+    mirrors="no table",
+    config=SMALL,
+    cells=(Cell("RigL 50%", {"method": "rigl"}),),
+    arms=(
+        Arm("phase 1", {"sup": "false", "epochs": "3"}),
+        Arm("base", {"sup": "false", "train.drop_epochs": "1,2"}),
+        Arm("tickets, paper", {}),
+    ),
+    versus=(("tickets, paper", "base"), ("tickets, paper", "phase 1")),
+    seeds=(0, 1),
+    remarks="A remark.",
+)
+
+
+@pytest.mark.parametrize("name", command.study_names())
+def test_the_given_studies_are_whole(name, tmp_path):
+    study = command.read_study(name)
+    source = command.source_of(study)
+    for cell in study.cells:
+        found = command.members(study, study.seeds[0], cell, tmp_path, source=source)
+        assert len({member.name for member in found}) == len(study.arms)
+
+
+def test_a_study_runs_branches_and_writes_its_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "read_study", lambda name: STUDY)
+    fields = [("model.options.features", "(8,)")]
+    alone = {"fields": fields, "devices": jax.devices()[:1]}
+    assert command.run_study(STUDY, tmp_path, part=(1, 2), **alone) == {}
+    told = capsys.readouterr().out
+    assert told.count("begins with step 15 of ") == 2  # both endings, of one phase 1
+    assert list(reports.gather_study(STUDY, tmp_path)["seed"]) == [0, 0, 0]
+
+    assert command.run_study(STUDY, tmp_path, part=(2, 2), **alone) == {}
+    command.main(["small", f"--out={tmp_path}", f"--config.{fields[0][0]}=(8,)"])
+    assert capsys.readouterr().out.count("3 runs, 3 of them finished") == 2
+    rows = reports.read_table(tmp_path / "small.csv")
+    assert list(rows["arm"]) == [arm.name for arm in STUDY.arms for _ in range(2)]
+    assert rows["accuracy"].between(0, 1).all()
+    assert rows["mean_ticket"].notna().tolist() == [False] * 4 + [True] * 2
+    page = (tmp_path / "small.md").read_text()
+    for text in ("A question? (no table)", "A remark.", "python -m experiments.study"):
+        assert text in page
+    assert "seeds 0, 1; on cpu, jax" in page and "of the test images" in page
+    assert (tmp_path / "small.png").stat().st_size > 1000
+
+    # From the table alone it is the same page.
+    again = tmp_path / "again"
+    command.main(
+        ["small", f"--out={again}", f"--csv={tmp_path / 'small.csv'}"],
+    )
+    for name in ("small.csv", "small.md"):
+        assert (again / name).read_text() == (tmp_path / name).read_text()
+
+
+def table(values):
+    """Rows of a study: ``{(cell, arm): accuracies by seed}``."""
+    rows = [
+        {"cell": cell, "arm": arm, "seed": seed, "accuracy": accuracy}
+        for (cell, arm), accuracies in values.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    return pd.DataFrame(rows, columns=list(reports.COLUMNS), dtype=object)
+
+
+def test_differences_are_paired_by_seed():
+    rows = table(
+        {
+            ("a", "x"): [0.51, 0.63, 0.72],
+            ("a", "y"): [0.50, 0.60, 0.70, 0.90],  # the last has no partner
+            ("b", "x"): [0.50, 0.50],
+            ("b", "y"): [0.52, 0.54],
+        }
+    )
+    a, b = reports.differences(rows, "x", "y")
+    # Differences 1, 3, 2: mean 2, deviation 1; t of 2 degrees at 0.975 is 4.30265.
+    assert (a.mean, a.wins, a.sign) == (pytest.approx(2), "3 of 3", 0)
+    assert a.half_width == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
+    # Differences -2, -4: mean -3, deviation sqrt 2; t of 1 degree is 12.7062.
+    assert (b.mean, b.wins, b.sign) == (pytest.approx(-3), "0 of 2", 0)
+    assert b.half_width == pytest.approx(12.7062, rel=1e-5)
+    text = reports.verdict("x", "y", [a, b])
+    assert "better on average in 1 of 2 cells (+2.00, -3.00 points), in 3 of 5" in text
+    assert "above 0 in 0 and below 0 in 0" in text
+
+
+def test_one_seed_has_no_interval():
+    rows = table({("a", "x"): [0.5], ("a", "y"): [0.4]})
+    (found,) = reports.differences(rows, "x", "y")
+    assert found.sign == 0 and found.half_width != found.half_width
+    assert reports.differences(rows, "x", "z") == []
+
+
+def test_parts_are_all_units_once():
+    study = dataclasses.replace(
+        STUDY, cells=(Cell("a", {}), Cell("b", {}), Cell("c", {}))
+    )
+    every = command.units(study)
+    assert [(seed, cell.name) for seed, cell in every[:4]] == [
+        *((0, "a"), (0, "b"), (0, "c"), (1, "a"))
+    ]
+    parts = [every[i::4] for i in range(4)]
+    assert sum(map(len, parts)) == len(every) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"versus": (("base", "bass"),)}, "versus names 'bass'"),
+        ({"cells": (Cell("a", {}), Cell("a", {}))}, "cell 'a' is there twice"),
+        ({"seeds": (1, 1)}, "seeds must be some and all different"),
+        ({"seeds": ()}, "seeds must be some"),
+    ],
+)
+def test_studies_that_are_wrong(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(STUDY, **change)
