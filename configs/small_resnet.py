@@ -40,4 +40,6 @@ def get_config(argument: str = "") -> ConfigDict:
     config.method.update_every_steps = 100
     config.method.drop_fraction = 0.3
     config.method.drop_schedule = "cosine"
+
+    config.sup.cycle_epochs = 1
     return common.with_argument(config, argument)

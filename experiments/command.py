@@ -13,11 +13,11 @@ configuration is ``--config=FILE.py:name=value,...``, and its fields are overrid
 """
 
 import argparse
-import contextlib
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import jax
 from absl import logging
 
+from experiments import end_at_once
 from experiments.config.fields import FIELDS
 from experiments.config.reading import BrokenFile, read_source
 from experiments.config.values import check_letters, expanded, read_bool
@@ -257,17 +258,19 @@ def start(
     """
     logging.set_verbosity(logging.WARNING)
     _show_what_can_be_shown()
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _dropped
     try:
         words = sys.argv[1:] if argv is None else argv
         for text in (*words, os.getcwd()):
             check_letters(text)
         body(parser.read(words))
+        _hear_no_more()
         sys.stdout.flush()
     except Stopped as stop:
         _end(str(stop), stop.exit_code)
     except KeyboardInterrupt:
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends at once
         _end("SIGINT: stopped; what was saved is kept", 128 + signal.SIGINT)
     except BrokenPipeError:  # of "| head"; nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -313,7 +316,29 @@ def check_devices() -> None:
         ) from None
 
 
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    """Handles Ctrl-C as Python does, but the next one ends at once."""
+    signal.signal(number, end_at_once)
+    raise KeyboardInterrupt
+
+
+def _dropped(unraisable: Any) -> None:
+    """Ctrl-C in a callback that drops exceptions, as JAX has one, comes once more."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        signal.signal(signal.SIGINT, _interrupt)
+        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _hear_no_more() -> None:
+    """From here on Ctrl-C ends the process, without a traceback of its shutdown."""
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, end_at_once)
+
+
 def _end(text: str, code: int) -> NoReturn:
+    _hear_no_more()
     print(text, file=sys.stderr, flush=True)
     raise Ended(text, code) from None
 

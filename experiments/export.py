@@ -8,6 +8,7 @@ constant fan-in without their zeros, for fast inference, see `..condensed_files`
 """
 
 import argparse
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import jax
 from experiments.command import Parser, folder_path, start
 from experiments.reports.page import Table, aligned
 from experiments.runs.networks import chosen_files
+from experiments.runs.written import Outputs
 from sup_tickets.training.condensed_files import save_condensed
 from sup_tickets.training.flops import active_counts
 from sup_tickets.training.network_files import (
@@ -63,15 +65,18 @@ def export(
       networks: see `chosen_files`.
 
     Raises:
-      ValueError: one line, if the run lacks something or a file is damaged.
+      ValueError: one line, if the run lacks something, a file is damaged, or one would
+        be replaced that was not exported.
     """
-    written = []
-    for name, source in chosen_files(run, networks).items():
+    written, chosen = [], chosen_files(run, networks)
+    stems = [name.rsplit("/", 1)[-1] for name in chosen]
+    names = [f"{stem}.{kind}.safetensors" for stem in stems for kind in formats]
+    files = Outputs(out, *map(glob.escape, names))
+    for stem, source in zip(stems, chosen.values(), strict=True):
         network = load_sparse(source)
         origin = provenance_of(source) | {"exported_from": str(source)}
-        stem = name.rsplit("/", 1)[-1]
         for kind in formats:
-            path = out / f"{stem}.{kind}.safetensors"
+            path = files.claim(f"{stem}.{kind}.safetensors")
             if kind == "dense":
                 size = save_dense(path, network)
             elif kind == "condensed":

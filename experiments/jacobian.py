@@ -11,6 +11,7 @@ times. Writes the picture and, next to it, all values as FILE.csv.
 import argparse
 import csv
 import functools
+import glob
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,10 @@ from experiments.reports.figures import panels, shown_name
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
 from experiments.runs.networks import chosen_files
+from experiments.runs.written import Outputs
 from sup_tickets.checks import check_whole
-from sup_tickets.files import atomic_write
-from sup_tickets.models.skips import without_ghosts
 from sup_tickets.training.network_files import load_sparse
-from sup_tickets.training.state import Network, network_of
+from sup_tickets.training.state import Network
 from sup_tickets.tree_checks import check_same_leaves
 
 INITIAL = "initial"
@@ -104,8 +104,9 @@ def jacobian_values(
         inputs = _inputs(ours, config.evaluate, examples)
         found = {}
         for name, network in loaded.items():
-            if network is None:  # of the start, without ghosts
-                network = without_ghosts(network_of(ours.init().train))
+            if network is None:
+                start = ours.init().train
+                network = ours.experiment.final_form(start, int(start.step))
             check_same_leaves(f"network {name!r}", network.params, "the model", like)
             found[name] = _of_network(name, ours.model, network, inputs)
     finally:
@@ -131,7 +132,7 @@ def _inputs(ours: build.Run, split: str, examples: int) -> jax.Array:
     missing = examples
     for batch in ours.inputs.splits[split]():
         counted = np.asarray(batch.weights) > 0
-        found.append(np.asarray(batch.images)[counted][:missing])
+        found.append(np.asarray(batch.inputs)[counted][:missing])
         missing -= len(found[-1])
         if not missing:
             return ours.inputs.normalize(jax.numpy.asarray(np.concatenate(found)))
@@ -221,15 +222,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(options: argparse.Namespace) -> None:
     check_devices()
     out = _picture_path(options.out or options.run / "jacobian.png")
+    table = out.with_suffix(".csv")
+    files = Outputs(out.parent, glob.escape(out.name), glob.escape(table.name))
     found = jacobian_values(
         options.run,
         networks=options.network or ["final"],
         examples=options.examples,
     )
-    atomic_write(out, functools.partial(draw_values, found=found))
-    atomic_write(out.with_suffix(".csv"), lambda place: write_values(place, found))
+    files.write(out.name, functools.partial(draw_values, found=found))
+    files.write(table.name, lambda place: write_values(place, found))
     print(values_table(found))
-    print(f"\n{out} and {out.with_suffix('.csv').name}")
+    print(f"\n{out} and {table.name}")
 
 
 def _picture_path(place: Path) -> Path:

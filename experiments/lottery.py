@@ -21,7 +21,6 @@ https://arxiv.org/abs/1912.05671
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,25 +32,22 @@ from experiments.build.start import check_takes_masks, is_plain
 from experiments.command import Parser, check_devices, folder_path, numbers, start
 from experiments.config.fields import Config, as_config, check_config
 from experiments.runs.folder import check_no_run, check_same_run
-from experiments.runs.layout import RESULTS
+from experiments.runs.layout import FINAL, RESULTS, SUFFIX, epoch_file
 from experiments.runs.made_by import maker
 from experiments.runs.stored import read_run
+from experiments.runs.written import claim
 from sup_tickets.checks import check_one_of, check_sparsity
 from sup_tickets.counting import active_count, exact
-from sup_tickets.files import atomic_write
 from sup_tickets.masks import apply_masks, full_masks, size
-from sup_tickets.pruning import merged, prune_to_counts, without
-from sup_tickets.training.network_files import (
-    load_sparse,
-    provenance_of,
-    save_sparse,
-)
+from sup_tickets.pruning import merged, prune_to_total
+from sup_tickets.training.network_files import load_sparse, provenance_of, save_sparse
 from sup_tickets.training.processes import say
-from sup_tickets.training.state import Network
 from sup_tickets.trees import default_rule
 
 VARIANTS = ("iterative", "one-shot", "gradual")
 """Prune a share a round; all at once; or while the first network is trained (GMP)."""
+
+_IDENTITY = ("variant", "prune_fraction", "rewind_epoch")
 
 
 class Options(NamedTuple):
@@ -116,21 +112,26 @@ def find_tickets(
     found: dict[float, Path] = {}
     for target in targets:
         _check_ticket(_ticket(config, target), options, devices)
-    _claim(workdir, options)
+    # Targets are not of it: a ticket has a folder of its own, after whatever rounds.
+    claim(
+        workdir / "lottery.json",
+        "lottery",
+        {name: getattr(options, name) for name in _IDENTITY},
+        [*workdir.glob("round-*"), *workdir.glob("ticket-*")],
+    )
     for number, sparsity in enumerate([0.0, *ladder]):
-        folder = workdir / f"round-{number:02}"
-        masks = workdir / f"round-{number:02}.safetensors" if number else None
+        masks = _masks_file(workdir, number) if number else None
         say(f"round {number}: sparsity {sparsity:.4g}")
         ours = _round(config, options, sparsity, masks, final=max(targets))
-        run.run(ours, folder, devices=devices)
+        run.run(ours, _round_folder(workdir, number), devices=devices)
         following = [*ladder, 1.0][number]
         for target in targets:
             if sparsity < target <= following:
                 found[target] = _ticket_file(workdir, target)
-                _write(found[target], config, workdir, folder, target, options, number)
+                _write(found[target], config, workdir, target, options, number)
         if number < len(ladder):
-            path = workdir / f"round-{number + 1:02}.safetensors"
-            _write(path, config, workdir, folder, following, options, number)
+            path = _masks_file(workdir, number + 1)
+            _write(path, config, workdir, following, options, number)
     return found
 
 
@@ -196,6 +197,11 @@ def _checked(config: Config, options: Options) -> tuple[float, ...]:
             "a lottery prunes weights one by one; config.method.structure must be '', "
             f"got {config.method.structure!r}"
         )
+    if config.branch_from is not None:
+        raise ValueError(
+            f"config.branch_from={config.branch_from!r}: every round of a lottery "
+            "trains its own phase 1; leave it out"
+        )
     if not is_plain(config):
         raise ValueError(
             "a lottery finds masks and weights itself; config.mask and config.masks "
@@ -213,10 +219,10 @@ def _check_ticket(config: Config, options: Options, devices: Any) -> None:
         raise ValueError(
             f"rewind_epoch={options.rewind_epoch} is beyond phase 1 of the run"
         )
-    if built.young is not None and first >= built.young.until:
+    if 0 < built.ghost_steps <= first:
         raise ValueError(
             f"rewind_epoch={options.rewind_epoch} is after the ghosts of the run are "
-            f"gone, epoch {built.young.until // built.plan.epoch_steps}"
+            f"gone, epoch {built.ghost_steps // built.plan.epoch_steps}"
         )
 
 
@@ -257,73 +263,41 @@ def _ticket(config: Config, sparsity: float, masks: Path | None = None) -> Confi
 
 
 def _ticket_file(workdir: Path, target: float) -> Path:
-    return workdir / f"ticket-{target:g}.safetensors"
+    return workdir / f"ticket-{target:g}{SUFFIX}"
 
 
-def _claim(workdir: Path, options: Options) -> None:
-    """Says in ``lottery.json`` how the rounds in a folder are pruned.
-
-    Targets are not of it: every ticket has a folder of its own, after whatever rounds.
-
-    Raises:
-      ValueError: if there are rounds of another lottery, naming what differs.
-    """
-    file = workdir / "lottery.json"
-    ours = {name: getattr(options, name) for name in _IDENTITY}
-    if not file.exists():
-        for path in sorted([*workdir.glob("round-*"), *workdir.glob("ticket-*")]):
-            raise ValueError(
-                f"{workdir} holds {path.name}, and no lottery.json says of what "
-                "lottery; give another --workdir"
-            )
-        workdir.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, json.dumps(ours, indent=2) + "\n")
-        return
-    try:
-        there = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    for name, value in ours.items():
-        if there.get(name) != value:
-            raise ValueError(
-                f"{workdir} holds another lottery: {name} is {there.get(name)!r} "
-                f"there and {value!r} here; give another --workdir"
-            )
+def _round_folder(workdir: Path, number: int) -> Path:
+    return workdir / f"round-{number:02}"
 
 
-_IDENTITY = ("variant", "prune_fraction", "rewind_epoch")
+def _masks_file(workdir: Path, number: int) -> Path:
+    return workdir / f"round-{number:02}{SUFFIX}"
 
 
 def _write(
     path: Path,
     config: Config,
     workdir: Path,
-    trained: Path,
     sparsity: float,
     options: Options,
     number: int,
 ) -> None:
-    """The largest active weights of a trained network, rewound."""
-    network = load_sparse(trained / "final" / "network.safetensors")
-    early = workdir / "round-00" / "networks"
-    early = early / f"epoch-{options.rewind_epoch}.safetensors"
+    """The largest active weights of the network of a round, rewound."""
+    network = load_sparse(_round_folder(workdir, number) / f"{FINAL}{SUFFIX}")
+    first = f"{epoch_file(options.rewind_epoch)}{SUFFIX}"
+    early = _round_folder(workdir, 0) / first
     start = load_sparse(early)
     where = config.method.options.get("where", default_rule)
     masks = full_masks(network.params, where=where)
     masks = merged(network.params, masks, network.masks)
     if options.variant != "gradual":
-        free = without(masks, tuple(config.method.keep_dense))
-        held = size(masks) - size(free)
-        count = active_count(size(masks), sparsity) - held
-        _, kept = prune_to_counts(network.params, free, count)
-        masks = merged(network.params, masks, kept)
+        total = active_count(size(masks), sparsity)
+        held = tuple(config.method.keep_dense)
+        masks = prune_to_total(network.params, masks, total, held=held)
+    params = apply_masks(masks, start.params)
     save_sparse(
         path,
-        Network(
-            params=apply_masks(masks, start.params),
-            model_state=start.model_state,
-            masks=masks,
-        ),
+        start.replace(params=params, masks=masks),
         provenance={
             "data": config.data.name,
             "model": config.model.name,

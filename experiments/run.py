@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,7 +30,7 @@ from experiments.runs.lost import lost_text
 from experiments.runs.made_by import command, made_by, versions
 from experiments.runs.progress import Progress
 from experiments.runs.results import analysis_of, cost_of
-from experiments.runs.stopping import RunKeeper, Signals, Stopped
+from experiments.runs.stopping import RunCheckpointer, Signals, Stopped
 from experiments.runs.stored import read_run, with_others
 from sup_tickets.training.checkpoint import Checkpoints
 from sup_tickets.training.loop import Outcome, TrainingStopped, train
@@ -41,6 +42,8 @@ from sup_tickets.training.processes import (
     say,
 )
 from sup_tickets.training.state import RunState, network_of
+
+_PARTING_SECONDS = 10.0
 
 
 def run(
@@ -73,9 +76,15 @@ def run(
                 say(f"{results['seconds']:.0f} s; report: {place}/report/index.html")
             signals.check(f"{place}: finished, and stopped as asked")
     except Exception as error:
-        if jax.process_count() == 1 or not _is_lost(error):
+        if jax.process_count() == 1:
             raise
-        _leave(place, error)
+        if _is_lost(error):
+            _leave(place, error)
+        # Others that know nothing of it are waited for, for minutes, at the way out.
+        leave = threading.Timer(_PARTING_SECONDS, os._exit, [1])
+        leave.daemon = True
+        leave.start()
+        raise
 
 
 def _run(
@@ -174,6 +183,7 @@ def _train(
             ours.plan,
             folder,
             lambda network: ours.score(network, config.evaluate),
+            task=ours.experiment.task,
             learning_rate=ours.learning_rate,
             line_steps=config.train.check_every_steps,
             notes=notes,
@@ -183,8 +193,10 @@ def _train(
             progress.began(network_of(start.train), step)
         if "rows" not in notes and step == ours.plan.phase1_steps:
             progress.collected(PHASE1, step, network_of(start.train))
-        keeper = RunKeeper(config, checkpoints, progress, signals, folder, step=step)
-        outcome = train(ours.experiment, start, progress, keeper)
+        checkpointer = RunCheckpointer(
+            config, checkpoints, progress, signals, folder, step=step
+        )
+        outcome = train(ours.experiment, start, progress, checkpointer)
         return _results(config, ours, folder, progress, outcome, signals)
     except TrainingStopped as stop:
         raise Stopped(
@@ -243,7 +255,7 @@ def _results(
         progress.add_row(SUPERPOSED, ours.plan.total_steps, final)
     folder.agree()
     folder.save_network(FINAL, final)
-    cost = cost_of(config, ours, folder, final, progress.changes)
+    cost = cost_of(config, ours, final, progress.changes)
     signals.check(_trained_text(folder))
     results = {
         "name": progress.run,

@@ -32,9 +32,9 @@ from experiments.command import (
 from experiments.config.fields import FIELDS, Config, as_config, check_config, flat
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
-from experiments.reports.runs import report
+from experiments.reports.runs import report, report_files
 from experiments.runs import folder as run_folder
-from experiments.runs.branch import find_source
+from experiments.runs.branch import branch_of, find_source
 from experiments.runs.layout import CHECKPOINTS, folder_name
 from experiments.runs.stopping import Stopped
 
@@ -196,6 +196,7 @@ def check_members(
             epochs.append(built.plan.epoch_steps)
             if not _is_begun(member):
                 built.check_files()
+                branch_of(member.config, built)
         except ValueError as error:
             raise ValueError(f"{member.name}: {error}") from error
     return epochs
@@ -248,6 +249,7 @@ def sweep(
     """
     found = members(config, parse_grid(grid), out)
     run_folder.check_no_run(out)
+    report_files(out / "report")
     failed = run_members(found, dry_run=dry_run, devices=devices)
     if not dry_run and len(failed) < len(found):
         folders = [member.path for member in found if member.path.is_dir()]

@@ -37,9 +37,9 @@ from experiments.reports.gather import Frame, Series, numbers, pair, spread, wri
 from experiments.reports.page import Block, Heading, Table, Text, to_markdown
 from experiments.runs.folder import check_no_run
 from experiments.runs.stored import StoredRun, read_run
+from experiments.runs.written import Outputs
 from experiments.sweep import Member, parse_grid, run_members
 from sup_tickets.checks import check_one_of
-from sup_tickets.files import atomic_write
 
 LOTTERY = "lottery"
 
@@ -101,6 +101,7 @@ def run_study(
       Stopped: after a signal, once the run at work is saved.
     """
     check_no_run(out)
+    _tables(out)
     for seed in study.seeds:
         _members(study, out, seed, tickets={})  # what is wrong is wrong at once
     failed: dict[str, str] = {}
@@ -147,8 +148,9 @@ def write_tables(out: Path) -> Path:
     """Writes ``tost.csv`` and ``tost.md`` from all runs that are finished.
 
     Raises:
-      ValueError: if there are none.
+      ValueError: if there are none, or a table is there that no study wrote.
     """
+    files = _tables(out)
     runs = [
         (dict(part.split("=", 1) for part in folder.name.split(",")), read_run(folder))
         for folder in sorted(out.glob("seed=*,sparsity=*,mask=*,tost=*"))
@@ -160,9 +162,13 @@ def write_tables(out: Path) -> Path:
     rows["seed"] = rows["seed"].astype(int)
     rows = rows.sort_values(["sparsity", "mask", "seed"])
     lines = rows.to_dict("records")
-    atomic_write(out / "tost.csv", lambda path: write_csv(path, lines, _COLUMNS))
-    atomic_write(out / "tost.md", to_markdown(_blocks(rows)))
+    files.write("tost.csv", lambda path: write_csv(path, lines, _COLUMNS))
+    files.write("tost.md", to_markdown(_blocks(rows)))
     return out / "tost.md"
+
+
+def _tables(out: Path) -> Outputs:
+    return Outputs(out, "tost.csv", "tost.md")
 
 
 def _row(names: Mapping[str, str], run: StoredRun) -> dict[str, Any]:

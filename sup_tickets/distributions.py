@@ -12,7 +12,7 @@ from ``sum(d_l * N_l) = D * N``.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sup_tickets.checks import (
@@ -300,8 +300,25 @@ def allocate(
       >>> allocate({"w": jnp.ones((30, 4))}, sparsity=0.5, distribution="uniform")
       {'w': 60}
     """
+    function = distribution_of(distribution, options)
+    return function(params, sparsity=sparsity, **options)
+
+
+def distribution_of(
+    distribution: str | Callable[..., Counts], options: Mapping[str, Any]
+) -> Callable[..., Counts]:
+    """The function of that name, or the function itself.
+
+    Args:
+      distribution: see `allocate`.
+      options: that it will be handed; those of a function of one's own are not looked
+        at.
+
+    Raises:
+      ValueError: if no distribution has that name, or it does not take the options.
+    """
     if callable(distribution):
-        return distribution(params, sparsity=sparsity, **options)
+        return distribution
     if not isinstance(distribution, str) or distribution not in DISTRIBUTIONS:
         hint = did_you_mean(distribution, DISTRIBUTIONS)
         raise ValueError(
@@ -310,21 +327,12 @@ def allocate(
         )
     function = DISTRIBUTIONS[distribution]
     try:
-        inspect.signature(function).bind(params, sparsity=sparsity, **options)
+        inspect.signature(function).bind((), sparsity=0, **options)
     except TypeError as error:
         raise ValueError(
             f"options of distribution {distribution!r}: {error}, got {options}"
         ) from None
-    return function(params, sparsity=sparsity, **options)
-
-
-# --- The sparse leaves of a network ---------------------------------------------------
-
-
-# --- Proportions ----------------------------------------------------------------------
-
-
-# --- Densities ------------------------------------------------------------------------
+    return function
 
 
 # --- Counts ---------------------------------------------------------------------------

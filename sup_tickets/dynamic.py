@@ -20,6 +20,7 @@ from sup_tickets.checks import (
     did_you_mean,
 )
 from sup_tickets.counting import MAX_COUNT, Rounding
+from sup_tickets.distributions import distribution_of
 from sup_tickets.pruning import Scope
 from sup_tickets.saliency import ScoreFunction, by_gradient, by_magnitude, looks_at
 from sup_tickets.schedules import cosine_fraction, linear_fraction, stairs
@@ -145,6 +146,7 @@ class Method:
         for name, value in vars(self).items():
             object.__setattr__(self, name, _frozen(value))
         check_sparsity(self.sparsity)
+        distribution_of(self.distribution, self.distribution_options or {})
         if self.where is None and self.sparsity:
             raise ValueError(
                 f"where=None leaves all weights dense; sparsity={self.sparsity} "

@@ -212,9 +212,6 @@ def synflow(apply: Apply, params: Params, shape: Sequence[int]) -> Scores:
     return jax.tree.map(jnp.asarray, scores)
 
 
-# --- Masks ----------------------------------------------------------------------------
-
-
 # --- Parts ----------------------------------------------------------------------------
 
 

@@ -27,9 +27,6 @@ Predicate = Callable[[Number], bool | jax.Array]
 """``step -> is it due``: a bool for a Python number, a bool array for an array."""
 
 
-# --- Learning rates -------------------------------------------------------------------
-
-
 # --- Drop fractions -------------------------------------------------------------------
 
 

@@ -171,6 +171,7 @@ def test_real_numbers(name, value):
         ("batches", lambda: st.grasp(never, W, [])),
         ("distribution", lambda: st.allocate(W, sparsity=0.5, distribution="ekr")),
         ("distribution", lambda: st.allocate(W, sparsity=0.5, distribution=[1])),
+        ("distribution", lambda: st.static(sparsity=0.5, distribution=[1])),
         ("channel_axes", lambda: st.erdos_renyi(W, sparsity=0.5, channel_axes=3)),
         ("channel_axes", lambda: st.erdos_renyi(
             W, sparsity=0.5, channel_axes=("a", 1))),

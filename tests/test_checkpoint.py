@@ -33,7 +33,7 @@ class Saver:
 
     def save(self, state):
         self.saved.append(int(state.train.step))
-        self.checkpoints.save(state, {"stop": self.stop_at}, accuracy=0.5)
+        self.checkpoints.save(state, {"stop": self.stop_at}, rank=0.5)
 
 
 def restored(path, job, devices=1):
@@ -112,7 +112,7 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path):
     state = start_of(job).train
     for step, accuracy in ((1, 0.4), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)):
         numbered = state.replace(step=jax.numpy.int32(step))
-        checkpoints.save(RunState(numbered), {}, accuracy=accuracy)
+        checkpoints.save(RunState(numbered), {}, rank=accuracy)
     checkpoints.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4", "5"]
 

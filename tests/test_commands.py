@@ -23,8 +23,8 @@ from sup_tickets.training.state import Network
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    *("main", "sweep", "lottery", "tost_study", "report", "evaluate", "export"),
-    *("jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
+    *("main", "sweep", "study", "lottery", "tost_study", "report", "evaluate"),
+    *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
 )
 
 
@@ -120,6 +120,20 @@ WRONG = {
         ),
         ([D, OUT, f"--grid=masks={'a' * 300}"], "folder's name of over 255 bytes"),
     ],
+    "study": [
+        ([], "required: NAME, --out"),
+        (["claim"], "required: --out"),
+        (["clam", OUT], "'clam'.*claim"),
+        (["claim", OUT, "--part=5/4"], "'5/4' is no part"),
+        (["claim", OUT, "--part=0/4"], "'0/4' is no part"),
+        (["claim", OUT, "--part=half"], "'half' is no part"),
+        (["claim", OUT, "--csv=nowhere.csv"], "nowhere.csv"),
+        (["claim", OUT, "--csv=README.md"], "README.md"),
+        (["claim", OUT, "--config=x"], "unknown flag '--config'"),
+        (["claim", OUT, "--config.train.epoch=3"], "did you mean config.train.epochs"),
+        (["claim", OUT, "--config.train.epochs=many"], "train.epochs"),
+        (["claim", "claim", OUT], "unexpected argument 'claim'"),
+    ],
     "lottery": [
         ([D], "required: --workdir"),
         ([D, W, "--variant=all"], "--variant: invalid choice: 'all'"),
@@ -133,6 +147,7 @@ WRONG = {
         ([f"{D}:method=gmp", W], "method 'gmp' does not start"),
         ([D, W, "--config.method.name=gmp"], "method 'gmp' does not start"),
         ([f"{D}:mask=snip", W], "a lottery finds masks"),
+        ([D, W, "--config.branch_from=R"], "branch_from='R': every round of a lottery"),
         ([D, W, "--config.mask.name=snip"], "a lottery finds masks"),
     ],
     "tost_study": [
@@ -383,12 +398,8 @@ def test_how_an_error_ends(error, code, line, capsys):
     def body(options):
         raise error
 
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(Ended) as caught:
-            start(Parser("x", None), body, [])
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(Ended) as caught:
+        start(Parser("x", None), body, [])
     assert (caught.value.code, str(caught.value)) == (code, line)
     assert capsys.readouterr().err == f"{line}\n"
 
@@ -417,6 +428,40 @@ def ended(words, **environment):
         capture_output=True,
         check=False,
     )
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # here
+    text = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
+    (tmp_path / "jax.py").write_text(text)
+    done = ended(["experiments.report"], PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (130, b"SIGINT: stopped\n")
+
+
+CTRL_C = """
+import os, signal, sys, time
+sys.argv = ["-m"]
+from experiments import command
+class Drops:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+def body(options):
+    Drops()
+    time.sleep(60)
+try:
+    command.start(command.Parser("x", None), body, [])
+except command.Ended as end:
+    assert end.code == 130
+    os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+def test_ctrl_c_is_not_lost_in_a_callback_and_the_next_one_ends_at_once():
+    words = [sys.executable, "-c", CTRL_C]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
+    lines = b"SIGINT: stopped; what was saved is kept\nSIGINT: stopped\n"
+    assert (done.returncode, done.stderr) == (130, lines)
 
 
 def test_a_backend_that_is_not_there_is_one_line(tmp_path):

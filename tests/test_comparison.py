@@ -14,7 +14,7 @@ from tests.helpers import quick
 
 def predict(network, batch):
     """A network is a table: the images are rows of it."""
-    log_p = network.params["table"][batch.images]
+    log_p = network.params["table"][batch.inputs]
     return Predictions(log_p, batch.labels, batch.weights)
 
 

@@ -481,9 +481,10 @@ def test_options_of_the_distribution_reach_it(params):
     )
     masks = st.init_topology(method, jax.random.key(0), params).masks
     assert bool(masks["head"]["kernel"].all())
-    method = st.static(sparsity=0.5, distribution="erk_plus")
     with pytest.raises(ValueError, match=r"'erk_plus'.*'classifier'"):
-        st.init_topology(method, jax.random.key(0), params)
+        st.static(sparsity=0.5, distribution="erk_plus")
+    with pytest.raises(ValueError, match=r"'erk_plus'.*'classifer'"):
+        method.replace(distribution_options={"classifer": "head"})
 
 
 def test_bad_arguments_are_named():

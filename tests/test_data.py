@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sup_tickets.data import DATASETS, DataNotPrepared, datasets, files, load_dataset
+from sup_tickets.data import (
+    DATASETS,
+    DataNotPrepared,
+    datasets,
+    files,
+    load_dataset,
+    prepared,
+)
 from sup_tickets.data.files import Split, TrainTest
 
 PREPARED = ["mnist", "fashion_mnist", "cifar10", "cifar100"]
@@ -190,6 +197,49 @@ def test_a_truncated_set_is_refused(own_sets, monkeypatch):
     path.write_text(json.dumps(info))
     with pytest.raises(ValueError, match="train split of cifar10 has"):
         load_dataset("cifar10", data_dir=own_sets)
+
+
+def test_a_record_that_is_broken_is_named(own_sets, monkeypatch):
+    small(monkeypatch, "mnist")
+    for cache in (own_sets / "mnist").glob("*.npz"):
+        cache.unlink()
+    pixels = made_up((28, 28, 1), 1, 2, 0)[0][0]
+
+    def png(array):
+        return image_bytes(array, "PNG")
+
+    for data, what in {
+        png(pixels)[:60]: "",
+        b"": "it is no image",
+        b"GIF89a": "it is no image",
+        png(pixels[:20]): r"it is uint8 of shape \(20, 28, 1\), not uint8 of \(28,",
+        png(np.repeat(pixels, 3, -1)): r"it is uint8 of shape \(28, 28, 3\), not",
+        png(pixels.astype(np.uint16)): r"it is uint16 of shape",
+        png(pixels > 9): r"it is bool of shape",
+    }.items():
+        original = prepared.open_split
+
+        def spoiled(*arguments, data=data, original=original, **named):
+            class Source:
+                records = original(*arguments, **named)
+
+                def __getitems__(self, rows):
+                    found = self.records.__getitems__(rows)
+                    return [
+                        record | {"image": data} if row == 3 else record
+                        for row, record in zip(rows, found, strict=True)
+                    ]
+
+            return Source()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(prepared, "open_split", spoiled)
+            message = (
+                r"^cannot read the image 3 of the train split of .*mnist.*: " + what
+            )
+            with pytest.raises(ValueError, match=message) as caught:
+                load_dataset("mnist", data_dir=own_sets)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_missing_package_is_named(made_up_sets, monkeypatch):
@@ -387,9 +437,6 @@ def test_moments_are_those_of_the_pixels():
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
     np.testing.assert_allclose(std, pixels.std(0), rtol=1e-12)
     assert datasets._moments(np.zeros((2, 2, 2, 1), np.uint8))[1] == (1 / 255,)
-
-
-# --- Real sets ------------------------------------------------------------------------
 
 
 # --- Fewer and smaller images ---------------------------------------------------------

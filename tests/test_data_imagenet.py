@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 from test_data import made_up, write_records
 
-from sup_tickets.data import DataNotPrepared, imagenet, resident
+from sup_tickets.data import DataNotPrepared, imagenet
 from sup_tickets.data.imagenet import Evaluation, Stream, open_imagenet, share_of
 from sup_tickets.data.photos import centre_photo, random_box, random_photo
 from sup_tickets.data.resident import Shardings
@@ -210,9 +210,7 @@ def test_a_block_is_its_batches(place):
     expected = NamedSharding(place.replicated.mesh, spec)
     assert block.images.sharding.is_equivalent_to(expected, 5)
     labels = jax.jit(
-        lambda block: jax.lax.map(
-            lambda i: resident.take(stream.at(block, i))[1], jnp.arange(3)
-        )
+        lambda block: jax.lax.map(lambda i: stream.at(block, i).labels, jnp.arange(3))
     )(block)
     for i in range(3):
         batch = stream(1 + i)

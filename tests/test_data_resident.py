@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from sup_tickets.data import resident
-from sup_tickets.data.resident import Images, Rows, Shardings
+from sup_tickets.data.resident import Rows, Shardings
 
 N, B = 21, 8
 
@@ -24,7 +24,7 @@ def source_on(place, key):
     images = np.arange(N * 4, dtype=np.uint8).reshape(N, 2, 2, 1)
     labels = np.arange(N, dtype=np.int32)
     return resident.training_batches(
-        images, labels, key=key, batch_size=B, shardings=place
+        (images, labels), key=key, batch_size=B, shardings=place
     )
 
 
@@ -47,7 +47,7 @@ def test_a_block_is_its_batches(key, devices):
     assert block.rows.shape == (5, B)
     expected = NamedSharding(place.replicated.mesh, PartitionSpec(None, "data"))
     assert block.rows.sharding.is_equivalent_to(expected, 2)
-    assert block.images.sharding.is_equivalent_to(place.replicated, 4)
+    assert block.examples[0].sharding.is_equivalent_to(place.replicated, 4)
 
     @jax.jit
     def labels_of(block: Rows):
@@ -94,7 +94,7 @@ def test_evaluation_has_every_example_once(n):
         images, labels, batch_size=B, shardings=placement_on(8)
     )
     assert len(batches) == -(-n // B)
-    assert all(batch.images.shape == (B, 1, 1, 1) for batch in batches)
+    assert all(batch.inputs.shape == (B, 1, 1, 1) for batch in batches)
     counted = [
         np.asarray(batch.labels)[np.asarray(batch.weights) == 1] for batch in batches
     ]
@@ -102,8 +102,11 @@ def test_evaluation_has_every_example_once(n):
     assert sum(float(batch.weights.sum()) for batch in batches) == n
 
 
-def test_streamed_batches_are_taken_as_they_are():
-    batch = Images(jnp.zeros((2, 1, 1, 1), jnp.uint8), jnp.int32([3, 4]))
-    images, labels = resident.take(batch)
-    assert images is batch.images
-    assert labels is batch.labels
+def test_examples_are_any_arrays(key):
+    place = placement_on(1)
+    examples = {"words": np.arange(24).reshape(12, 2), "rest": [np.arange(12.0)]}
+    source = resident.training_batches(examples, key=key, batch_size=4, shardings=place)
+    batch = source(1)
+    found = jax.jit(resident.take)(batch)
+    np.testing.assert_array_equal(found["words"][:, 0], 2 * batch.rows)
+    np.testing.assert_array_equal(found["rest"][0], batch.rows)

@@ -246,7 +246,7 @@ def test_reestimating_needs_no_batch_norm():
 def test_reestimated_statistics_are_those_of_the_batch():
     model, net = network()
     task = task_of(model, prepare=lambda batch, key: (batch, batch))
-    inputs = next(batches(2)).images
+    inputs = next(batches(2)).inputs
     new = reestimate(task, net, [inputs], jax.random.key(0))
     hidden = inputs.reshape(8, 9) @ np.asarray(net.params["dense1"]["kernel"])
     statistics = new.model_state["bn1"]

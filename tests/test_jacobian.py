@@ -89,6 +89,7 @@ def run(tmp_path, monkeypatch):
     split = [Weighted(images, None, of_batch) for of_batch in weights]
     first = network(np.eye(4))
     train = SimpleNamespace(
+        step=3,
         params=first.params,
         model_state=first.model_state,
         method=SimpleNamespace(masks=first.masks),
@@ -101,6 +102,9 @@ def run(tmp_path, monkeypatch):
             plan=SimpleNamespace(total_steps=0),
             like=lambda step: SimpleNamespace(train=train),
             init=lambda: SimpleNamespace(train=train),
+            experiment=SimpleNamespace(
+                final_form=lambda state, step: {(id(train), 3): first}[id(state), step]
+            ),
             model=Scaled(),
             inputs=SimpleNamespace(
                 close=lambda: closed.append(1),
@@ -143,7 +147,10 @@ def test_the_command_writes_a_picture_and_values(run, capsys):
 def test_the_files_go_where_they_are_told(run, tmp_path, capsys):
     main([str(run), f"--out={tmp_path / 'new' / 'a.png'}"])
     files = {path.name for path in (tmp_path / "new").iterdir()}
-    assert files == {"a.png", "a.csv"} and "final" in capsys.readouterr().out
+    assert (
+        files == {"a.png", "a.csv", ".written.json"}
+        and "final" in capsys.readouterr().out
+    )
     assert not (run / "jacobian.png").exists()
 
 

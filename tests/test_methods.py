@@ -49,6 +49,12 @@ def test_methods_are_values(name):
     assert any(whole) == (not method.fixed)
 
 
+@pytest.mark.parametrize("name", st.METHODS)
+def test_an_unknown_distribution_is_refused_when_a_method_is_made(name):
+    with pytest.raises(ValueError, match=r"^distribution must be.*'erkk'.*mean 'erk'"):
+        example(name).replace(distribution="erkk")
+
+
 def test_options_are_frozen_copies():
     options, pairs = {"classifier": "b"}, [[0, 0.2], [10, 0.1]]
     method = st.Method(

@@ -17,6 +17,7 @@ from sup_tickets.training.network_files import (
     provenance_of,
     save_dense,
     save_sparse,
+    sparse_size,
 )
 from sup_tickets.training.state import Network
 from tests.helpers import assert_same, quick
@@ -64,6 +65,14 @@ def test_what_is_loaded_is_what_was_saved(
     save_dense(path, net)
     none = jax.tree.map(lambda _: None, net.params)
     assert_same(load_dense(path), net.replace(masks=none))
+
+
+def test_the_size_of_a_network_does_not_depend_on_who_wrote_it(tmp_path):
+    net = network()
+    size = save_sparse(tmp_path / "net", net)
+    longer = save_sparse(tmp_path / "net", net, provenance={"made_by": "x" * 100})
+    assert sparse_size(net) == size < longer
+    assert sparse_size(load_sparse(tmp_path / "net")) == size
 
 
 def test_special_values_keep_their_bits(tmp_path):

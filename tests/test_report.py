@@ -214,7 +214,8 @@ def test_a_report_of_many_runs(sweep):
     _, out = sweep
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("report.md", "index.html", "results.csv", "accuracy.png", "nll.png")
+        *("report.md", "index.html", "results.csv", "accuracy.png", "nll.png"),
+        ".written.json",
     }
     text = (out / "report.md").read_text()
     assert text.startswith("# Results\n\n24 runs in 8 settings, evaluated on: test.")
@@ -272,6 +273,23 @@ def test_comparisons_within_a_run_are_its_base(one, tmp_path):
     ]
     networks = [x.split("|")[2].strip() for x in text.splitlines() if "+ Sup" in x]
     assert "dense" in networks and "ensemble of the tickets" in networks
+
+
+def test_a_report_replaces_only_reports(one, tmp_path):
+    (tmp_path / "accuracy.png").write_text("mine")
+    with pytest.raises(ValueError, match=r"accuracy.png is in the way.*another --out"):
+        report([one], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["accuracy.png"]
+    (tmp_path / "accuracy.png").unlink()
+    (tmp_path / "mine.png").write_text("mine")
+    report([one], tmp_path)
+    record = json.loads((tmp_path / ".written.json").read_text())["written"]
+    assert {*record, "mine.png", ".written.json"} == {
+        path.name for path in tmp_path.iterdir()
+    }
+    report([one], tmp_path)
+    with pytest.raises(ValueError, match=r"index.html is in the way"):
+        report([one], one / "report")
 
 
 def test_rows_of_older_results_are_a_base_too(tmp_path):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import jax
@@ -22,6 +23,7 @@ from experiments.runs.folder import RunFolder, is_finished, is_trained, outputs
 from experiments.runs.identity import CONTENTS, difference, identity_of
 from experiments.runs.lines import Lines
 from experiments.runs.made_by import changed, commit_of, made_by, without_places
+from experiments.runs.progress import Progress
 from experiments.runs.stopping import Signals, Stopped
 from sup_tickets.files import atomic_write, leftovers
 from sup_tickets.training import processes
@@ -33,6 +35,7 @@ from sup_tickets.training.network_files import (
 )
 from sup_tickets.training.processes import difference_of
 from sup_tickets.training.state import Network
+from sup_tickets.training.task import Task
 from tests.helpers import assert_same, quick
 from tests.test_experiments import config_of
 from tests.test_network_files import network
@@ -410,10 +413,26 @@ def test_files_of_earlier_versions_have_no_checksum_and_load(tmp_path):
     assert isinstance(load_dense(tmp_path / "dense"), Network)
 
 
+def test_a_run_is_ranked_by_the_metric_of_its_task(tmp_path, capsys):
+    folder = RunFolder(tmp_path, config_of())
+    plan = SimpleNamespace(total_steps=2, epoch_steps=1, phase_of=lambda _: "phase 1")
+    task = Task(init=lambda key: ({}, {}), loss=lambda *_: (0.0, ({}, {})))
+    progress = Progress(
+        "mine", plan, folder, lambda _: {}, task=task, learning_rate=lambda _: 0.1
+    )
+    progress.validated("phase 1", 1, {"loss": 0.25}, None)
+    assert progress.rank == progress.notes()["rank"] == -0.25
+    progress.reported("phase 1", [1], {"loss": np.ones(1)})
+    progress.close()
+    folder.close()
+    assert capsys.readouterr().out.endswith("loss 1.0000, validation loss 0.25\n")
+    assert [event["event"] for event in folder.metrics()] == ["validation", "loss"]
+
+
 # --- Signals --------------------------------------------------------------------------
 
 
-def test_a_signal_is_honoured_where_the_run_looks(capsys):
+def test_a_signal_is_honoured_where_the_run_looks(capfd):
     before = signal.getsignal(signal.SIGTERM)
     with Signals().caught() as signals:
         signals.check("nothing yet")
@@ -422,10 +441,10 @@ def test_a_signal_is_honoured_where_the_run_looks(capsys):
             signals.check("all is saved")
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
-    assert capsys.readouterr().err.count("SIGTERM: saving") == 1
+    assert capfd.readouterr().err.count("SIGTERM: saving") == 1
 
 
-def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capsys):
+def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capfd):
     def leave(code):
         raise SystemExit(code)
 
@@ -434,7 +453,7 @@ def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert caught.value.code == 130
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[1].startswith("SIGINT again: stopped")
 
 
@@ -456,6 +475,32 @@ def test_a_lost_partner_is_told_in_one_line_and_the_process_leaves(monkeypatch, 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: w: process 0 of 2 has lost another one (Gloo: conn")
     assert "start all of them again" in line
+
+
+def test_an_error_of_one_process_does_not_wait_for_the_others(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left", "x")
+
+    left = threading.Event()
+    monkeypatch.setattr(run_module, "_run", full)
+    monkeypatch.setattr(run_module, "_PARTING_SECONDS", 0.01)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", lambda code: code == 1 and left.set())
+    with pytest.raises(OSError, match="No space left"):
+        run_module.run(config_of(), "w")
+    assert left.wait(10)
+
+
+def test_an_output_that_is_full_is_named(monkeypatch):
+    for number, kind in {28: OSError, 32: BrokenPipeError}.items():
+
+        def write(*_, number=number):
+            raise OSError(number, "No")
+
+        stream = SimpleNamespace(write=write, flush=lambda: None)
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(kind, match="No: 'standard output'"):
+            processes.say("x")
 
 
 ABORTED = """

@@ -435,9 +435,9 @@ def test_blocks_and_a_resume_across_the_end_of_ghosts(tmp_path, monkeypatch):
     changes = {**STATIC, **ALL, "checkpoint.every_steps": 7}
     run(config_of(**changes), tmp_path / "whole", devices=one())
     folder, stops = tmp_path / "parts", []
-    due = stopping.RunKeeper.stopping
+    due = stopping.RunCheckpointer.stopping
     monkeypatch.setattr(
-        stopping.RunKeeper,
+        stopping.RunCheckpointer,
         "stopping",
         lambda self, step: (
             (step in (4, 15, 21) and step not in stops and not stops.append(step))

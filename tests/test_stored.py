@@ -1,6 +1,7 @@
 """The commands that look at the networks of a finished run."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -58,6 +59,24 @@ def test_unknown_networks_are_refused(folder, tmp_path):
         chosen_files(folder, ["finale"])
     with pytest.raises(ValueError, match="has no network; is it the folder of a finis"):
         network_files(tmp_path)
+
+
+def test_a_run_that_is_not_finished_says_how_to_go_on(folder):
+    for step in (5, 600, 1000):
+        (folder / f"checkpoints/{step}").mkdir(parents=True)
+    (folder / "final/network.safetensors").unlink()
+    text = r"run is not finished: it was saved up to step 1000; "
+    with pytest.raises(ValueError, match=f"{text}start its command again to go on$"):
+        chosen_files(folder, ["final"])
+    by = {"sessions": [{"by": {"command": "a"}}, {"by": {"command": "python -m b"}}]}
+    (folder / "made_by.json").write_text(json.dumps(by))
+    with pytest.raises(ValueError, match=f"{text}to go on: python -m b$"):
+        chosen_files(folder, ["all", "final"])
+    assert list(chosen_files(folder, ["ticket-3"])) == ["tickets/ticket-3"]
+    shutil.rmtree(folder / "tickets")
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(ValueError, match=r"up to step 0; to go on: python -m b$"):
+        chosen_files(folder, ["all"])
 
 
 # --- Evaluating -----------------------------------------------------------------------
@@ -156,9 +175,21 @@ def test_one_format_of_all_networks(folder, tmp_path):
     export_main(
         [str(folder), f"--out={tmp_path / 'o'}", "--format=sparse", "--network=all"]
     )
-    assert len(list((tmp_path / "o").iterdir())) == 12
+    assert len(list((tmp_path / "o").glob("*.safetensors"))) == 12
     export_main([str(folder), f"--out={tmp_path / 'c'}", "--format=condensed"])
-    (path,) = (tmp_path / "c").iterdir()
+    (path,) = (tmp_path / "c").glob("*.safetensors")
     assert path.name == "final.condensed.safetensors" and load_condensed(path).params
     with pytest.raises(SystemExit, match=r"error: .*no network 'x'"):
         export_main([str(folder), f"--out={tmp_path / 'o'}", "--network=x"])
+
+
+def test_only_what_was_exported_is_replaced(folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "final.dense.safetensors").write_text("mine")
+    with pytest.raises(ValueError, match=r"final.dense.safetensors is in the way"):
+        export(folder, out)
+    assert [p.name for p in out.iterdir()] == ["final.dense.safetensors"]
+    first = export(folder, out, formats=["sparse"])
+    assert export(folder, out, formats=["sparse"]) == first
+    assert (out / "final.dense.safetensors").read_text() == "mine"

@@ -123,25 +123,6 @@ def test_parts_are_all_units_once():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["clam", "--out=x"], "'clam'.*claim"),
-        (["claim", "--out=x", "--part=5/4"], "'5/4' is no part"),
-        (["claim", "--out=x", "--part=0/4"], "'0/4' is no part"),
-        (["claim", "--out=x", "--csv=nowhere.csv"], "nowhere.csv"),
-        (["claim", "--out=x", "--config.train.epoch=3", "--dry_run"], "train.epoch"),
-    ],
-)
-def test_what_is_wrong_is_said(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(SystemExit, match=message) as caught:
-        command.main(words)
-    assert caught.value.code == 2
-    assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"versus": (("base", "bass"),)}, "versus names 'bass'"),

@@ -16,6 +16,10 @@ from tests.test_experiments import assert_same_results
 
 ROOT = Path(__file__).parent.parent
 
+# Not the cache of the tests, where a disk is full; compiling is slow, and small here.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if "COMPILATION_CACHE" not in k}
+ENVIRONMENT |= {"JAX_PLATFORMS": "cpu"}
+
 DIGITS = (
     "configs/digits.py:model=mlp,epochs=40,cycles=2,cycle_epochs=5,"
     "method.update_every_steps=20"
@@ -26,16 +30,17 @@ CIFAR10 = (
 )
 
 
-def begin(config, workdir, *words):
-    command = [sys.executable, "-m", "experiments.main", f"--config={config}"]
-    command += ["--config.checkpoint.every_steps=5", f"--workdir={workdir}", *words]
+def begin(config, workdir, *words, program=None, stdout=subprocess.PIPE):
+    command = [sys.executable, *(program or ["-m", "experiments.main"])]
+    command += [f"--config={config}", "--config.checkpoint.every_steps=5"]
+    command += [f"--workdir={workdir}", *words]
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=stdout,
+        stderr=subprocess.STDOUT if stdout == subprocess.PIPE else subprocess.PIPE,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=ENVIRONMENT,
     )
 
 
@@ -185,19 +190,22 @@ def distributed():
     return ["--distributed", f"--coordinator={address}", "--processes=2"]
 
 
+LIMITED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+runpy.run_module("experiments.main", run_name="__main__", alter_sys=True)
+"""
+"""Files above a size cannot be written: the checkpoints, not the small ones."""
+
+
 @pytest.mark.slow
 def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on(tmp_path):
-    """Files above a size cannot be written: the checkpoints, not the small ones."""
-    limit = (
-        "import resource,signal,sys,runpy;signal.signal(signal.SIGXFSZ,signal.SIG_IGN);"
-    )
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE,(20000,20000));"
-    limit += "sys.argv=['main',*sys.argv[1:]];"
-    limit += "runpy.run_module('experiments.main',run_name='__main__')"
     words = [f"--config={DIGITS}", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(
-        [sys.executable, "-c", limit, *words],
+        [sys.executable, "-c", LIMITED, *words],
         cwd=ROOT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -207,3 +215,39 @@ def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on(tmp_path):
     assert last.startswith("error: ") and "could not be written" in last
     output = finished(begin(DIGITS, tmp_path / "run"))
     assert "report/index.html" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", [0, 1])
+def test_of_two_processes_the_second_needs_no_disk_and_both_leave(full, tmp_path):
+    words = distributed()
+    both = [
+        begin(
+            DIGITS,
+            tmp_path / "run",
+            *words,
+            f"--process={i}",
+            program=["-c", LIMITED] if i == full else None,
+        )
+        for i in (0, 1)
+    ]
+    outputs = [process.communicate()[0] for process in both]
+    wanted = [1, 1] if full == 0 else [0, 0]
+    assert [process.returncode for process in both] == wanted, outputs
+    for output in outputs:
+        assert ("could not be written" in output) == (full == 0), output
+
+
+@pytest.mark.slow
+def test_an_error_that_one_process_alone_has_ends_both(tmp_path):
+    words, begun = distributed(), time.monotonic()
+    with open("/dev/full", "w") as full:
+        both = [
+            begin(DIGITS, tmp_path / "run", *words, f"--process={i}", stdout=stdout)
+            for i, stdout in enumerate([full, subprocess.PIPE])
+        ]
+    errors = [process.communicate()[1 - i] for i, process in enumerate(both)]
+    assert [process.returncode for process in both] == [1, 1], errors
+    assert time.monotonic() - begun < 200
+    assert errors[0] == "error: [Errno 28] No space left on device: 'standard output'\n"
+    assert "has lost another one" in errors[1]

@@ -226,6 +226,30 @@ def test_the_folder_of_a_run_is_none_for_a_sweep(tmp_path, fake):
     assert not fake
 
 
+def test_only_a_report_of_ours_is_replaced(tmp_path, fake):
+    (tmp_path / "out/report").mkdir(parents=True)
+    words = [f"--config={DIGITS}", f"--out={tmp_path / 'out'}", "--grid=seed=0"]
+    for name in ("index.html", "report.md", "results.csv", "nll_a_b.png"):
+        mine = tmp_path / "out/report" / name
+        mine.write_text("mine")
+        with pytest.raises(SystemExit, match=rf"{name} is in the way"):
+            main(words)
+        assert mine.read_text() == "mine" and fake == []
+        mine.unlink()
+    (tmp_path / "out/report/notes.md").write_text("mine")
+    main(words)
+    main(words)  # its own
+    assert (tmp_path / "out/report/notes.md").read_text() == "mine"
+    study = study_of(
+        f"{DIGITS}:model=mlp",
+        {"seeds": "0", "sparsities": "0.5", "masks": "snip", "tost": "false"},
+        Options(),
+    )
+    (tmp_path / "tost.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"tost.md is in the way"):
+        run_study(study, tmp_path)
+
+
 def test_a_dry_run_only_prints(tmp_path, fake, capsys):
     main([f"--config={DIGITS}", f"--out={tmp_path}", "--grid=seed=0..3", "--dry_run"])
     out = capsys.readouterr().out

@@ -55,7 +55,7 @@ EXAMPLE = jnp.zeros((1, 6))
 
 
 class Batch(NamedTuple):
-    images: np.ndarray
+    inputs: np.ndarray
     labels: np.ndarray
 
 
@@ -72,8 +72,8 @@ def splits():
 
 
 def prepare(batch, key):
-    noise = 0.01 * jax.random.normal(key, batch.images.shape)
-    return batch.images + noise, batch.labels
+    noise = 0.01 * jax.random.normal(key, batch.inputs.shape)
+    return batch.inputs + noise, batch.labels
 
 
 class LinenNet(linen.Module):
@@ -166,7 +166,7 @@ def two_functions():
 
     def loss(params, model_state, batch, key, step):
         wanted = batch.labels[:, None].astype(jnp.float32)
-        error = batch.images @ params["kernel"] - wanted
+        error = batch.inputs @ params["kernel"] - wanted
         mean = jnp.square(error).mean()
         return mean, ({"error": jnp.abs(error).max()}, model_state)
 
@@ -378,7 +378,7 @@ def test_statistics_estimated_anew_are_those_of_the_batch(name):
         )
     )
     kernel = kernel.T if name == "of_equinox" else kernel
-    hidden = batch.images @ kernel + bias
+    hidden = batch.inputs @ kernel + bias
     wanted = [hidden.mean(0), hidden.var(0)]
     stored = [np.ravel(x) for n, x in named_leaves(found.model_state) if x.size == 8]
     for value in wanted:
@@ -412,6 +412,7 @@ def test_metrics_are_the_mean_loss_by_default():
     np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-6)
     assert set(found) == {"loss", "error"}
     assert task.rank(found) == -found["loss"]
+    assert task.leading({"loss": 0.123456}) == "loss 0.1235"
     with pytest.raises(ValueError, match="no metric 'los'; did you mean 'loss'"):
         task.value_of(found, "los")
     with pytest.raises(ValueError, match="task has no predictions"):
@@ -455,7 +456,7 @@ def test_a_network_that_breaks_is_told():
 
     def poisoned(step):
         batch = images_of(step)
-        return batch._replace(images=batch.images * (np.nan if step == 3 else 1))
+        return batch._replace(inputs=batch.inputs * (np.nan if step == 3 else 1))
 
     ours = dataclasses.replace(experiment, batches=poisoned)
     told = Told()

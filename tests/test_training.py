@@ -108,7 +108,7 @@ def place_of(devices=1):
 
 def batches_of(devices=1, seed=0):
     return resident.training_batches(
-        *data(), key=jax.random.key(seed), batch_size=BATCH, shardings=place_of(devices)
+        data(), key=jax.random.key(seed), batch_size=BATCH, shardings=place_of(devices)
     )
 
 
@@ -431,7 +431,8 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(at, phase):
 
     def poisoned(step):
         rows = batch(step)
-        return rows._replace(images=rows.images * np.nan) if step == at else rows
+        images, labels = rows.examples
+        return rows._replace(examples=(images * np.nan, labels)) if step == at else rows
 
     recorder = Recorder()
     with pytest.raises(TrainingDiverged, match=rf"loss is nan at step {at} \({phase}"):

@@ -1,5 +1,6 @@
 """Every method, option and kind of data set, through whole runs of tiny size."""
 
+import importlib
 import io
 import json
 import os
@@ -12,13 +13,15 @@ from PIL import Image
 
 from configs import cifar10, cifar100, fashion_mnist
 from configs import imagenet as imagenet_config
+from experiments.build import inputs
 from experiments.build.experiment import build
 from experiments.run import run
-from sup_tickets.data import imagenet
+from sup_tickets.data import datasets, imagenet
+from sup_tickets.data.files import Split, TrainTest
 from sup_tickets.methods import METHODS
 from sup_tickets.structures import check_structure, n_of_m
 from sup_tickets.training.network_files import load_sparse
-from tests.test_experiments import config_of, one
+from tests.test_experiments import CONFIGS, config_of, one
 
 
 def results_of(config, folder):
@@ -184,6 +187,34 @@ def test_imagenet_is_streamed(tmp_path, monkeypatch):
     config.data.cutout = 3
     with pytest.raises(ValueError, match=r"config.data: 'imagenet2012' has random res"):
         build(config, devices=one())
+
+
+@pytest.fixture
+def black_sets(monkeypatch):
+    """All sets in their true sizes, black."""
+
+    def read(name, folder, *, shape, examples):
+        splits = (
+            Split(np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % 10)
+            for n in examples.values()
+        )
+        return TrainTest(*splits)
+
+    sizes = {"train": 1_281_167, "validation": 50_000}
+    monkeypatch.setattr(datasets, "read_prepared", read)
+    monkeypatch.setattr(
+        imagenet, "open_imagenet", lambda split, **_: range(sizes[split])
+    )
+    yield
+    inputs._load.cache_clear()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_given_configuration_is_built(name, black_sets):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    built = build(config, devices=one())
+    built.inputs.close()
+    assert built.plan.total_steps > 0
 
 
 @pytest.mark.parametrize("config", [cifar10, cifar100, fashion_mnist])

@@ -276,7 +276,7 @@ def _superpose(
     trainer: Trainer, config: Config
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Adding the live network as a ticket, and the state of the average."""
-    ours = make_superposition(config, trainer.steps.spec.method)
+    ours = make_superposition(config, trainer.method)
     assert ours is not None
 
     def network() -> tuple[Any, Any]:

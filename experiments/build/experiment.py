@@ -77,13 +77,26 @@ class Run:
         """Of the last stage."""
         return self.experiment.stages[-1].steps
 
+    @property
+    def ghost_steps(self) -> int:
+        """Completed steps after which ghosts are gone; 0 without any."""
+        return 0 if self.young is None else self.young.until
+
+    @property
+    def ghost_flops(self) -> int:
+        """Operations of training the ghosts in all, by one example a step."""
+        if self.young is None:
+            return 0
+        params = self.like(0).train.params
+        return self.young.flops(params, self.inputs.example)
+
     def check_files(self) -> None:
         """Checks the files that the run starts with, see `check_file`."""
         check_file(
             self.begin.config,
             self.like(self.plan.total_steps).train,
             phase1_steps=self.plan.phase1_steps,
-            ghost_steps=0 if self.young is None else self.young.until,
+            ghost_steps=self.ghost_steps,
             structure=self.method.structure,
         )
 
@@ -229,6 +242,7 @@ def comparisons(config: Config) -> dict[str, Config]:
         return {}
     alone: Config = ConfigDict(config.to_dict())
     alone.compare = alone.sup.enabled = False
+    alone.branch_from = None  # its rate falls elsewhere
     dense: Config = ConfigDict(alone.to_dict())
     dense.method.name = "dense"
     dense.method.initial_sparsity = None

@@ -80,7 +80,7 @@ def resident_inputs(
     size = data.batch_size
     _check_sizes(config, dataset)
     batches = resident.training_batches(
-        *dataset.train, key=key, batch_size=size, shardings=shardings
+        dataset.train, key=key, batch_size=size, shardings=shardings
     )
     changes = Augmentation(
         padding=data.crop_padding,

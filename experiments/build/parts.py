@@ -101,14 +101,14 @@ def make_loss(config: Config) -> Loss:
 
 
 def make_superposition(config: Config, method: Method) -> Superposition | None:
-    """The average of the tickets, or ``None`` if there are none."""
+    """The average of the tickets of a method, or ``None`` if there are none."""
     sup, structure = config.sup, method.structure
     with section("sup"):
         # Dense tickets are averaged and never pruned.
-        pruned = config.method.name != "dense" and structure is None
+        pruned = method.where is not None and structure is None
         ours = superposition(
             sup.kind,
-            sparsity=config.method.sparsity if pruned else None,
+            sparsity=method.sparsity if pruned else None,
             prune_each=sup.prune_each,
             decay=sup.decay,
             groups=None if structure is None else structure.groups,

@@ -7,14 +7,16 @@ https://arxiv.org/abs/2206.12755
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 
 from configs.common import TOST_PARTS
 from experiments.config.fields import Config
 from sup_tickets.counting import exact_portion
 from sup_tickets.models.skips import GhostSkips
 from sup_tickets.softening import fading, sharpening, softened
-from sup_tickets.training.libraries.linen import Form
-from sup_tickets.types import Number
+from sup_tickets.training.libraries.linen import Form, kernel_uses
+from sup_tickets.trees import named_leaves
+from sup_tickets.types import Number, Params
 
 GHOSTS = {"soft", "skips"}
 """Parts of ToST that the network has while it is young."""
@@ -26,6 +28,18 @@ class Young(NamedTuple):
     form: Form  # with ghosts
     until: int  # completed steps after which it is the plain network
     text: str  # what it has
+
+    def flops(self, params: Params, example: jax.Array) -> int:
+        """Operations of training the ghosts to their end, by one example a step.
+
+        Args:
+          params: with ghosts, or their shapes.
+          example: [1, ...] an input.
+        """
+        uses = kernel_uses(self.form(0), example)
+        sizes = {name: leaf.size for name, leaf in named_leaves(params)}
+        ghosts = [name for name in uses if "_ghost/" in name]
+        return 3 * sum(2 * uses[name] * sizes[name] for name in ghosts) * self.until
 
 
 def tost_parts(config: Config) -> tuple[str, ...]:

@@ -49,7 +49,19 @@ from experiments.reports.page import (
 from experiments.reports.runs_figures import Point, draw_bars, draw_by_sparsity
 from experiments.runs.layout import is_ticket, run_folders
 from experiments.runs.stored import StoredRun, read_runs
-from sup_tickets.files import atomic_write
+from experiments.runs.written import Outputs
+
+_CSV, _TEXT, _PAGE = "results.csv", "report.md", "index.html"
+
+
+def report_files(out: Path) -> Outputs:
+    """The files of `report`.
+
+    Raises:
+      ValueError: naming one that is there, and that no report wrote.
+    """
+    pictures = (f"{column.name}*.png" for column in COMPARED)
+    return Outputs(out, _CSV, _TEXT, _PAGE, *pictures)
 
 
 def report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
@@ -63,27 +75,28 @@ def report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
       The path of ``index.html``, which is written last.
 
     Raises:
-      ValueError: if there is no finished run, or a file of one cannot be read.
+      ValueError: if there is no finished run, a file of one cannot be read, or one
+        would be replaced that no report wrote.
     """
-    folders, out = [Path(run) for run in runs], Path(out)
+    folders, files = [Path(run) for run in runs], report_files(Path(out))
     unfinished = run_folders(folders, finished=False)
     found = read_runs(folders)
     groups = group_runs(found)
     scores = network_scores(groups)
     rows = list(_csv_rows(found))
-    atomic_write(out / "results.csv", lambda path: write_csv(path, rows, CSV))
+    files.write(_CSV, lambda path: write_csv(path, rows, CSV))
     blocks = [
         *_overview(found, groups, unfinished),
         *_versus(groups, base_rows(found)),
-        *_pictures(out, groups, scores),
+        *_pictures(files, groups, scores),
         *_all_networks(groups, scores),
         *_diversity(groups),
         *_costs(groups),
         *_settings(groups),
     ]
-    atomic_write(out / "report.md", to_markdown(blocks))
-    atomic_write(out / "index.html", to_html(blocks))
-    return out / "index.html"
+    files.write(_TEXT, to_markdown(blocks))
+    files.write(_PAGE, to_html(blocks))
+    return files.folder / _PAGE
 
 
 def _csv_rows(runs: Sequence[StoredRun]) -> Iterator[dict[str, Any]]:
@@ -175,7 +188,7 @@ def _versus(groups: Sequence[Group], base: Frame) -> list[Block]:
 # --- Pictures -------------------------------------------------------------------------
 
 
-def _pictures(out: Path, groups: Sequence[Group], scores: Frame) -> list[Block]:
+def _pictures(files: Outputs, groups: Sequence[Group], scores: Frame) -> list[Block]:
     fields = [f for f in ("data.name", "model.name") if f in differing(groups)]
     titles = pd.Series(
         [" ".join(str(group.setting.get(f)) for f in fields) for group in groups]
@@ -187,11 +200,12 @@ def _pictures(out: Path, groups: Sequence[Group], scores: Frame) -> list[Block]:
                 (groups[i], _points(groups[i], scores, i, column)) for i in same.index
             ]
             stem = "_".join([column.name, *str(title).split()])
-            path = out / f"{''.join(c if c.isalnum() else '_' for c in stem)}.png"
-            if atomic_write(path, partial(_draw, chosen=chosen, column=column)):
+            name = f"{''.join(c if c.isalnum() else '_' for c in stem)}.png"
+            if files.write(name, partial(_draw, chosen=chosen, column=column)):
                 label = column.heading
                 where = f" ({title})" if title else ""
-                found.append(Picture(path, f"{label[0].upper()}{label[1:]}{where}"))
+                text = f"{label[0].upper()}{label[1:]}{where}"
+                found.append(Picture(files.folder / name, text))
     return found
 
 

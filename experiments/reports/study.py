@@ -115,9 +115,13 @@ def read_table(path: Path) -> Frame:
       ValueError: if it is no such table.
       OSError: if it cannot be read.
     """
-    rows: Frame = pd.read_csv(path)
+    wrong = f"{path} must have rows and the columns {','.join(COLUMNS)}"
+    try:
+        rows: Frame = pd.read_csv(path)
+    except ValueError as error:
+        raise ValueError(wrong) from error
     if list(rows.columns) != list(COLUMNS) or not len(rows):
-        raise ValueError(f"{path} must have rows and the columns {','.join(COLUMNS)}")
+        raise ValueError(wrong)
     return rows
 
 

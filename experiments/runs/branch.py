@@ -105,7 +105,7 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
     """
     step, experiment = branch.step, ours.experiment
     like = RunState(experiment.like(step).train)
-    theirs = make_superposition(branch.course.config, ours.method)
+    theirs = make_superposition(branch.course.config, branch.course.method)
     if theirs is not None:  # its checkpoint has the beginning of an average
         other = dataclasses.replace(experiment, superposition=theirs)
         average = jax.eval_shape(other.first_average, network_of(like.train))

@@ -36,6 +36,7 @@ from experiments.runs.layout import (
     read_object,
 )
 from experiments.runs.made_by import changed, made_by, maker
+from experiments.runs.written import record, recorded
 from sup_tickets.files import atomic_write, leftovers, named, sync_file
 from sup_tickets.training.network_files import parse_sparse, save_sparse
 from sup_tickets.training.processes import (
@@ -100,8 +101,7 @@ class RunFolder:
         check_same_run(self.path, config)
         check_ours(self.path, beside)
         begun = (self.path / WRITTEN).exists()
-        if begun:
-            self._written = _record(self.path)
+        self._written = recorded(self.path / WRITTEN)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
         for name in self._written:
@@ -137,10 +137,6 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """All events so far."""
         return read_events(self.path / LOG)
-
-    def size_of(self, name: str) -> int:
-        """Bytes of a file."""
-        return on_first(lambda: (self.path / name).stat().st_size)
 
     def load_network(self, name: str) -> Network:
         """Reads what `save_network` wrote."""
@@ -207,8 +203,7 @@ class RunFolder:
         """Writes down, once, that the run writes a file; before it does."""
         if self.writes and name not in self._written:
             self._written.append(name)
-            text = json.dumps({"written": self._written}, indent=2) + "\n"
-            atomic_write(self.path / WRITTEN, text)
+            record(self.path / WRITTEN, self._written)
 
     def write(self, name: str, text: str | bytes) -> None:
         """Writes a file, whole or not at all."""
@@ -409,17 +404,6 @@ def check_ours(path: Path, beside: Collection[str] = ()) -> None:
 def _made_by(path: Path) -> dict[str, Any]:
     """Of a folder; empty if it says nothing."""
     return read_object(path / MADE_BY) if (path / MADE_BY).exists() else {}
-
-
-def _record(path: Path) -> list[str]:
-    names = read_object(path / WRITTEN).get("written")
-    if not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
-        raise ValueError(f"{path / WRITTEN} cannot be read: it lacks a list of names")
-    inside = path.resolve()
-    for name in names:
-        if not (path / name).resolve().is_relative_to(inside):
-            raise ValueError(f"{path / WRITTEN} names {name!r}, which is elsewhere")
-    return names
 
 
 def _locked(path: Path) -> filelock.BaseFileLock:

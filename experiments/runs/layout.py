@@ -9,6 +9,7 @@ from typing import Any
 CONFIG = "config.json"
 MADE_BY = "made_by.json"  # versions, device and command of every process that trained
 WRITTEN = "written.json"  # the names of all that the run wrote
+RECORD = ".written.json"  # likewise, of a command with --out
 PLAN = "plan.txt"
 LOG = "metrics.jsonl"  # one line an event
 RESULTS = "results.json"  # the last file that a run writes before its report

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.runs.layout import FINAL, LAST, SUFFIX
+from experiments.runs.layout import (
+    CHECKPOINTS,
+    CONFIG,
+    FINAL,
+    LAST,
+    MADE_BY,
+    SUFFIX,
+    read_object,
+)
 from sup_tickets.checks import did_you_mean
 
 
@@ -14,15 +22,31 @@ def network_files(run: Path) -> dict[str, Path]:
       run: its folder.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, and how to go on with a run that is not finished.
     """
     files = {LAST: run / f"{FINAL}{SUFFIX}"}
     tickets = sorted((run / "tickets").glob(f"*{SUFFIX}"), key=_in_order)
     files |= {f"tickets/{path.name.removesuffix(SUFFIX)}": path for path in tickets}
     found = {name: path for name, path in files.items() if path.is_file()}
     if not found:
-        raise ValueError(f"{run} has no network; is it the folder of a finished run?")
+        raise ValueError(
+            _unfinished(run)
+            or f"{run} has no network; is it the folder of a finished run?"
+        )
     return found
+
+
+def _unfinished(run: Path) -> str | None:
+    """What to say of a run that has no last network yet; ``None`` of others."""
+    if (run / f"{FINAL}{SUFFIX}").exists() or not (run / CONFIG).exists():
+        return None
+    saved = [int(p.name) for p in (run / CHECKPOINTS).glob("*") if p.name.isdigit()]
+    text = f"{run} is not finished: it was saved up to step {max(saved, default=0)}"
+    try:
+        command = read_object(run / MADE_BY)["sessions"][-1]["by"]["command"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return f"{text}; start its command again to go on"
+    return f"{text}; to go on: {command}"
 
 
 def chosen_files(run: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -34,7 +58,8 @@ def chosen_files(run: Path, names: Sequence[str]) -> dict[str, Path]:
         spaces be written for hyphens.
 
     Raises:
-      ValueError: naming the first that there is not, and the nearest that there is.
+      ValueError: naming the first that there is not, and the nearest that there is;
+        or how to go on with a run that is not finished.
     """
     known = network_files(run)
     chosen: dict[str, Path] = {}
@@ -46,7 +71,8 @@ def chosen_files(run: Path, names: Sequence[str]) -> dict[str, Path]:
         full = plain if plain in known else f"tickets/{plain}"
         if full not in known:
             hint = did_you_mean(plain, known)
-            raise ValueError(f"{run} has no network {name!r}{hint}")
+            unfinished = _unfinished(run) if plain == LAST else None
+            raise ValueError(unfinished or f"{run} has no network {name!r}{hint}")
         chosen[full] = known[full]
     return chosen
 

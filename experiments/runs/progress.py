@@ -16,7 +16,7 @@ from sup_tickets.training.plan import Plan
 from sup_tickets.training.processes import say
 from sup_tickets.training.state import Network
 from sup_tickets.training.steps import Turnover
-from sup_tickets.training.task import Metrics
+from sup_tickets.training.task import Metrics, Task
 from sup_tickets.types import Schedule
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -32,6 +32,7 @@ class Progress:
         folder: RunFolder,
         evaluate: Callable[[Network], Metrics],
         *,
+        task: Task,
         learning_rate: Schedule,
         line_steps: int = 50,
         notes: dict[str, Any] | None = None,
@@ -44,19 +45,20 @@ class Progress:
           plan: of the run.
           folder: to write to.
           evaluate: the metrics for the table.
+          task: of the networks, which says how good their metrics are.
           learning_rate: schedule, to be written down.
           line_steps: steps whose mean loss is one line of the log.
           notes: of the checkpoint that the run goes on from.
           step: at which it goes on.
         """
         self.run, self._plan, self._folder = run, plan, folder
-        self._evaluate, self._rate = evaluate, learning_rate
+        self._evaluate, self._task, self._rate = evaluate, task, learning_rate
         self._validation, self._printed = "", 0.0
         self._rated: tuple[int, float] | None = None  # after the first compilations
         self._begun = time.perf_counter()
         notes = notes or {}
         self._seconds_before: float = notes.get("seconds", 0.0)
-        self.accuracy: float | None = notes.get("accuracy")  # of the last validation
+        self.rank: float | None = notes.get("rank")  # by the last validation
         self.validated_step = -1
         self.rows: list[dict[str, Any]] = notes.get("rows", [])
         self.layers: dict[str, list[dict[str, Any]]] = notes.get("layers", {})
@@ -80,7 +82,7 @@ class Progress:
             "changes": self.changes,
             "lines": self._lines.notes(),
             "seconds": self.seconds,
-            "accuracy": self.accuracy,
+            "rank": self.rank,
             "rows": self.rows,
             "layers": self.layers,
             "logged_bytes": self._folder.logged_bytes(),
@@ -117,8 +119,8 @@ class Progress:
     ) -> None:
         """Writes down the metrics of the live network."""
         del network
-        self.accuracy, self.validated_step = metrics["accuracy"], step
-        self._validation = f", validation {100 * metrics['accuracy']:.1f}%"
+        self.rank, self.validated_step = self._task.rank(metrics), step
+        self._validation = f", validation {self._task.leading(metrics)}"
         self._lines.flush()
         self._log("validation", phase, step, **metrics)
 

@@ -11,7 +11,7 @@ from experiments.build.experiment import Run
 from experiments.config.fields import Config
 from experiments.runs.analysis import analyse
 from experiments.runs.folder import RunFolder
-from experiments.runs.layout import FINAL, SUFFIX, ticket_file, ticket_name
+from experiments.runs.layout import ticket_file, ticket_name
 from sup_tickets.data.resident import Weighted
 from sup_tickets.training.flops import (
     Stretch,
@@ -22,7 +22,8 @@ from sup_tickets.training.flops import (
     training_flops,
 )
 from sup_tickets.training.libraries.linen import kernel_uses
-from sup_tickets.training.processes import placed
+from sup_tickets.training.network_files import sparse_size
+from sup_tickets.training.processes import on_host, placed
 from sup_tickets.training.state import Network
 from sup_tickets.trees import named_leaves
 
@@ -58,7 +59,6 @@ def analysis_of(
 def cost_of(
     config: Config,
     ours: Run,
-    folder: RunFolder,
     final: Network,
     changes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -67,7 +67,6 @@ def cost_of(
     Args:
       config: of the run.
       ours: the run.
-      folder: where that network is.
       final: the last network.
       changes: of the topology, see `experiments.runs.progress.Progress.changes`.
     """
@@ -78,12 +77,11 @@ def cost_of(
     size = config.data.batch_size
     weights = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     steps = ours.plan.total_steps
-    ghosts = _ghost_flops(ours)
     return {
         "parameters": weights,
         "active_parameters": sum(active.values()),
         "bytes_dense": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
-        "bytes_sparse": folder.size_of(f"{FINAL}{SUFFIX}"),
+        "bytes_sparse": sparse_size(on_host(final)),
         "inference_flops": flops_of(uses, active),
         "dense_inference_flops": dense,
         "training_flops": training_flops(
@@ -92,7 +90,7 @@ def cost_of(
             batch_size=size,
             all_gradients=ours.method.observes,
         )
-        + ghosts * size,
+        + ours.ghost_flops * size,
         "dense_training_flops": 3 * dense * size * steps,
         "measured_step_flops": _measured(ours),
     }
@@ -127,18 +125,6 @@ def _history(
         looks = int(after is not None and looks_at_all[after])
         stretches.append(Stretch(flops_of(uses, counts), end - begin - replaced, looks))
     return stretches
-
-
-def _ghost_flops(ours: Run) -> int:
-    """Operations of training the ghosts, of one example a step."""
-    if ours.young is None:
-        return 0
-    uses = kernel_uses(ours.young.form(0), ours.inputs.example)
-    params = ours.like(0).train.params
-    sizes = {name: leaf.size for name, leaf in named_leaves(params)}
-    ghosts = [name for name in uses if "_ghost/" in name]
-    forward = sum(2 * uses[name] * sizes[name] for name in ghosts)
-    return 3 * forward * ours.young.until
 
 
 def _measured(ours: Run) -> float | None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,15 +52,12 @@ class Signals:
     def _remember(self, number: int, frame: Any) -> None:
         del frame
         name = signal.Signals(number).name
+        # Not through a stream, which may be in the middle of a line.
         if self.received:
-            # Not through the handlers of a program that is busy writing.
-            print(
-                f"{name} again: stopped; the last checkpoint is safe", file=sys.stderr
-            )
-            sys.stderr.flush()
+            os.write(2, f"{name} again: stopped; what was saved is kept\n".encode())
             os._exit(128 + number)
         self.received = number
-        print(f"{name}: saving, then stopping; again to stop at once", file=sys.stderr)
+        os.write(2, f"{name}: saving, then stopping; again to stop at once\n".encode())
 
     def check(self, text: str) -> None:
         """Raises after a signal to any process; all must come here.
@@ -82,7 +78,7 @@ class Signals:
         self._before = {}
 
 
-class RunKeeper:
+class RunCheckpointer:
     """Saves by the clock and by steps; see `sup_tickets.training.loop.Checkpointer`."""
 
     def __init__(
@@ -95,7 +91,7 @@ class RunKeeper:
         *,
         step: int,
     ):
-        """A keeper.
+        """A checkpointer.
 
         Args:
           config: its section ``checkpoint`` says when.
@@ -135,10 +131,10 @@ class RunKeeper:
     def save(self, state: RunState) -> None:
         """Writes a checkpoint."""
         step, progress = int(state.train.step), self._progress
-        # The best is known by the accuracy of this very network.
-        accuracy = progress.accuracy if progress.validated_step == step else None
+        # The best is known by the validation of this very network.
+        rank = progress.rank if progress.validated_step == step else None
         notes = progress.notes()
         self._folder.agree()
-        self._checkpoints.save(state, notes, accuracy=accuracy)
+        self._checkpoints.save(state, notes, rank=rank)
         self._folder.record(CHECKPOINTS)
         self._step, self._time = step, time.monotonic()

@@ -9,7 +9,7 @@ import functools
 import gc
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +19,6 @@ from sup_tickets.data.files import data_folder, require
 from sup_tickets.data.photos import centre_photo, random_photo
 from sup_tickets.data.prepared import open_builder, open_split
 from sup_tickets.data.resident import (
-    Images,
     Shardings,
     Weighted,
     stacked,
@@ -54,6 +53,13 @@ def open_imagenet(
     """
     builder = open_builder(IMAGENET, data_folder(data_dir))
     return open_split(builder, split, examples=EXAMPLES[split])
+
+
+class Images(NamedTuple):
+    """A training batch."""
+
+    images: jax.Array  # [B, H, W, 3] uint8, shared out between the devices
+    labels: jax.Array  # [B] int32, likewise
 
 
 class Stream:

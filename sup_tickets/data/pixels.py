@@ -14,7 +14,9 @@ What every kind of file becomes, for sets in memory and photographs alike:
   spaces that Pillow cannot convert; files that are empty, truncated or no images.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +45,26 @@ def open_image(source: Path | bytes, *, name: str = "given as bytes") -> Any:
       ModuleNotFoundError: without Pillow.
     """
     image = require("PIL.Image", "to decode images")
-    called = source if isinstance(source, Path) else name
-    try:
+    with reading(source if isinstance(source, Path) else name):
         data = source.read_bytes() if isinstance(source, Path) else source
         if not data:
             raise ValueError("it is empty")
         with image.open(io.BytesIO(data)) as opened:
             opened.load()
             return _upright(_coloured(opened), _orientation(opened))
+
+
+@contextlib.contextmanager
+def reading(name: Path | str) -> Iterator[None]:
+    """Makes one line, with the name of the image, of whatever is wrong with it.
+
+    Raises:
+      ValueError: with that line.
+    """
+    try:
+        yield
     except Exception as error:  # Pillow's plugins raise a dozen kinds for broken files
-        raise ValueError(
-            f"cannot read the image {called}: {_in_words(error)}"
-        ) from error
+        raise ValueError(f"cannot read the image {name}: {_in_words(error)}") from error
 
 
 def _orientation(opened: Any) -> int:

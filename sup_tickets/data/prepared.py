@@ -21,6 +21,7 @@ from sup_tickets.data.files import (
     require,
     write_cache,
 )
+from sup_tickets.data.pixels import reading
 
 _BATCH = 1000  # records read in one call: three times as fast as one by one
 
@@ -45,7 +46,7 @@ def read_prepared(
 
     Raises:
       DataNotPrepared: if it is not there, or (OtherFormat) without random access.
-      ValueError: if examples are missing.
+      ValueError: if examples are missing, or one cannot be read.
       ModuleNotFoundError: without tensorflow-datasets, array_record or Pillow.
     """
     for path in sorted((folder / name).glob("*-sup_tickets.npz"), reverse=True):
@@ -106,12 +107,31 @@ def open_split(builder: Any, split: str, *, examples: int) -> Any:
     return source
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """[H, W, C] uint8 of the bytes of a PNG or JPEG, with the channels that it has."""
+def decode_image(data: bytes, shape: tuple[int, ...], *, name: str) -> np.ndarray:
+    """The pixels of a PNG or JPEG, with the channels that it has.
+
+    Args:
+      data: the bytes of the file.
+      shape: [H, W, C] that it must have.
+      name: what to call it in an error.
+
+    Returns:
+      [H, W, C] uint8.
+
+    Raises:
+      ValueError: naming the image, if it cannot be read, or is of another shape or of
+        more than 8 bits.
+    """
     image = require("PIL.Image", "to decode images")
-    with image.open(io.BytesIO(data)) as opened:
-        pixels = np.asarray(opened)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    with reading(name):
+        with image.open(io.BytesIO(data)) as opened:
+            pixels = np.asarray(opened)
+        pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        if (pixels.shape, pixels.dtype) != (shape, np.uint8):
+            raise ValueError(
+                f"it is {pixels.dtype} of shape {pixels.shape}, not uint8 of {shape}"
+            )
+    return pixels
 
 
 def _decoded(
@@ -127,7 +147,8 @@ def _decoded(
         except (IndexError, RuntimeError) as error:  # files that end before that
             raise ValueError(_incomplete(builder, split, f"under {size}")) from error
         for row, record in zip(rows, records, strict=True):
-            images[row] = decode_image(record["image"])
+            name = f"{row} of the {split} split of {builder.data_path}"
+            images[row] = decode_image(record["image"], shape, name=name)
             labels[row] = record["label"]
     return Split(images, labels)
 

@@ -18,23 +18,15 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 class Rows(NamedTuple):
     """A training batch: the whole data set, and which rows of it. [N], [B]."""
 
-    images: jax.Array  # [N, ...] uint8, on every device
-    labels: jax.Array  # [N] int32, on every device
+    examples: Any  # pytree of arrays [N, ...], on every device
     rows: jax.Array  # [B] int32, shared out between the devices
-
-
-class Images(NamedTuple):
-    """A training batch of a set that is streamed, see `sup_tickets.data.imagenet`."""
-
-    images: jax.Array  # [B, ...] uint8, shared out between the devices
-    labels: jax.Array  # [B] int32, likewise
 
 
 class Weighted(NamedTuple):
     """A batch to evaluate. What it was padded with has weight 0."""
 
-    images: Any  # [B, ...] uint8
-    labels: Any  # [B] int32
+    inputs: Any  # [B, ...]
+    labels: Any  # [B]
     weights: Any  # [B] float32, 1 or 0
 
 
@@ -85,8 +77,7 @@ def epoch_rows(key: jax.Array, epoch: int, examples: int, batch_size: int):
 
 
 def training_batches(
-    images: np.ndarray,
-    labels: np.ndarray,
+    examples: Any,
     *,
     key: jax.Array,
     batch_size: int,
@@ -95,32 +86,30 @@ def training_batches(
     """Batches by step; the data go to the devices once, here.
 
     Args:
-      images: [N, ...].
-      labels: [N].
+      examples: pytree of NumPy arrays [N, ...].
       key: a random key, consumed.
       batch_size: B, a multiple of the number of devices.
       shardings: where to.
     """
-    all_images, all_labels = (
-        to_devices(array, shardings.replicated) for array in (images, labels)
-    )
-    per_epoch = steps_per_epoch(len(labels), batch_size)
+    size = len(jax.tree.leaves(examples)[0])
+    whole = jax.tree.map(lambda a: to_devices(a, shardings.replicated), examples)
+    per_epoch = steps_per_epoch(size, batch_size)
 
     @functools.lru_cache(maxsize=2)
     def rows_of(epoch: int) -> np.ndarray:
-        return epoch_rows(key, epoch, len(labels), batch_size)
+        return epoch_rows(key, epoch, size, batch_size)
 
     def rows_at(step: int) -> np.ndarray:
         return rows_of(step // per_epoch)[step % per_epoch]
 
     def batch(step: int) -> Rows:
         rows = to_devices(rows_at(step), shardings.batch)
-        return Rows(all_images, all_labels, rows)
+        return Rows(whole, rows)
 
     def block(first: int, count: int) -> Rows:
         rows = np.stack([rows_at(step) for step in range(first, first + count)])
         rows = to_devices(rows, stacked(shardings.batch))
-        return Rows(all_images, all_labels, rows)
+        return Rows(whole, rows)
 
     def at(block: Rows, i: jax.Array) -> Rows:
         return block._replace(rows=jnp.take(block.rows, i, 0))
@@ -129,13 +118,13 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, *, batch_size: int, shardings: Shardings
+    inputs: np.ndarray, labels: np.ndarray, *, batch_size: int, shardings: Shardings
 ) -> list[Weighted]:
     """Every example exactly once with weight 1, the last batch padded with weight 0.
 
     Args:
-      images: [N, ...].
-      labels: [N].
+      inputs: [N, ...].
+      labels: [N, ...].
       batch_size: B, a multiple of the number of devices.
       shardings: where to.
     """
@@ -143,7 +132,7 @@ def evaluation_batches(
     weights = np.ones(len(labels), np.float32)
     padded = [
         np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-        for array in (images, labels, weights)
+        for array in (inputs, labels, weights)
     ]
     batches = []
     for start in range(0, len(labels), batch_size):
@@ -153,11 +142,9 @@ def evaluation_batches(
     return batches
 
 
-def take(batch: Rows | Images) -> tuple[jax.Array, jax.Array]:
-    """The images and labels of a batch; inside a jitted step."""
-    if isinstance(batch, Images):
-        return batch.images, batch.labels
-    return jnp.take(batch.images, batch.rows, 0), jnp.take(batch.labels, batch.rows, 0)
+def take(batch: Rows) -> Any:
+    """The examples of a batch, [B, ...] each; inside a jitted step."""
+    return jax.tree.map(lambda array: jnp.take(array, batch.rows, 0), batch.examples)
 
 
 def to_devices(array: np.ndarray, sharding: Sharding) -> jax.Array:

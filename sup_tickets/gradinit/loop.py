@@ -22,6 +22,7 @@ References:
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from math import isfinite
 from numbers import Real
@@ -150,27 +151,15 @@ def rescaled_init(
     free = np.array([name not in fixed for name in names])
     floors = np.array([0.0 if _BIAS.search(n) else min_scale for n in names], "float32")
 
-    def move(state: RescaleState, slopes: jax.Array, constraint: bool) -> RescaleState:
-        return rescale_update(
-            state,
-            jnp.where(free, slopes, 0),
-            constraint=constraint,
-            learning_rate=learning_rate,
-            floors=floors,
-            clip=clip,
-        )
-
-    @jax.jit
-    def measure(params, masks, state, batch):
-        kept = masks if masked_gradients else None
-        return measure_gradient(
-            loss, params, kept, state.scales, batch, algorithm=algorithm
-        )
+    move = partial(
+        rescale_update, learning_rate=learning_rate, floors=floors, clip=clip
+    )
+    measure_at = jax.jit(partial(measure_gradient, loss, algorithm=algorithm))
 
     @jax.jit
     def lower_norm(params, state, at, batch):
         slopes = norm_slopes(loss, params, state.scales, at, batch, algorithm=algorithm)
-        return move(state, slopes, True)
+        return move(state, jnp.where(free, slopes, 0), constraint=True)
 
     @jax.jit
     def look_ahead(params, state, at, batch):
@@ -184,13 +173,14 @@ def rescaled_init(
             algorithm=algorithm,
             normalize=normalize,
         )
-        return objective, move(state, slopes, False)
+        return objective, move(state, jnp.where(free, slopes, 0), constraint=False)
 
+    kept = masks if masked_gradients else None
     state, rows, draw = rescale_state(len(names)), [], _drawing(batches)
     for iteration in range(steps):
         first, second = draw(), draw()
         batch, objective = _joined(first, second), np.nan
-        at = measure(params, masks, state, batch)
+        at = measure_at(params, kept, state.scales, batch)
         value = _finite("loss", at.loss, iteration)
         norm = _finite("norm of the gradient", at.norm, iteration)
         constrained = norm > norm_limit
@@ -203,12 +193,6 @@ def rescaled_init(
         rows.append((value, norm, constrained, objective))
     _finite("sum of the scales", state.scales.sum(), steps)
     return _result(params, state, rows)
-
-
-# --- Slopes ---------------------------------------------------------------------------
-
-
-# --- Adam of the scales ---------------------------------------------------------------
 
 
 # --- Parts of the loop ----------------------------------------------------------------

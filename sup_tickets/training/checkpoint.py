@@ -79,20 +79,20 @@ class Checkpoints:
         on_first(self._open)
 
     def save(
-        self, state: RunState, notes: dict[str, Any], *, accuracy: float | None = None
+        self, state: RunState, notes: dict[str, Any], *, rank: float | None = None
     ) -> None:
         """Writes a checkpoint, whole or not at all, unless there is one of this step.
 
         Args:
           state: any time between two steps.
           notes: whatever JSON can hold.
-          accuracy: by which the best is known.
+          rank: of its network, by which the best is known: the highest.
 
         Raises:
           OSError: if it cannot be written; those before are untouched.
         """
         step, packed = int(state.train.step), on_host(self._pack(state))
-        on_first(lambda: self._save(step, packed, notes, accuracy))
+        on_first(lambda: self._save(step, packed, notes, rank))
 
     def restore(
         self,
@@ -174,7 +174,7 @@ class Checkpoints:
             if _UNFINISHED.fullmatch(folder.name) and folder.is_dir():
                 shutil.rmtree(folder)
         best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics["accuracy"],
+            get_metric_fn=lambda metrics: next(iter(metrics.values())),
             n=1,
             keep_checkpoints_without_metrics=False,
         )
@@ -198,7 +198,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._path, options=options)
 
     def _save(
-        self, step: int, packed: Any, notes: dict[str, Any], accuracy: float | None
+        self, step: int, packed: Any, notes: dict[str, Any], rank: float | None
     ) -> None:
         if step in self._manager.all_steps():
             return
@@ -210,7 +210,7 @@ class Checkpoints:
                         state=ocp.args.StandardSave(packed),
                         notes=ocp.args.JsonSave(notes),
                     ),
-                    metrics=None if accuracy is None else {"accuracy": accuracy},
+                    metrics=None if rank is None else {"rank": rank},
                     force=True,
                 )
             _write_checksums(self._path / str(step))

@@ -58,12 +58,12 @@ def image_classification(
     Args:
       network: with logits [B, C].
       prepare: from a training batch and a key to inputs and labels.
-      normalize: from the images of a batch to evaluate to inputs.
+      normalize: from ``inputs`` of a batch to evaluate to those of the network.
       loss: ``(logits, labels) -> [B]``; what is reported is `cross_entropy` all the
         same.
 
     Returns:
-      A task whose batches to evaluate have ``images``, ``labels`` and ``weights``, and
+      A task whose batches to evaluate have ``inputs``, ``labels`` and ``weights``, and
       whose metrics are those of `prediction_metrics`.
     """
 
@@ -79,7 +79,7 @@ def image_classification(
     def predict(
         params: Params, model_state: Any, batch: Any, step: Number = 0
     ) -> Predictions:
-        inputs = normalize(batch.images)
+        inputs = normalize(batch.inputs)
         key = jax.random.key(0)  # of dropout, which evaluation has none of
         logits, _ = network.apply(params, model_state, inputs, False, key, step)
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32))

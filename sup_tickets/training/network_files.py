@@ -122,26 +122,16 @@ def save_sparse(
       ValueError: if an inactive weight is not +0, a tree is not made of dicts, or a
         dtype cannot be stored.
     """
-    check_masks(network.params, network.masks)
-    masks = {name: np.asarray(mask) for name, mask in named_leaves(network.masks)}
-    arrays: dict[str, np.ndarray] = {}
-    for key, array in _arrays(network).items():
-        part, _, name = key.partition("/")
-        if part != "params" or name not in masks:
-            arrays[key] = array
-            continue
-        mask = masks[name]
-        if array[~mask].tobytes().strip(b"\0"):
-            raise ValueError(f"leaf {name!r} has an inactive weight that is not +0")
-        arrays[f"mask/{name}"] = np.packbits(mask.reshape(-1))
-        arrays[f"active/{name}"] = array[mask]
-    metadata = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "shapes": json.dumps({name: mask.shape for name, mask in masks.items()}),
-        "provenance": json.dumps(dict(provenance or {})),
-    }
-    return _write(path, _sealed(save(arrays, metadata=metadata)))
+    return _write(path, _sparse(network, provenance or {}))
+
+
+def sparse_size(network: Network) -> int:
+    """The bytes of a sparse file that does not say where the network is from.
+
+    Args:
+      network: see `save_sparse`, whose errors it has.
+    """
+    return len(_sparse(network, {}))
 
 
 def load_sparse(path: Path_) -> Network:
@@ -211,6 +201,29 @@ def contents_digest(path: Path_) -> str:
         origin.pop("made_by", None)
         metadata["provenance"] = json.dumps(origin, sort_keys=True)
     return _digest(_header(data)[0] | {"__metadata__": metadata}, _header(data)[1])
+
+
+def _sparse(network: Network, provenance: Mapping[str, Any]) -> bytes:
+    check_masks(network.params, network.masks)
+    masks = {name: np.asarray(mask) for name, mask in named_leaves(network.masks)}
+    arrays: dict[str, np.ndarray] = {}
+    for key, array in _arrays(network).items():
+        part, _, name = key.partition("/")
+        if part != "params" or name not in masks:
+            arrays[key] = array
+            continue
+        mask = masks[name]
+        if array[~mask].tobytes().strip(b"\0"):
+            raise ValueError(f"leaf {name!r} has an inactive weight that is not +0")
+        arrays[f"mask/{name}"] = np.packbits(mask.reshape(-1))
+        arrays[f"active/{name}"] = array[mask]
+    metadata = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "shapes": json.dumps({name: mask.shape for name, mask in masks.items()}),
+        "provenance": json.dumps(dict(provenance)),
+    }
+    return _sealed(save(arrays, metadata=metadata))
 
 
 def _parse_sparse(

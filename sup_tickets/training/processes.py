@@ -7,11 +7,14 @@ none waits for another that has left.
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from sup_tickets.files import named
 
 _CHUNK = 2**26  # bytes sent at a time
 
@@ -22,9 +25,16 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints a line at once, to a file too; of several processes the first does."""
+    """Prints a line at once, to a file too; of several processes the first does.
+
+    Raises:
+      OSError: naming the standard output.
+    """
     if is_first():
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except OSError as error:
+            raise named(error, Path("standard output")) from None
 
 
 def gather(value: Any) -> list[Any]:

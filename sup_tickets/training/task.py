@@ -140,6 +140,12 @@ class Task:
             return self.value_of(metrics, self.headline)
         return -self.value_of(metrics)
 
+    def leading(self, metrics: Mapping[str, float]) -> str:
+        """The metric by which networks are ranked, in words."""
+        name = self.headline or self.objective
+        value = self.value_of(metrics, name)
+        return f"{100 * value:.1f}%" if name == "accuracy" else f"{name} {value:.4g}"
+
 
 def weighted_means(sums: Mapping[str, Any]) -> Metrics:
     """Every sum over that of the weights.

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from sup_tickets.training.classification import PureNetwork
-from sup_tickets.training.libraries.named import Named, lenient
-from sup_tickets.types import Number, Params
+from sup_tickets.training.libraries.named import Named, lenient, unchanging
+from sup_tickets.types import Params
 
 AXIS = "batch"
 """The name of the axis of examples, for ``eqx.nn.BatchNorm``."""
@@ -53,7 +53,7 @@ def equinox_network(build: Callable[[jax.Array], Any]) -> PureNetwork:
         return weights.to_dict(params), states.to_dict(state)
 
     @lenient()
-    def run(
+    def call(
         model: Any, model_state: Any, inputs: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Any]:
         def one(x: jax.Array, key: jax.Array, state: Any) -> Any:
@@ -67,30 +67,24 @@ def equinox_network(build: Callable[[jax.Array], Any]) -> PureNetwork:
             inputs, keys, states.from_dict(model_state)
         )
 
-    def apply(
-        params: Params,
-        model_state: Any,
-        inputs: jax.Array,
-        train: bool,
-        key: jax.Array,
-        step: Number,
+    def run(
+        params: Params, model_state: Any, inputs: jax.Array, train: bool, key: jax.Array
     ) -> tuple[jax.Array, Any]:
-        del step
         model = eqx.combine(weights.from_dict(params), modes[train])
-        logits, state = run(model, model_state, inputs, key)
-        return logits, states.to_dict(state) if train else model_state
+        logits, state = call(model, model_state, inputs, key)
+        return logits, states.to_dict(state)
 
     def statistics(
         params: Params, model_state: Any, inputs: jax.Array, key: jax.Array
     ) -> Any:
         model = eqx.combine(weights.from_dict(params), modes[True])
-        _, state = run(_forgetful(model), model_state, inputs, key)
+        _, state = call(_forgetful(model), model_state, inputs, key)
         for norm in _norms(model):
             if norm.batch_counter is not None:
                 state = state.set(norm.batch_counter, jnp.int32(_LONG))
         return states.to_dict(state)
 
-    return PureNetwork(init, apply, statistics)
+    return unchanging(init, run, statistics)
 
 
 _LONG = 2**30  # batches after which the start of an average counts for nothing

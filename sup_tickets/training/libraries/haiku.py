@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from sup_tickets.training.classification import PureNetwork
-from sup_tickets.training.libraries.named import lenient
-from sup_tickets.types import Number, Params
+from sup_tickets.training.libraries.named import lenient, unchanging
+from sup_tickets.types import Params
 
 
 def haiku_network(
@@ -35,31 +35,25 @@ def haiku_network(
         return _plain(params), _plain(state)
 
     @lenient()
-    def apply(
-        params: Params,
-        model_state: Any,
-        inputs: jax.Array,
-        train: bool,
-        key: jax.Array,
-        step: Number,
+    def run(
+        params: Params, model_state: Any, inputs: jax.Array, train: bool, key: jax.Array
     ) -> tuple[jax.Array, Any]:
-        del step
         params = _joined(params)
         if not stateful:
             logits: Any = transformed.apply(params, key, inputs, train)
             return logits, model_state
         state = _joined(model_state)
         logits, state = transformed.apply(params, state, key, inputs, train)
-        return logits, _plain(state) if train else model_state
+        return logits, _plain(state)
 
     def statistics(
         params: Params, model_state: Any, inputs: jax.Array, key: jax.Array
     ) -> Any:
         # Averages here correct for their start: the first batch gives its own.
         del model_state
-        return apply(params, init(key)[1], inputs, True, key, 0)[1]
+        return run(params, init(key)[1], inputs, True, key)[1]
 
-    return PureNetwork(init, apply, statistics)
+    return unchanging(init, run, statistics)
 
 
 def _plain(modules: Any) -> Any:

@@ -1,12 +1,14 @@
-"""Pytrees of any library as nested dicts by name, and back."""
+"""What the modules of several libraries share: names, leniency, one form of call."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 
+from sup_tickets.training.classification import PureNetwork
 from sup_tickets.trees import leaf_name
+from sup_tickets.types import Number, Params
 
 
 @contextmanager
@@ -14,6 +16,35 @@ def lenient() -> Iterator[None]:
     """For layers of other libraries, that mix types and ranks where JAX is strict."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+def unchanging(
+    init: Callable[[jax.Array], tuple[Params, Any]],
+    run: Callable[..., tuple[jax.Array, Any]],
+    statistics: Callable[..., Any],
+) -> PureNetwork:
+    """A network that is the same at every step.
+
+    Args:
+      init: see `PureNetwork`.
+      run: ``(params, model_state, inputs, train, key) -> (logits, model_state)``; what
+        it makes of the state is kept in training alone.
+      statistics: see `PureNetwork`.
+    """
+
+    def apply(
+        params: Params,
+        model_state: Any,
+        inputs: jax.Array,
+        train: bool,
+        key: jax.Array,
+        step: Number,
+    ) -> tuple[jax.Array, Any]:
+        del step
+        logits, state = run(params, model_state, inputs, train, key)
+        return logits, state if train else model_state
+
+    return PureNetwork(init, apply, statistics)
 
 
 class Named:

@@ -11,8 +11,8 @@ import jax
 from flax import nnx
 
 from sup_tickets.training.classification import PureNetwork
-from sup_tickets.training.libraries.named import Named
-from sup_tickets.types import Number, Params
+from sup_tickets.training.libraries.named import Named, unchanging
+from sup_tickets.types import Params
 
 _PARTS = (nnx.Param, nnx.RngState, ...)
 
@@ -55,24 +55,13 @@ def nnx_network(build: Callable[[nnx.Rngs], nnx.Module]) -> PureNetwork:
         logits = module(inputs)
         return logits, states.to_dict(nnx.split(module, *_PARTS)[3])
 
-    def apply(
-        params: Params,
-        model_state: Any,
-        inputs: jax.Array,
-        train: bool,
-        key: jax.Array,
-        step: Number,
-    ) -> tuple[jax.Array, Any]:
-        del step
-        logits, state = run(graphs[train], params, model_state, inputs, key)
-        return logits, state if train else model_state
-
-    def statistics(
-        params: Params, model_state: Any, inputs: jax.Array, key: jax.Array
-    ) -> Any:
-        return run(forgetful, params, model_state, inputs, key)[1]
-
-    return PureNetwork(init, apply, statistics)
+    return unchanging(
+        init,
+        lambda params, state, inputs, train, key: run(
+            graphs[train], params, state, inputs, key
+        ),
+        lambda *arguments: run(forgetful, *arguments)[1],
+    )
 
 
 def _has_batch_norm(build: Callable[[nnx.Rngs], nnx.Module]) -> bool:
