@@ -225,11 +225,7 @@ def _best_of_few(
 
 
 def count_true(mask: jax.Array, split: Split | None = None) -> jax.Array:
-    """How many places are True, without an integer copy of the mask.
-
-    Returns:
-      int32, a scalar or one for each group.
-    """
+    """How many places are True, int32, without an integer copy; one for each group."""
     return _count([mask], lambda places, *_: places, jnp.int32(0), 0, split)
 
 
