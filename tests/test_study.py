@@ -75,6 +75,14 @@ def test_a_study_runs_branches_and_writes_its_page(tmp_path, monkeypatch, capsys
         assert (again / name).read_text() == (tmp_path / name).read_text()
 
 
+def test_a_file_that_no_study_wrote_is_left_alone(tmp_path, capsys):
+    (tmp_path / "claim.md").write_text("mine")
+    with pytest.raises(SystemExit):
+        command.main(["claim", f"--out={tmp_path}"])
+    assert "claim.md is in the way" in capsys.readouterr().err
+    assert (tmp_path / "claim.md").read_text() == "mine"
+
+
 def table(values):
     """Rows of a study: ``{(cell, arm): accuracies by seed}``."""
     rows = [
