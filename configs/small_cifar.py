@@ -2,8 +2,8 @@ r"""Sup-tickets where two cores can afford the paper's 250 epochs: a tenth of CI
 
 5,000 training images of 16 x 16 pixels, so that a network has converged long before
 phase 1 ends, which is what the gain of superposing depends on. Everything else is as in
-configs/cifar10.py, but for the interval of topology updates: 113 of them, as many as
-there.
+configs/cifar10.py, but for smaller batches and crops, and for topology updates every
+100 steps: 112 of them in phase 1, where there are 79.
 
     python -m experiments.prepare_data cifar10 --data_dir=DATA
     python -m experiments.main --workdir=runs/small_cifar --config.data.dir=DATA \

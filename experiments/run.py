@@ -225,6 +225,7 @@ def _start(
         if folder.begun:
             say(f"{folder.path}: this run was begun and left no checkpoint")
         # What may fail comes first, and then nothing is removed.
+        branch = branch or branch_of(ours.begin.config, ours)
         if branch is None:
             state, notes = ours.init(), {}
         else:

@@ -30,7 +30,12 @@ from experiments.command import (
 )
 from experiments.config.fields import check_config
 from experiments.config.reading import Pairs, Source, read_source
-from experiments.reports.study import gather_study, read_table, write_page
+from experiments.reports.study import (
+    gather_study,
+    page_files,
+    read_table,
+    write_page,
+)
 from experiments.runs.layout import member_name
 from experiments.runs.ownership import check_no_run
 from experiments.studies.values import Cell, Study
@@ -163,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(options: argparse.Namespace) -> None:
     name, out = options.name, options.out
     study = read_study(name)
+    page_files(name, out)
     failed: dict[str, str] = {}
     if options.csv is not None:
         rows = read_table(options.csv)

@@ -197,19 +197,61 @@ def test_what_is_no_run_to_branch_from_is_said(straight, tmp_path, monkeypatch):
     refused("has no checkpoint of step 15", branch_from=str(copy))
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "what"),
+    [
+        ({}, {}, None),
+        ({}, {"train.validate_every_epochs": 1}, "at step 4 there and not here"),
+        ({"checkpoint.keep_epochs": (1,)}, {}, "at step 4 here and not there"),
+        ({}, {"train.epochs": 6, "train.drop_epochs": (1, 2)}, "at step 14 here"),
+        ({}, {"train.validate_every_epochs": 0}, "at step 9 here and not there"),
+    ],
+)
+def test_blocks_of_steps_are_the_same(theirs, ours, what):
+    both = {"train.block_steps": 2, "method.name": "static"}
+    if what and "at step 9" in what:
+        both["train.block_steps"] = 3
+    found = difference_before(
+        course_of(phase1_of(**both | theirs), epoch_steps=5),
+        course_of(config_of(**both | ours), epoch_steps=5),
+    )
+    assert (found is None) if what is None else (what in found)
+
+
+def test_a_run_killed_in_its_first_checkpoint_branches_again(
+    straight, tmp_path, capsys
+):
+    (tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp-1").mkdir(parents=True)
+    results = trained(tmp_path, config_of(branch_from=str(straight[0])))
+    assert "begins with step 15 of" in capsys.readouterr().out
+    assert_same(tmp_path, results, straight)
+
+
 # --- Found by a sweep -----------------------------------------------------------------
 
 
-def test_a_source_is_the_first_that_began_alike(tmp_path):
+def test_a_source_is_the_first_that_began_alike(straight, tmp_path):
     def begun(name, step):
-        (tmp_path / name / "checkpoints" / str(step)).mkdir(parents=True)
+        shutil.copytree(
+            straight[0] / "checkpoints" / "15",
+            tmp_path / name / "checkpoints" / str(step),
+        )
         return tmp_path / name
 
     others = [
         (begun("other seed", 15), phase1_of(seed=9)),
         (begun("unfinished", 10), phase1_of()),
+        (begun("broken", 15), phase1_of()),
         (begun("ours", 15), phase1_of()),
         (begun("later", 15), config_of()),
     ]
+    (tmp_path / "broken" / "checkpoints" / "15" / "checksums.json").unlink()
     assert find_source(config_of(), others, epoch_steps=5) == tmp_path / "ours"
     assert find_source(config_of(seed=8), others, epoch_steps=5) is None
+
+
+def test_a_run_that_keeps_a_network_of_phase_1_has_no_source(straight):
+    others = [(straight[0], config_of())]
+    kept = {epoch: {"checkpoint.keep_epochs": (epoch,)} for epoch in (1, 4)}
+    assert find_source(config_of(**kept[1]), others, epoch_steps=5) is None
+    assert find_source(config_of(**kept[4]), others, epoch_steps=5) == straight[0]

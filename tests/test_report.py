@@ -310,13 +310,12 @@ def test_a_base_of_the_same_phase_1_is_paired_by_it(tmp_path):
         write_run(tmp_path / f"base{seed}", ending, accuracy=accuracy, full=False)
         longer = {"branch_from": str(first)} | config_of(**more, train__epochs=20)
         write_run(tmp_path / f"longer{seed}", longer, accuracy=0.5, full=False)
+        other = ending | {"evaluate": "validation"}
+        write_run(tmp_path / f"a-split{seed}", other, accuracy=0.4, full=False)
     runs = read_runs([tmp_path])
     groups = group_runs(runs)
-    assert [len(group.runs) for group in groups] == [
-        2,
-        2,
-        2,
-    ]  # whatever they branch from
+    # Whatever they branch from.
+    assert [len(group.runs) for group in groups] == [2, 2, 2, 2]
     ours = next(group for group in groups if group.setting["sup.enabled"])
     found = bases_of(ours, base_rows(runs))
     assert found["accuracy"].to_dict() == {0: 0.90, 1: 0.80}

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments import study as command
+from experiments.build.branch import course_of
 from experiments.reports import study as reports
 from experiments.studies.values import Arm, Cell, Study
 
@@ -39,6 +40,8 @@ def test_the_given_studies_are_whole(name, tmp_path):
     for cell in study.cells:
         found = command.members(study, study.seeds[0], cell, tmp_path, source=source)
         assert len({member.name for member in found}) == len(study.arms)
+    for member in found:  # of the last cell
+        course_of(member.config, epoch_steps=50)
 
 
 def test_a_study_runs_branches_and_writes_its_page(tmp_path, monkeypatch, capsys):
@@ -70,6 +73,14 @@ def test_a_study_runs_branches_and_writes_its_page(tmp_path, monkeypatch, capsys
     )
     for name in ("small.csv", "small.md"):
         assert (again / name).read_text() == (tmp_path / name).read_text()
+
+
+def test_a_file_that_no_study_wrote_is_left_alone(tmp_path, capsys):
+    (tmp_path / "claim.md").write_text("mine")
+    with pytest.raises(SystemExit):
+        command.main(["claim", f"--out={tmp_path}"])
+    assert "claim.md is in the way" in capsys.readouterr().err
+    assert (tmp_path / "claim.md").read_text() == "mine"
 
 
 def table(values):

@@ -119,6 +119,22 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_branch_as_one(tmp_path):
+    first, second = tmp_path / "one", tmp_path / "two"
+    finished(begin(DIGITS, first))
+    words = [*distributed(), f"--config.branch_from={first}"]
+    both = [begin(DIGITS, second, *words, f"--process={i}") for i in (0, 1)]
+    outputs = [finished(process) for process in both]
+    assert "begins with step" in outputs[0] and "superposed ticket" in outputs[0]
+    rows = [
+        json.loads((folder / "results.json").read_text())["rows"]
+        for folder in (first, second)
+    ]
+    one, two = (found[0] for found in rows)  # of phase 1: the same network
+    assert [one[k] == two[k] for k in ("network", "active", "accuracy")] == [True] * 3
+
+
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(tmp_path):
     with socket.socket() as port:
         port.bind(("localhost", 0))

@@ -7,6 +7,7 @@ import pytest
 from experiments import sweep as sweeping
 from experiments.config.reading import read_source
 from experiments.lottery import Options, find_tickets
+from experiments.runs import branch as branches
 from experiments.runs.stopping import Stopped
 from experiments.sweep import (
     check_names,
@@ -161,8 +162,14 @@ def test_a_sweep_runs_all_and_reports(tmp_path, fake, capsys):
     assert "report/index.html" in capsys.readouterr().out
 
 
+def check_is_there(path, step):
+    if not (path / str(step)).is_dir():
+        raise FileNotFoundError(path)
+
+
 def test_members_that_begin_alike_share_their_phase_1(tmp_path, fake, monkeypatch):
     run, sources = sweeping.run.run, {}
+    monkeypatch.setattr(branches, "check_checkpoint", check_is_there)
 
     def trained(config, workdir, *, devices=None):
         sources[workdir.name] = config.branch_from

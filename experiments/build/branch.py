@@ -82,7 +82,8 @@ def difference_before(theirs: Course, ours: Course) -> str | None:
         return (
             f"ghosts fade over a part of the {step} steps there, of the {phase1} here"
         )
-    return _of_rates(theirs, ours, step) or _of_updates(theirs, ours, step)
+    found = _of_rates(theirs, ours, step) or _of_updates(theirs, ours, step)
+    return found or _of_blocks(theirs, ours, step)
 
 
 def _of_rates(theirs: Course, ours: Course, step: int) -> str | None:
@@ -117,6 +118,37 @@ def _of_updates(theirs: Course, ours: Course, step: int) -> str | None:
         f"the update at step {there[at]} drops {drops[0][at]:.6g} there, "
         f"{drops[1][at]:.6g} here"
     )
+
+
+def _of_blocks(theirs: Course, ours: Course, step: int) -> str | None:
+    """Steps of one call round otherwise than the same steps one by one."""
+    if theirs.config.train.block_steps == 1:
+        return None
+    there, here = (_blocks(c, step) for c in (theirs, ours))
+    if there == here:
+        return None
+    which = "there and not here" if min(there ^ here) in there else "here and not there"
+    return (
+        f"a block of config.train.block_steps begins at step {min(there ^ here)} "
+        f"{which} (what ends it: updates, validations, ends of phases, "
+        "config.checkpoint.keep_epochs)"
+    )
+
+
+def _blocks(course: Course, step: int) -> set[int]:
+    """The steps before ``step`` at which steps are done several in a call."""
+    config, plan = course.config, course.plan
+    count, epochs = config.train.block_steps, list(config.checkpoint.keep_epochs)
+    every = config.train.validate_every_epochs
+    if every and config.data.validation_examples:
+        epochs += range(0, plan.total_steps // plan.epoch_steps + 1, every)
+    met = {*plan.updates, *(e * plan.epoch_steps for e in epochs)}
+    met |= {plan.phase1_steps, plan.total_steps}
+    return {
+        start
+        for start in range(0, step, count)
+        if not met & set(range(start + 1, start + count))
+    }
 
 
 def _values(schedule: Any, steps: Any) -> np.ndarray:

@@ -194,7 +194,8 @@ def base_rows(runs: Iterable[StoredRun]) -> Frame:
     From runs of their own, from runs within others, and from rows of others' tables.
 
     Returns:
-      Columns "setting", as of `base_setting`, "origin", "epochs", "seed", the scores.
+      Columns "setting", as of `base_setting`, "origin", "epochs", "split", "seed", the
+      scores.
     """
     rows = [
         {
@@ -202,13 +203,14 @@ def base_rows(runs: Iterable[StoredRun]) -> Frame:
             "setting": base_setting(setting_of(one)),
             "origin": origin_of(one),
             "epochs": one.config.get("train.epochs"),
+            "split": one.config.get("evaluate"),
             "seed": one.seed,
         }
         for run in runs
         for one in (run, *run.others)
         if (row := _row_without(one)) is not None
     ]
-    columns = pd.Index(["setting", "origin", "epochs", "seed", *_SCORES])
+    columns = pd.Index(["setting", "origin", "epochs", "split", "seed", *_SCORES])
     frame: Frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return frame.drop_duplicates(["setting", "seed"])
 
@@ -217,13 +219,14 @@ def bases_of(group: Group, base: Frame) -> Frame:
     """The rows of `base_rows` that a group is compared with, by seed.
 
     Those of the same setting but for Sup-tickets; else those of the same phase 1, from
-    which one branched, and as many epochs.
+    which one branched, as many epochs and the same split.
     """
     same = base[base["setting"] == base_setting(group.setting)]
     if not len(same):
         origins = [origin_of(run) for run in group.runs]
         epochs = group.setting.get("train.epochs")
         alike = base["origin"].isin(origins) & (base["epochs"] == epochs)
+        alike &= base["split"] == group.setting.get("evaluate")
         same = base[alike].drop_duplicates("seed")
     return same.set_index("seed")
 

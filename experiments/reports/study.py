@@ -21,8 +21,8 @@ from experiments.reports.page import (
 )
 from experiments.runs.layout import RESULTS, is_ticket, member_name
 from experiments.runs.stored import StoredRun, read_run
+from experiments.runs.written import Outputs
 from experiments.studies.values import Arm, Cell, Study
-from sup_tickets.files import atomic_write
 
 COLUMNS = (
     *("cell", "arm", "seed", "evaluated_on", "accuracy", "nll", "ece", "brier"),
@@ -174,6 +174,15 @@ def verdict(arm: str, base: str, found: Sequence[Difference]) -> str:
 # --- The page -------------------------------------------------------------------------
 
 
+def page_files(name: str, out: Path) -> Outputs:
+    """The files of `write_page`.
+
+    Raises:
+      ValueError: naming one that is there, and that no study wrote.
+    """
+    return Outputs(out, *(f"{name}.{kind}" for kind in ("csv", "md", "png")))
+
+
 def write_page(study: Study, name: str, rows: Frame, out: Path) -> Path:
     """Writes ``NAME.csv``, ``NAME.md`` and ``NAME.png``; returns the page.
 
@@ -182,21 +191,24 @@ def write_page(study: Study, name: str, rows: Frame, out: Path) -> Path:
       name: of the study.
       rows: of `gather_study` or `read_table`.
       out: the folder, made if it is not there.
+
+    Raises:
+      ValueError: as `page_files` does.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    files = page_files(name, out)
     lines = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    atomic_write(out / f"{name}.csv", lambda path: write_csv(path, lines, COLUMNS))
+    files.write(f"{name}.csv", lambda path: write_csv(path, lines, COLUMNS))
     compared = [(a, b, differences(rows, a, b)) for a, b in study.versus]
     compared = [(a, b, found) for a, b, found in compared if found]
     blocks = _blocks(study, name, rows, compared)
     if compared:
         picture = out / f"{name}.png"
-        atomic_write(picture, lambda path: _draw(path, compared))
+        files.write(picture.name, lambda path: _draw(path, compared))
         caption = (
             "Differences in points of accuracy, with 95% intervals; dots are seeds"
         )
         blocks.append(Picture(picture, caption))
-    atomic_write(out / f"{name}.md", to_markdown(blocks))
+    files.write(f"{name}.md", to_markdown(blocks))
     return out / f"{name}.md"
 
 

@@ -21,7 +21,7 @@ from sup_tickets.training.checkpoint import Checkpoints, check_checkpoint
 from sup_tickets.training.processes import on_first, say
 from sup_tickets.training.state import RunState, network_of
 
-_NOTES = ("changes", "lines", "seconds", "accuracy")  # that go on; rows are made anew
+_NOTES = ("changes", "lines", "seconds")  # that go on; rows are made anew
 
 
 class Branch(NamedTuple):
@@ -54,14 +54,20 @@ def branch_of(config: Config, ours: Run) -> Branch | None:
     found = found or on_first(lambda: _other_files(path, config))
     if found is not None:
         raise ValueError(f"{name} is not what this run does until then: {found}")
-    early = [e for e in config.checkpoint.keep_epochs if e * epoch_steps <= branch.step]
-    if early:
+    early = _passed(ours_course, branch.step)
+    if early is not None:
         raise ValueError(
             f"config.checkpoint.keep_epochs={tuple(config.checkpoint.keep_epochs)}: "
-            f"epoch {early[0]} is over where {name} ends its phase 1"
+            f"epoch {early} is over where {name} ends its phase 1"
         )
     on_first(lambda: _check_kept(name, branch))
     return branch
+
+
+def _passed(ours: Course, step: int) -> int | None:
+    """The first epoch whose network is to be kept and that ends by a step."""
+    epochs = ours.config.checkpoint.keep_epochs
+    return next((e for e in epochs if e * ours.plan.epoch_steps <= step), None)
 
 
 def _check_kept(name: str, branch: Branch) -> None:
@@ -79,7 +85,7 @@ def _check_kept(name: str, branch: Branch) -> None:
 def find_source(
     config: Config, others: Iterable[tuple[Path, Config]], *, epoch_steps: int
 ) -> Path | None:
-    """The first run that a run could start from, or ``None``.
+    """The first run that a run can start from, or ``None``.
 
     Args:
       config: of the run.
@@ -92,10 +98,20 @@ def find_source(
             continue
         ours = ours or course_of(config, epoch_steps=epoch_steps)
         theirs = course_of(other, epoch_steps=epoch_steps)
-        kept = path / CHECKPOINTS / str(theirs.plan.phase1_steps)
-        if kept.is_dir() and difference_before(theirs, ours) is None:
+        step = theirs.plan.phase1_steps
+        if difference_before(theirs, ours) or _other_files(path, config):
+            continue
+        if _passed(ours, step) is None and _is_whole(path, step):
             return path
     return None
+
+
+def _is_whole(path: Path, step: int) -> bool:
+    try:
+        check_checkpoint(path / CHECKPOINTS, step)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:

@@ -5,8 +5,8 @@ from experiments.studies.values import Arm, Cell, Study
 _DYNAMIC = {
     "RigL": "rigl",
     "SET": "set",
-    "RigL-ITOP": "rigl_itop",
-    "SET-ITOP": "set_itop",
+    "RigL-ITOP": "rigl-itop",
+    "SET-ITOP": "set-itop",
     "SNFS": "snfs",
     "MEST": "mest",
     "GraNet": "granet",

@@ -164,9 +164,16 @@ class Checkpoints:
     # --- The first process ------------------------------------------------------------
 
     def _open(self) -> None:
+        alone = {}
+        if jax.process_count() > 1:
+            alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            )
         if self._read_only:
             with _in_silence():
-                options = ocp.CheckpointManagerOptions(read_only=True, create=False)
+                options = ocp.CheckpointManagerOptions(
+                    read_only=True, create=False, **alone
+                )
                 self._manager = ocp.CheckpointManager(self._path, options=options)
             return
         self._path.mkdir(parents=True, exist_ok=True)
@@ -180,11 +187,6 @@ class Checkpoints:
         )
         latest = checkpoint_managers.LatestN(_KEPT)
         kept = checkpoint_managers.CustomSteps(self._keep)
-        alone = {}
-        if jax.process_count() > 1:
-            alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
-                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
-            )
         # Not in the background: an error comes at once, and a step that has returned
         # is safe.
         options = ocp.CheckpointManagerOptions(
