@@ -111,7 +111,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+# That SRigL's run keeps its structure is seen above.
+SLOW = ("2:4",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in OPTIONS]
+)
 def test_options_together(name, tmp_path):
     changes = OPTIONS[name]
     config = config_of(**{k: v for k, v in changes.items() if ".options." not in k})
