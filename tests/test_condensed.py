@@ -10,11 +10,8 @@ import pytest
 import sup_tickets as st
 from sup_tickets.condensed import Condensed, condense, condense_params, expand
 from sup_tickets.models import make_model
-from sup_tickets.training.condensed_files import (
-    condensed_apply,
-    load_condensed,
-    save_condensed,
-)
+from sup_tickets.training.condensed_files import load_condensed, save_condensed
+from sup_tickets.training.libraries.condensed_linen import condensed_apply
 from sup_tickets.training.network_files import save_dense
 from sup_tickets.training.state import Network
 

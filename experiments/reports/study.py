@@ -33,6 +33,9 @@ COLUMNS = (
 """Of the table: accuracies, disagreement and overlap are shares of 1."""
 
 
+_NOTHING = ("+0.00", "-0.00")
+
+
 class Difference(NamedTuple):
     """An arm against another in one cell, paired by seed; in points of accuracy."""
 
@@ -159,16 +162,21 @@ def _half_width(deviation: float, count: int) -> float:
 
 def verdict(arm: str, base: str, found: Sequence[Difference]) -> str:
     """What the differences say, in two sentences."""
-    gains = sum(d.mean > 0 for d in found)
+    gains = sum(f"{d.mean:+.2f}" not in _NOTHING and d.mean > 0 for d in found)
     sure = [sum(d.sign == s for d in found) for s in (1, -1)]
     every: Series = pd.concat([d.by_seed for d in found])
     wins = int((every > 0).sum())
-    means = ", ".join(f"{d.mean:+.2f}" for d in found)
+    means = ", ".join(_signed(d.mean) for d in found)
     return (
         f"{arm} against {base}: better on average in {gains} of {len(found)} cells "
         f"({means} points), in {wins} of {len(every)} pairs of runs. The 95% interval "
         f"of the mean is above 0 in {sure[0]} and below 0 in {sure[1]} of the cells."
     )
+
+
+def _signed(points: float) -> str:
+    text = f"{points:+.2f}"
+    return "0.00" if text in _NOTHING else text
 
 
 # --- The page -------------------------------------------------------------------------
@@ -219,7 +227,7 @@ def _blocks(
     seeds = ", ".join(map(str, sorted(rows["seed"].unique())))
     makers = rows[["device", "jax"]].dropna().drop_duplicates().to_dict("records")
     made = " and ".join(f"{m['device']}, jax {m['jax']}" for m in makers)
-    (split,) = rows["evaluated_on"].unique()
+    split = " and ".join(map(str, rows["evaluated_on"].unique()))
     blocks: list[Block] = [
         Heading(1, study.title),
         Text(f"{study.question} ({study.mirrors})"),
@@ -266,7 +274,7 @@ def _differences_table(compared: Sequence[Any]) -> Table:
         ],
         [
             [
-                *(arm, base, d.cell, _mean(d.ours), _mean(d.base), f"{d.mean:+.2f}"),
+                *(arm, base, d.cell, _mean(d.ours), _mean(d.base), _signed(d.mean)),
                 f"{d.mean - d.half_width:+.2f} to {d.mean + d.half_width:+.2f}",
                 d.wins,
             ]

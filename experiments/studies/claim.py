@@ -28,9 +28,9 @@ VERSUS = (
 )
 REMARKS = (
     "Run in one lease of an H200, 26 processes side by side under CUDA MPS, with "
-    "train.block_steps=10 in the configuration; cells that are missing did not fit. "
-    "Convolutions are in TF32 there, and their gradients not deterministic: the same "
-    "run twice differs, which is part of the noise. The chosen recipe is the best of "
+    "--config.train.block_steps=10; cells that are missing did not fit. Convolutions "
+    "are in TF32 there, and their gradients not deterministic: the same run twice "
+    "differs, which is part of the noise. The chosen recipe is the best of "
     "docs/results/choice.md on validation images and other seeds."
 )
 

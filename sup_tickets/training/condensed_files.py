@@ -1,18 +1,15 @@
-"""Networks whose dense layers are condensed: in one file, and how Linen runs them.
+"""Networks whose dense layers are condensed, each in one file.
 
 A file is a dense one, see `network_files`, with the three arrays of a `Condensed` under
 the name of its leaf: "params/NAME/values", "params/NAME/inputs", "params/NAME/places".
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
 
-from sup_tickets.condensed import Condensed, condense_params, condensed_matmul
+from sup_tickets.condensed import Condensed, condense_params
 from sup_tickets.training.network_files import Path_, load_dense, save_dense
 from sup_tickets.training.state import Network
 
@@ -64,32 +61,6 @@ def load_condensed(path: Path_) -> Network:
         raise ValueError(f"{path} holds no condensed layer")
     masks = jax.tree.map(lambda _: None, params, is_leaf=_is_condensed)
     return network.replace(params=params, masks=masks)
-
-
-def condensed_apply(model: nn.Module) -> Callable[..., Any]:
-    """``model.apply`` for variables in which kernels of `nn.Dense` may be condensed.
-
-    Args:
-      model: a Linen module. Its layers that are no `nn.Dense` run as they are.
-    """
-
-    def dense(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer = context.module
-        if not isinstance(layer, nn.Dense) or context.method_name != "__call__":
-            return call(*args, **kwargs)
-        kernel = layer.get_variable("params", "kernel")
-        if not _is_condensed(kernel):
-            return call(*args, **kwargs)
-        bias = layer.get_variable("params", "bias") if layer.use_bias else None
-        x, bias, values = promote_dtype(*args, bias, kernel.values, dtype=layer.dtype)
-        y = condensed_matmul(x, kernel._replace(values=values))
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
-
-    def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
-        with nn.intercept_methods(dense):
-            return model.apply(variables, *args, **kwargs)
-
-    return apply
 
 
 def _condensed(tree: Any) -> Any:
