@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.build import experiment as build
 from experiments.command import Parser, check_devices, file_path, folder_path, start
-from experiments.config.fields import as_config
+from experiments.config.fields import as_config, flat
 from experiments.reports.figures import panels, shown_name
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config
@@ -98,7 +98,7 @@ def jacobian_values(
     """
     check_whole("examples", examples, 1)
     config = as_config(read_config(run))
-    if is_text(config.data.name):
+    if is_text(str(flat(config).get("data.name"))):
         raise ValueError(f"{run} is of a text; Jacobians are those by pixels of images")
     loaded = _loaded(run, networks)
     ours = build.build(config, devices=jax.devices()[:1])

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import shutil
+import signal
 import tempfile
 
 # pytest imports it to tell what could not be raised: too late inside a lazy import.
@@ -23,6 +24,10 @@ os.environ["XLA_FLAGS"] = (
 # By default XLA has one thread for each of the eight devices, and each of them waits in
 # a collective: where another task takes one of the threads, none ever goes on.
 os.environ.setdefault("NPROC", "32")
+
+# A shell that starts the tests in the background has Ctrl-C ignored, in children too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Many tests compile the same small programs; once is enough for all workers and the
 # commands that tests start. The controller makes the folder, and workers inherit it.

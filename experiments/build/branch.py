@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.build.experiment import validation_steps
 from experiments.build.parts import make_parts
 from experiments.build.tost import GHOSTS, tost_parts
 from experiments.config.fields import Config, flat
@@ -138,11 +139,11 @@ def _of_blocks(theirs: Course, ours: Course, step: int) -> str | None:
 def _blocks(course: Course, step: int) -> set[int]:
     """The steps before ``step`` at which steps are done several in a call."""
     config, plan = course.config, course.plan
-    count, epochs = config.train.block_steps, list(config.checkpoint.keep_epochs)
-    every = config.train.validate_every_epochs
-    if every and config.data.validation_examples:
-        epochs += range(0, plan.total_steps // plan.epoch_steps + 1, every)
+    count, epochs = config.train.block_steps, config.checkpoint.keep_epochs
     met = {*plan.updates, *(e * plan.epoch_steps for e in epochs)}
+    every = validation_steps(config.train.validate_every_epochs, plan.epoch_steps)
+    if every and config.data.validation_examples:
+        met |= set(range(0, plan.total_steps, every))
     met |= {plan.phase1_steps, plan.total_steps}
     return {
         start
