@@ -1,12 +1,13 @@
 """Programs that are timed beside each other."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from experiments.benchmarks.timing import say
 
 
 class Case(NamedTuple):
@@ -23,11 +24,6 @@ class Figures(NamedTuple):
 
     own: float  # ms of the processor, all threads; the median
     temporary: int  # bytes beyond arguments and results, as compiled
-
-
-def say(text: str) -> None:
-    """Progress, apart from the table."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 def measure(cases: dict[str, Case], repeats: int) -> dict[str, Figures]:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.build.checks import checked_network
 from experiments.build.inputs import Inputs, make_inputs
+from experiments.build.mask_file import check_file
 from experiments.build.parts import (
     make_loss,
     make_optimizer,
@@ -22,7 +23,6 @@ from experiments.build.parts import (
 from experiments.build.rules import check_options, unused_fields, without_unused
 from experiments.build.start import (
     Begin,
-    check_file,
     check_start,
     describe_start,
     forget_masks,
