@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import cifar10, cifar100, common, digits, fashion_mnist, small_resnet
 from configs import imagenet as imagenet_config
-from experiments.build import parts, start
+from experiments.build import mask_file, parts, start
 from experiments.build.experiment import build
 from experiments.build.rules import (
     CONFLICTS,
@@ -165,7 +165,8 @@ class Spies:
         self._replace(monkeypatch, "layer_counts", lambda *a, **k: {})
         self._replace(monkeypatch, "_depthwise", lambda *a, **k: [])
         self._replace(monkeypatch, "load_sparse", self._loaded)
-        monkeypatch.setattr(start, "provenance_of", lambda path: {})
+        monkeypatch.setattr(mask_file, "load_sparse", start.load_sparse)
+        monkeypatch.setattr(mask_file, "provenance_of", lambda path: {})
 
     def _keep(self, name, args, kwargs):
         plain = [a for a in args if isinstance(a, (str, int, float, tuple))]
