@@ -60,7 +60,7 @@ class Begin(NamedTuple):
 def check_start(config: Config) -> None:
     """Raises where a method cannot start with the masks that are asked for.
 
-    No file is read: a finished run is built again without it, see `mask_file.check_file`.
+    No file is read: a finished run is built again without it, see `mask_file`.
 
     Raises:
       ValueError: one line, naming a field.

@@ -34,6 +34,7 @@ from sup_tickets.training.processes import on_first, on_host, placed, share
 from sup_tickets.training.state import RunState
 
 _KEPT = 2  # the newest, and the one to go back to
+_CLOSED = "Event loop is closed"  # what Tensorstore's threads say after an error
 _CHECKSUMS = "checksums.json"
 _UNFINISHED = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
 
@@ -381,17 +382,23 @@ def _checksums(folder: Path) -> dict[str, int]:
 @contextlib.contextmanager
 def _in_silence() -> Iterator[None]:
     """Without the 100 lines that threads print of an error that is raised as well."""
-    verbosity, hook = logging.get_verbosity(), sys.excepthook
+    verbosity = logging.get_verbosity()
+    hook, dropped = sys.excepthook, sys.unraisablehook
 
     def said(kind: Any, error: Any, trace: Any) -> None:
-        if str(error) != "Event loop is closed":
+        if str(error) != _CLOSED:
             hook(kind, error, trace)
 
+    def unraisable(one: Any) -> None:
+        if str(one.exc_value) != _CLOSED:
+            dropped(one)
+
     logging.set_verbosity(logging.FATAL)
-    sys.excepthook = said
+    sys.excepthook, sys.unraisablehook = said, unraisable
     try:
         yield
-        sys.excepthook = hook  # else Tensorstore's threads call it yet
+        # After an error Tensorstore's threads call them yet.
+        sys.excepthook, sys.unraisablehook = hook, dropped
     finally:
         logging.set_verbosity(verbosity)
 
