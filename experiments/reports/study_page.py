@@ -86,8 +86,8 @@ def _blocks(
             f"{len(rows)} runs, {hours:.1f} hours in all, with a phase 1 that several "
             f"share counted in each; seeds {seeds}; on {made}. "
             f"Scores are of the {split} {_examples(study)}: mean (standard deviation) "
-            "over seeds. Differences are paired by seed, with the 95% interval of their "
-            "mean by Student's t, which is not corrected for the number of cells."
+            "over seeds. Differences are paired by seed, with the 95% interval of "
+            "their mean by Student's t, which is not corrected for the number of cells."
         ),
         *([Text(study.remarks)] if study.remarks else []),
         *(Text(verdict(*each)) for each in compared),
