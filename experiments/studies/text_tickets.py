@@ -28,5 +28,5 @@ STUDY = Study(
         ("Sup-tickets", "one cycle of 3"),
         ("Sup-tickets", "phase 1"),
     ),
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2),
 )
