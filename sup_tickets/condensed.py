@@ -26,7 +26,7 @@ _NO_PRODUCT = re.compile(r"embed|(input|hidden)_kernel\d*$", re.IGNORECASE)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Condensed:
-    """A kernel [n_in, n_out] of which ``a`` neurons have ``k`` inputs each; a pytree."""
+    """A kernel [n_in, n_out] of which ``a`` neurons have ``k`` inputs; a pytree."""
 
     values: jax.Array  # [k, a], of the dtype of the kernel
     inputs: jax.Array  # [k, a] int32 in [0, n_in), ascending

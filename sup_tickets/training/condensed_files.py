@@ -5,7 +5,6 @@ name of its leaf: "params/NAME/values", ".../inputs", ".../places", ".../n_in".
 """
 
 import dataclasses
-
 from typing import Any
 
 import jax
