@@ -119,6 +119,28 @@ def test_lines_that_are_copied_are_of_the_run_that_copies(straight, tmp_path):
     assert {event["run"] for event in events} == {"rigl"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method.name": "granet", "method.prune_end_fraction": 0.6},
+        {"method.name": "static", "mask.name": "snip"},
+        {"tost.parts": "soft+labels", "tost.ghost_fraction": 0.4},
+        {"tost.parts": "soft+skips+labels", "tost.released": True},
+        {"method.name": "srigl"},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values())),
+)
+def test_whatever_phase_1_does_a_branch_has_its_bits(fields, tmp_path):
+    """Pruning on the way, masks that were found, ghosts that fade or stay, ablation."""
+    whole = tmp_path / "whole"
+    results = trained(whole, config_of(**fields))
+    trained(tmp_path / "phase1", phase1_of(**fields))
+    config = config_of(**fields, branch_from=str(tmp_path / "phase1"))
+    branch = trained(tmp_path / "branch", config)
+    assert_same(tmp_path / "branch", branch, (whole, results))
+
+
 # --- Refused --------------------------------------------------------------------------
 
 
