@@ -28,6 +28,7 @@ OPTIONS = {
     "granet-dense": {**PRUNED, "end_step": 8},
     "acdc": {"sparsity": SPARSITY, "total_steps": 20},
     "mest": {"sparsity": SPARSITY, "total_steps": 32, "update_every": EVERY},
+    "selfish-rnn": {**DYNAMIC, "gates": st.per_part(2)},
 }
 METHODS = {name: OPTIONS.get(name, DYNAMIC) for name in st.METHODS}
 HALF = {**DYNAMIC, "sparsity": 0.5}

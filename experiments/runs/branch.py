@@ -141,7 +141,7 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
 
 
 def going_on(
-    branch: Branch, folder: RunFolder, notes: Mapping[str, Any]
+    branch: Branch, folder: RunFolder, notes: Mapping[str, Any], name: str
 ) -> dict[str, Any]:
     """Copies the lines of the log, and says from where; the notes to go on with.
 
@@ -149,12 +149,13 @@ def going_on(
       branch: where the run starts.
       folder: of the run, empty.
       notes: of `branched`.
+      name: of the run, in its lines.
     """
     say(f"{folder.path}: begins with step {branch.step} of {branch.path}")
     for line in on_first(lambda: _other_maker(branch.path)):
         say(f"{folder.path}: made by others than the steps before: {line}")
     if folder.writes:
-        _copy_log(branch.path, folder, notes)
+        _copy_log(branch.path, folder, notes, name)
     known = {name: notes[name] for name in _NOTES if name in notes}
     return known | {"logged_bytes": folder.logged_bytes()}
 
@@ -175,7 +176,9 @@ def _other_maker(path: Path) -> list[str]:
     return changed(sessions[-1]["by"], made_by()) if sessions else []
 
 
-def _copy_log(path: Path, folder: RunFolder, notes: Mapping[str, Any]) -> None:
+def _copy_log(
+    path: Path, folder: RunFolder, notes: Mapping[str, Any], name: str
+) -> None:
     """The lines of phase 1, as those of this run; without its table."""
     log = path / LOG
     size = notes.get("logged_bytes", 0)
@@ -184,4 +187,4 @@ def _copy_log(path: Path, folder: RunFolder, notes: Mapping[str, Any]) -> None:
         return
     for event in read_events(log, size=size):
         if event.get("event") != "network":
-            folder.log(event)
+            folder.log(event | {"run": name})

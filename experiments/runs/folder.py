@@ -84,6 +84,8 @@ class RunFolder:
         self.writes = is_first()
         self.failure: OSError | None = None  # of the log, until all have learnt of it
         self._config = json.loads(json.dumps(config.to_dict()))
+        if source := self._config.get("branch_from"):  # reports are made anywhere
+            self._config["branch_from"] = os.path.abspath(source)
         self._provenance = {
             "data": config.data.name,
             "model": config.model.name,

@@ -33,7 +33,7 @@ def srigl(
         in (0, 1]; 0.3 for convolutional networks and 0.95 for vision transformers in
         the paper. ``None`` for no ablation.
       keep_neurons: expressions of the layers whose neurons always stay; by default
-        those that are named as the last one.
+        those that are named as the last one, which must be there, see `Structure`.
       outputs: axis or axes of the output neurons, see `per_output`.
       distribution, where, keep_dense: see `Method`.
 

@@ -22,7 +22,7 @@ from sup_tickets.checks import check_whole
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import apply_masks, count, difference, intersection
 from sup_tickets.method_state import init_topology, starting_from
-from sup_tickets.slots import reset_slots
+from sup_tickets.slots import reset_slots, step_with_slots
 from sup_tickets.training.gradients import dense_gradient, unrolled
 from sup_tickets.training.state import Start, TrainState, completed
 from sup_tickets.training.task import Report, Task
@@ -146,15 +146,15 @@ def train_step(spec: Spec, state: TrainState, batch: Any) -> tuple[TrainState, R
     dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
     topology = observe_gradients(spec.method, state.method, dense)
     masks = topology.masks
-    updates, opt_state = spec.tx.update(
-        apply_masks(masks, dense), state.opt_state, state.params
+    updates, opt_state = step_with_slots(
+        spec.tx, masks, apply_masks(masks, dense), state.opt_state, state.params
     )
     params = _descend(state.params, updates, spec.learning_rate(state.step))
     state = state.replace(
         step=state.step + 1,
         params=apply_masks(masks, params),
         model_state=told.model_state,
-        opt_state=reset_slots(spec.tx, masks, opt_state, params),
+        opt_state=opt_state,
         method=topology,
         carry=told.carry,
     )
