@@ -16,11 +16,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from sup_tickets.clocks import run_unless, tells_time
 from sup_tickets.masks import apply_masks, choose
 from sup_tickets.types import Masks, Params
 from sup_tickets.unfit import unfit_parts
-from sup_tickets.zeros import EVERYWHERE, stays_zero
+from sup_tickets.zeros import EVERYWHERE, stays_zero, zeros_of
 
 Path = tuple[Any, ...]
 Shape = tuple[int, ...]
@@ -69,6 +71,8 @@ def step_with_slots(
     gradients: Params,
     opt_state: Any,
     params: Params,
+    *,
+    replaced: jax.Array | None = None,
     **extra: Any,
 ) -> tuple[Any, Any]:
     """``tx.update``, after which the slots of inactive weights are as new.
@@ -82,6 +86,8 @@ def step_with_slots(
       gradients: pytree of arrays, 0 at inactive weights.
       opt_state: its state, slots of inactive weights as new.
       params: pytree of arrays, 0 at inactive weights.
+      replaced: bool scalar; where it is true time goes on, but the updates are 0 and
+        all else in the state stays. ``None`` if that is never so.
       **extra: what ``tx.update`` asks for besides.
 
     Returns:
@@ -99,8 +105,19 @@ def step_with_slots(
         return tx.update(gradients, opt_state, params, **extra)
 
     arguments = gradients, opt_state, params
-    marks = stays_zero(update, arguments, [*places, *zero_at, *places])
-    updates, inner = update(*arguments)
+    program, form = jax.make_jaxpr(update, return_shape=True)(*arguments)
+    marks = zeros_of(program, [*places, *zero_at, *places])
+    if replaced is None:
+        updates, inner = update(*arguments)
+    else:
+        slots = jax.tree.leaves(opt_state)
+        ticks = zip(tells_time(opt_state), slots, strict=True)
+        stays = [None if tick else slot for tick, slot in ticks]
+        none = [jnp.zeros(u.shape, u.dtype) for u in program.out_avals[: -len(slots)]]
+        found = run_unless(
+            replaced, program, jax.tree.leaves(arguments), [*none, *stays]
+        )
+        updates, inner = jax.tree.unflatten(jax.tree.structure(form), found)
     after = marks[len(jax.tree.leaves(updates)) :]
     already_new = [
         place is not None and mark in (place, EVERYWHERE)
