@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import optax
 
 from sup_tickets.checks import check_fraction
-from sup_tickets.clocks import only_time_goes_on
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import (
     apply_masks,
@@ -143,13 +142,9 @@ def sparse_training(
             apply_masks(masks, gradients),
             before,
             apply_masks(kept, params),
+            replaced=replaced if method.consumes_step and not method.fixed else None,
             **extra,
         )
-        if method.consumes_step and not method.fixed:
-            inner = only_time_goes_on(replaced, inner, before)
-            updates = jax.tree.map(
-                lambda u: jnp.where(replaced, jnp.zeros_like(u), u), updates
-            )
         # Whatever finite value stood at an inactive weight, it is 0 after the update;
         # one that begins anew has come to its first update.
         anew = jax.tree.map(
