@@ -136,10 +136,13 @@ from sup_tickets.updates import (
 from sup_tickets.views import (
     VIEWS,
     edge_popup,
+    ksm,
     make_view,
     piggyback,
+    powerpropagation,
     softnet,
     sr_ste,
+    top_kast,
 )
 from sup_tickets.views.view import (
     Extra,
@@ -229,6 +232,7 @@ __all__ = [
     "inverse_power_fraction",
     "iterate_averaging",
     "keep_sparse",
+    "ksm",
     "layer_counts",
     "layer_densities",
     "layer_table",
@@ -251,6 +255,7 @@ __all__ = [
     "per_output",
     "per_part",
     "piggyback",
+    "powerpropagation",
     "prune_in_rounds",
     "prune_to",
     "prune_to_counts",
@@ -293,6 +298,7 @@ __all__ = [
     "synflow",
     "taylor",
     "ticket_budget",
+    "top_kast",
     "topology_due",
     "total_gradient",
     "trainable",

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sup_tickets.checks import did_you_mean
-from sup_tickets.views.magnitude import sr_ste
+from sup_tickets.views.kernels import ksm
+from sup_tickets.views.magnitude import sr_ste, top_kast
+from sup_tickets.views.power import powerpropagation
 from sup_tickets.views.scores import edge_popup, piggyback, softnet
 from sup_tickets.views.view import View
 
@@ -17,7 +19,10 @@ VIEWS: dict[str, Callable[..., View]] = {
     "edge-popup": edge_popup,
     "piggyback": piggyback,
     "softnet": softnet,
+    "ksm": ksm,
     "sr-ste": sr_ste,
+    "top-kast": top_kast,
+    "powerpropagation": powerpropagation,
 }
 """Every preset by its short name."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.checks import check_number
+from sup_tickets.checks import check_density, check_number, check_whole
 from sup_tickets.groups import splits_of
 from sup_tickets.structures import n_of_m
 from sup_tickets.trees import RuleLike, default_rule
@@ -27,7 +27,9 @@ from sup_tickets.views.leaves import (
     covering,
     largest,
     masked,
+    none_like,
     over,
+    share,
 )
 from sup_tickets.views.view import Extra, View
 
@@ -97,6 +99,101 @@ def sr_ste(
     )
 
 
+def top_kast(
+    *,
+    density: float,
+    backward_density: float,
+    decay: float = 1e-4,
+    refresh_every: int = 1,
+    end_step: int | None = None,
+    where: RuleLike = default_rule,
+    keep_dense: KeepDense = (),
+) -> View:
+    """Top-KAST: the largest weights are seen, and a wider set of them is trained.
+
+    In each leaf the forward pass sees the set A of the largest weights in magnitude;
+    the gradient of what is seen goes to the weights of a larger set B, and nothing to
+    the rest. ``decay * weight`` is added in A, and ``decay * weight / density`` in B
+    alone, the gradient of half the squared norms of the paper's penalty, so that new
+    weights must earn their place. An optimizer's own weight decay would move the rest
+    as well.
+
+    Args:
+      density: share D of the weights of each leaf in A, in (0, 1]; see `edge_popup`.
+      backward_density: share of those in B, from ``density`` to 1.
+      decay: at least 0.
+      refresh_every: steps after which both sets are chosen anew.
+      end_step: last step at which they are; by default there is no end.
+      where, keep_dense: see `sr_ste`.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+    """
+    check_density(density)
+    check_number("backward_density", backward_density, density, 1)
+    check_number("decay", decay, 0)
+    check_whole("refresh_every", refresh_every, 1)
+    if end_step is not None:
+        check_whole("end_step", end_step, 0)
+    covers = covering(where, keep_dense)
+    shares = {"forward": density, "backward": backward_density}
+
+    def init(key: jax.Array, params: Params, masks: Masks | None = None) -> Extra:
+        del key
+        masks = none_like(params) if masks is None else masks
+
+        def counts(of: float) -> Any:
+            return over(covers, lambda p, m: share(p, m, of), params, masks)
+
+        return Extra(None, _kast_sets(covers, params, *map(counts, shares.values())))
+
+    def see(weight: jax.Array, sets: dict[str, jax.Array]) -> jax.Array:
+        return _kast(weight, sets["forward"], sets["backward"], decay, density)
+
+    def apply(params: Params, extra: Extra, key: Any = None, train: bool = False):
+        del key, train
+        return applied(see, params, extra.untrained)
+
+    def after_step(params: Params, extra: Extra, key: Any, step: Any) -> Extra:
+        del key
+        due = jnp.asarray(step) % refresh_every == 0
+        if end_step is not None:
+            due &= jnp.asarray(step) <= end_step
+
+        def anew(sets: Any) -> Any:
+            sizes = (_sizes(params, sets, name) for name in shares)
+            return _kast_sets(covers, params, *sizes)
+
+        return Extra(None, jax.lax.cond(due, anew, lambda s: s, extra.untrained))
+
+    return View(
+        f"Top-KAST, {density:g} forward, {backward_density:g} backward",
+        covers,
+        init,
+        apply,
+        after_step,
+        grows=False,
+    )
+
+
+# --- Parts ----------------------------------------------------------------------------
+
+
+def _kast_sets(covers: Any, params: Params, forward: Any, backward: Any) -> Any:
+    ranks = over(covers, jnp.abs, params)
+    both = (largest(params, ranks, counts) for counts in (forward, backward))
+    return over(covers, lambda _, a, b: {"forward": a, "backward": b}, params, *both)
+
+
+def _sizes(params: Params, sets: Any, name: str) -> Any:
+    """Each set keeps its size; the smaller one is within the larger."""
+    return jax.tree.map(
+        lambda _, own: None if own is None else jnp.sum(own[name], dtype=jnp.int32),
+        params,
+        sets,
+    )
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _sr_ste(weight: jax.Array, mask: jax.Array, decay: float) -> jax.Array:
     """The masked weight; the gradient is ``g + decay * (1 - mask) * weight``."""
@@ -115,3 +212,32 @@ def _sr_ste_backward(decay: float, kept: Any, gradient: jax.Array) -> Any:
 
 
 _sr_ste.defvjp(_sr_ste_forward, _sr_ste_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _kast(
+    weight: jax.Array,
+    forward: jax.Array,
+    backward: jax.Array,
+    decay: float,
+    density: float,
+) -> jax.Array:
+    """The weights of A; the gradient is that of B, with its penalty."""
+    del backward, decay, density
+    return masked(weight, forward)
+
+
+def _kast_forward(weight: Any, forward: Any, backward: Any, decay: Any, density: Any):
+    del decay, density
+    return masked(weight, forward), (weight, forward, backward)
+
+
+def _kast_backward(decay: float, density: float, kept: Any, gradient: Any) -> Any:
+    weight, forward, backward = kept
+    dtype = weight.dtype
+    inside, between = jnp.asarray(decay, dtype), jnp.asarray(decay / density, dtype)
+    pulled = gradient + jnp.where(forward, inside, between) * weight
+    return masked(pulled, backward), None, None
+
+
+_kast.defvjp(_kast_forward, _kast_backward)

@@ -157,15 +157,13 @@ def trainable_masks(
     return Trainable(_unfrozen(view, params, masks), none)
 
 
-def with_trained(
-    params: Params, extra: Extra, trained: Trainable
-) -> tuple[Params, Extra]:
+def with_trained(params: Params, extra: Extra, trained: Any) -> tuple[Params, Extra]:
     """The network with other values of what is trained; the inverse of `trainable`.
 
     Args:
       params: stored; those that are not trained stay.
       extra: of the view.
-      trained: new values.
+      trained: a `Trainable` of new values.
     """
     weights = jax.tree.map(lambda p, t: p if t is None else t, params, trained.weights)
     return weights, extra._replace(trained=trained.extra)
