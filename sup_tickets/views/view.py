@@ -45,7 +45,6 @@ from sup_tickets.groups import GroupsLike
 from sup_tickets.masks import apply_masks
 from sup_tickets.types import Masks, Params
 
-
 MasksMay = Literal["change", "shrink", "stay"]
 
 
