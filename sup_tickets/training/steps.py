@@ -87,6 +87,7 @@ class Turnover(NamedTuple):
     active: jax.Array  # int32, weights active now
     kept: jax.Array  # int32, of them those that were active before
     ever_active: jax.Array  # int32, weights active at any time so far; -1 if untracked
+    size: jax.Array  # int32, weights that have a mask
 
     @property
     def loss(self) -> jax.Array:
@@ -271,6 +272,7 @@ def _turnover(report: Report, before: Masks, change: Change) -> Turnover:
         active=count(masks),
         kept=count(intersection(before, masks)),
         ever_active=jnp.int32(-1) if ever is None else count(ever),
+        size=count(jax.tree.map(jnp.ones_like, masks)),
     )
 
 
