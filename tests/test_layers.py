@@ -25,7 +25,7 @@ LAYERS = [
     {"masks"},
     {"structured", "saliency", "slots", "averaging", "condensed"},
     {"topology", "pruning", "foresight"},
-    {"superposition", "orthogonal", "gradinit", "statistics", "rounds"},
+    {"superposition", "orthogonal", "gradinit", "statistics", "rounds", "views"},
     {"dynamic", "ablation"},
     {"methods", "redistribution", "timing", "method_state"},
     {"updates"},

@@ -69,6 +69,7 @@ FIELDS: dict[str, Field] = {
     "method.drop_schedule": Field("str", words=("cosine", "linear", "constant")),
     "method.initial_sparsity": Field("float or none", 0, 1),
     "method.prune_end_fraction": Field("float", 0, 1),
+    "view.name": Field("str"),
     "masks": Field("path or none"),
     "branch_from": Field("path or none"),
     "mask.name": Field("str"),
@@ -135,8 +136,8 @@ FIELDS: dict[str, Field] = {
 }
 """Every field of a configuration by its dotted name."""
 
-# Names and values in these are checked by the model's and the method's own functions.
-OPEN = ("model.options.", "method.options.")
+# Names and values in these are checked by the functions that take them.
+OPEN = ("model.options.", "method.options.", "view.options.")
 
 
 def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -176,7 +177,7 @@ def check_config(config: Config) -> None:
         if name not in given:
             raise ValueError(f"the configuration has no field config.{name}")
         _check_value(f"config.{name}", field, given[name])
-    for section in ("model", "method"):
+    for section in ("model", "method", "view"):
         if not isinstance(config[section].get("options"), ConfigDict):
             raise ValueError(
                 f"the configuration has no section config.{section}.options"
