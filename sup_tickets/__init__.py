@@ -12,6 +12,13 @@ from sup_tickets.averaging import (
     restart_averages,
     start_averaging,
 )
+from sup_tickets.channels import (
+    ChannelAxis,
+    ChannelGroup,
+    channel_flops,
+    gate_channels,
+    slice_channels,
+)
 from sup_tickets.condensed import (
     Condensed,
     condense,
@@ -133,12 +140,15 @@ from sup_tickets.updates import (
     observe_gradients,
     update_topology,
 )
+from sup_tickets.wiring import Wiring, channel_groups
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
     "Change",
+    "ChannelAxis",
+    "ChannelGroup",
     "Condensed",
     "Coverage",
     "Description",
@@ -152,6 +162,7 @@ __all__ = [
     "Structure",
     "Superposition",
     "TicketPlan",
+    "Wiring",
     "acdc",
     "active_count",
     "after_validation",
@@ -164,6 +175,8 @@ __all__ = [
     "by_momentum",
     "by_random",
     "by_taylor",
+    "channel_flops",
+    "channel_groups",
     "cheap_ticket_schedule",
     "check_masks",
     "choose",
@@ -195,6 +208,7 @@ __all__ = [
     "fading",
     "fan_in",
     "full_masks",
+    "gate_channels",
     "gradient",
     "gradual_magnitude",
     "granet",
@@ -249,6 +263,7 @@ __all__ = [
     "set_itop",
     "sharpening",
     "size",
+    "slice_channels",
     "snip",
     "softened",
     "sparse_evolutionary",
