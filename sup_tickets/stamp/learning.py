@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sup_tickets.channels import channel_flops, gate_channels
 from sup_tickets.stamp.gates import Gate, straight_through
@@ -66,7 +67,8 @@ def first_slots(params: Any, gates: Any) -> Any:
       gates: likewise.
     """
     trained = {"params": params, "gates": gates}
-    return jnp.int32(0), jax.tree.map(jnp.zeros_like, trained)
+    # On the host: every shape would have a program of its own.
+    return np.int32(0), jax.tree.map(lambda p: np.zeros(p.shape, p.dtype), trained)
 
 
 def adapt_step(
