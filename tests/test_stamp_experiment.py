@@ -86,7 +86,7 @@ def test_what_a_run_leaves_behind(whole, capsys):
     results = json.loads((folder / "seed=0/results.json").read_text("utf-8"))
     (row,) = results["rows"]
     assert row["arm"] == "generator" and row["target"] == "digits:5-7"
-    assert 0.35 < row["share"] <= 0.5 and 0 < row["measured_share"] < 1
+    assert 0.35 < row["share"] < 0.65 and 0.4 < row["measured_share"] < 0.6
     assert len(row["accuracy"]) == len(row["loss"]) == 1
     for name, size in results["layers"].items():
         assert len(row["kept"][name]) == size and "1" in row["kept"][name]
@@ -145,9 +145,8 @@ def test_all_arms_by_the_command_at_equal_operations(tmp_path, capsys):
     assert len(frame) == 2 * 2 * len(ARMS)
     for _, same in frame.groupby(["seed", "target"]):
         assert set(same["arm"]) == {*ARMS}
-        assert same["share"].max() <= 0.5 and same["share"].min() > 0.4
-        spread = same["measured_share"].max() / same["measured_share"].min()
-        assert spread < 1.15
+        assert same["measured_share"].max() - same["measured_share"].min() < 0.05
+        assert abs(same["measured_share"].mean() - 0.5) < 0.03
         costs = same.set_index("arm")["target_flops"]
         assert costs["random"] == costs["l1"] == costs["small"]
         assert costs["dense-prune"] > costs["random"] < costs["generator"]
