@@ -12,6 +12,13 @@ from sup_tickets.averaging import (
     restart_averages,
     start_averaging,
 )
+from sup_tickets.channels import (
+    ChannelAxis,
+    ChannelGroup,
+    channel_flops,
+    gate_channels,
+    slice_channels,
+)
 from sup_tickets.condensed import (
     Condensed,
     condense,
@@ -154,6 +161,7 @@ from sup_tickets.views.view import (
     trainable_masks,
     with_trained,
 )
+from sup_tickets.wiring import Wiring, channel_groups
 
 __version__ = "0.1.0"
 
@@ -161,6 +169,8 @@ __all__ = [
     "METHODS",
     "VIEWS",
     "Change",
+    "ChannelAxis",
+    "ChannelGroup",
     "Condensed",
     "Coverage",
     "Description",
@@ -177,6 +187,7 @@ __all__ = [
     "TicketPlan",
     "Trainable",
     "View",
+    "Wiring",
     "acdc",
     "active_count",
     "after_validation",
@@ -189,6 +200,8 @@ __all__ = [
     "by_momentum",
     "by_random",
     "by_taylor",
+    "channel_flops",
+    "channel_groups",
     "cheap_ticket_schedule",
     "check_masks",
     "choose",
@@ -221,6 +234,7 @@ __all__ = [
     "fading",
     "fan_in",
     "full_masks",
+    "gate_channels",
     "gradient",
     "gradual_magnitude",
     "granet",
@@ -280,6 +294,7 @@ __all__ = [
     "set_itop",
     "sharpening",
     "size",
+    "slice_channels",
     "snip",
     "softened",
     "softnet",
