@@ -26,7 +26,7 @@ import jax
 from absl import logging
 
 from experiments import end_at_once
-from experiments.config.fields import FIELDS
+from experiments.config.fields import KNOWN
 from experiments.config.reading import BrokenFile, read_source
 from experiments.config.values import check_letters, expanded, read_bool
 from experiments.runs.stopping import Stopped
@@ -101,6 +101,18 @@ def numbers(text: str) -> tuple[float, ...]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{word!r} is not a number") from None
     return tuple(found)
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """The type of a flag that is seeds with commas between, all different.
+
+    Raises:
+      argparse.ArgumentTypeError: naming what is no seed, or there twice.
+    """
+    found = tuple(int(number) for number in numbers(text) if number % 1 == 0)
+    if len(set(found)) < len(text.split(",")) or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be different whole numbers")
+    return found
 
 
 def _boolean(text: str) -> bool:
@@ -214,7 +226,7 @@ class Parser(argparse.ArgumentParser):
 def _override(match: re.Match[str], following: list[str]) -> tuple[str, str]:
     """The field and the text; without ``=`` it is a boolean, or the next word."""
     negative, field, equals, text = match.groups()
-    boolean = field not in FIELDS or FIELDS[field].kind == "bool"
+    boolean = field not in KNOWN or KNOWN[field].kind == "bool"
     if negative:
         if not boolean or equals:
             raise ValueError(f"--noconfig.{field}: only a boolean can be negated")
@@ -231,7 +243,7 @@ def _override(match: re.Match[str], following: list[str]) -> tuple[str, str]:
 def _add(found: list[tuple[str, str]], field: str, text: str) -> None:
     """The last one counts; but a list may be given one by one."""
     before = [i for i, (name, _) in enumerate(found) if name == field]
-    if before and field in FIELDS and FIELDS[field].kind in ("ints", "strs"):
+    if before and field in KNOWN and KNOWN[field].kind in ("ints", "strs"):
         text = f"{found[before[0]][1]},{text}"
     for i in before:
         del found[i]

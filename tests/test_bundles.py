@@ -23,7 +23,13 @@ from sup_tickets.training.classification import image_classification
 from sup_tickets.training.learner import begin, scaled, step_of
 from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.network_files import save_sparse
-from sup_tickets.training.partly import chosen, frozen, seen_through, viewed
+from sup_tickets.training.partly import (
+    chosen,
+    frozen,
+    frozen_parts,
+    seen_through,
+    viewed,
+)
 from sup_tickets.training.state import Network, completed
 from sup_tickets.trees import named_leaves
 from sup_tickets.views import ksm, piggyback
@@ -69,19 +75,20 @@ def trained(view, own=is_own, statistics=True, steps=3, seed=0):
         part, _, leaf = name.partition("/")
         return part == "scores" or own(leaf)
 
-    through = seen_through(net, view)
-    partly = frozen(through, params, state, trained=rule, statistics=statistics)
+    partly = frozen(seen_through(net, view), trained=rule, statistics=statistics)
     task = image_classification(partly, prepare=prepare)
     tx = optax.chain(
-        optax.scale_by_adam(), scaled(lambda n: 2.0 if "score" in n else 1)
+        optax.scale_by_adam(), scaled(lambda name: 2.0 if "score" in name else 1.0)
     )
-    step = step_of(task, tx, lambda _: 2e-3)
-    learned = begin(task, tx, jax.random.key(2))
+    step = step_of(task, tx)
+    learned = begin(*frozen_parts(params, state, rule), tx)
     with jax.numpy_dtype_promotion("standard"):  # of Optax's Adam
         for i in range(steps):
-            learned, report = step(learned, batch_of(seed + i), jax.random.key(3), i)
+            learned, report = step(
+                learned, batch_of(seed + i), jax.random.key(3), i, 2e-3
+            )
     assert np.isfinite(report["loss"])
-    return completed(learned.params, params), learned.model_state
+    return completed(learned.params, params), learned.model_state["state"]
 
 
 def logits(network, seed=9):
@@ -115,14 +122,9 @@ def test_only_what_is_chosen_is_trained_and_the_rest_is_as_it_was():
 
 
 def test_frozen_needs_a_leaf():
-    net, backbone = parts()
+    _, backbone = parts()
     with pytest.raises(ValueError, match="trained chooses no leaf"):
-        frozen(net, backbone.params, backbone.model_state, trained=lambda n: False)
-
-
-def test_chosen_keeps_the_nesting():
-    tree = {"a": {"b": 1, "c": None}, "d": {"e": 3}}
-    assert chosen(tree, lambda name: name != "a/b") == {"d": {"e": 3}}
+        frozen_parts(backbone.params, backbone.model_state, lambda name: False)
 
 
 # --- Bundles --------------------------------------------------------------------------
@@ -193,7 +195,7 @@ def test_nothing_of_an_earlier_task_changes_to_the_bit(tmp_path):
 
 
 def test_scales_are_rounded_to_8_bits():
-    """Golden of part E: r = [[.01, .004], [-.002, .006]] is seen as [[1, .5], [0, 1]]."""
+    """Golden of part E: [[.01, .004], [-.002, .006]] is seen as [[1, .5], [0, 1]]."""
     score = jnp.array([[0.01, 0.004], [-0.002, 0.006]])[None, None]
     weights = {"conv": {"kernel": jnp.ones((3, 3, 2, 2))}}
     params = {"weights": weights, "scores": {"conv": {"kernel": {"score": score}}}}

@@ -106,7 +106,7 @@ class RunFolder:
         begun = (self.path / WRITTEN).exists()
         self._written = recorded(self.path / WRITTEN)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path)
+        self._lock = locked(self.path)
         for name in self._written:
             for path in leftovers(self.path / name):
                 path.unlink()
@@ -294,7 +294,12 @@ class RunFolder:
         return found >= size
 
 
-def _locked(path: Path) -> filelock.BaseFileLock:
+def locked(path: Path) -> filelock.BaseFileLock:
+    """Takes a folder until the lock is released.
+
+    Raises:
+      ValueError: if another process has it.
+    """
     lock = filelock.FileLock(path / LOCK, timeout=0)
     try:
         lock.acquire()

@@ -32,7 +32,7 @@ from sup_tickets.training.network_files import (
     shapes_in,
     unpacked,
 )
-from sup_tickets.training.partly import Rule
+from sup_tickets.training.partly import Rule, chosen
 from sup_tickets.training.sealed_files import (
     VERSION,
     Path_,
@@ -45,8 +45,8 @@ from sup_tickets.training.sealed_files import (
 from sup_tickets.training.state import Network, completed
 from sup_tickets.trees import map_named, named_leaves
 from sup_tickets.types import Params
-from sup_tickets.views.view import Extra, View
 from sup_tickets.views.leaves import masked
+from sup_tickets.views.view import Extra, View
 
 BUNDLE = "sup-tickets task bundle"
 CODE_BITS = 8
@@ -119,7 +119,7 @@ def bundle_of(
             for name, leaf in named_leaves(seen)
             if name in shapes
         }
-    found = nested("bundle", {n: x for n, x in named_leaves(weights) if own(n)})
+    found = chosen(weights, own)
     state = model_state["statistics"] if statistics else {}
     return Bundle(masks, *jax.device_get((found, state)), scale)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sup_tickets.training.task import Report, Task
@@ -24,35 +25,28 @@ class Learned(NamedTuple):
     opt_state: Any
 
 
-Step = Callable[[Learned, Any, jax.Array, Any], tuple[Learned, Report]]
-"""``(state, batch, key, index) -> (state, report)``; step t draws from fold_in(key, t)."""
+Step = Callable[..., tuple[Learned, Report]]
+"""``(state, batch, key, index, rate) -> (state, report)``; draws are those of
+fold_in(key, index), and the rate is that of this step, so that all have one program."""
 
 
-def begin(task: Task, tx: optax.GradientTransformation, key: jax.Array) -> Learned:
-    """The state before the first step.
-
-    Args:
-      task: draws what is trained.
-      tx: the optimizer, see `step_of`.
-      key: consumed.
-    """
-    params, model_state = task.init(key)
+def begin(
+    params: Params, model_state: Any, tx: optax.GradientTransformation
+) -> Learned:
+    """The state before the first step; see `step_of` for the optimizer."""
     return Learned(params, model_state, tx.init(params))
 
 
-def step_of(
-    task: Task, tx: optax.GradientTransformation, learning_rate: Schedule
-) -> Step:
+def step_of(task: Task, tx: optax.GradientTransformation) -> Step:
     """The compiled step.
 
     Args:
       task: what is trained; of a `PureNetwork`, nothing is carried.
       tx: its updates, times the rate, are subtracted.
-      learning_rate: of the index.
     """
 
     def step(
-        state: Learned, batch: Any, key: jax.Array, index: Any
+        state: Learned, batch: Any, key: jax.Array, index: Any, rate: Any
     ) -> tuple[Learned, Report]:
         key = jax.random.fold_in(key, index)
         prepared = task.prepare(batch, key)
@@ -65,13 +59,19 @@ def step_of(
             index,
         )
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-        rate = jnp.asarray(learning_rate(index), jnp.float32)
         params = jax.tree.map(
-            lambda p, u: p - (rate * u).astype(p.dtype), state.params, updates
+            lambda p, u: p - (jnp.float32(rate) * u).astype(p.dtype),
+            state.params,
+            updates,
         )
         return Learned(params, model_state, opt_state), {"loss": value} | dict(report)
 
     return jax.jit(step)
+
+
+def rates_of(schedule: Schedule, steps: int) -> np.ndarray:
+    """The rate of every step: [steps] float32."""
+    return np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float32)
 
 
 def scaled(rates: Callable[[str], float]) -> optax.GradientTransformation:

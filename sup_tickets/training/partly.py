@@ -4,7 +4,7 @@ Both take a `PureNetwork` and give one, so that any task, optimizer and evaluati
 them without knowing:
 
     net = seen_through(linen_network(model, example), ksm())
-    net = frozen(net, params, state, trained=lambda name: "classifier" in name)
+    net = frozen(net, trained=lambda name: "classifier" in name)
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import jax
 
 from sup_tickets.training.classification import PureNetwork
 from sup_tickets.training.state import completed
-from sup_tickets.trees import leaf_name
+from sup_tickets.trees import is_none, leaf_name
 from sup_tickets.types import Number, Params
 from sup_tickets.views.view import Extra, View
 
@@ -75,48 +75,59 @@ def viewed(
 
 
 def frozen(
-    network: PureNetwork,
-    params: Params,
-    model_state: Any,
-    *,
-    trained: Rule,
-    statistics: bool = True,
+    network: PureNetwork, *, trained: Rule, statistics: bool = True
 ) -> PureNetwork:
-    """A network of the leaves that are trained; all others are constants.
+    """A network of the leaves that are trained; all others stay as they are.
 
     Args:
       network: whose parameters are nested dicts.
-      params: all of them.
-      model_state: of the network.
       trained: which leaves.
       statistics: whether the network trains in its training mode, and its model state
         moves; if not, batch norm uses the statistics that are given.
+
+    Returns:
+      A network whose parameters and model state are those of `frozen_parts`.
+    """
+
+    def apply(
+        own: Params, state: Any, inputs: Any, train: bool, key: Any, step: Number
+    ) -> tuple[jax.Array, Any]:
+        whole = completed(own, state["frozen"])
+        logits, moved = network.apply(
+            whole, state["state"], inputs, train and statistics, key, step
+        )
+        return logits, {**state, "state": moved}
+
+    return PureNetwork(lambda key: frozen_parts(*network.init(key), trained), apply)
+
+
+def frozen_parts(
+    params: Params, model_state: Any, trained: Rule
+) -> tuple[Params, dict[str, Any]]:
+    """The leaves that are trained; and ``{"frozen", "state"}``: the others, the rest.
+
+    The others are arguments of what is compiled, so that tasks of one shape share it.
 
     Raises:
       ValueError: if no leaf is trained.
     """
     own = chosen(params, trained)
-    if not own:
+    if not jax.tree.leaves(own):
         raise ValueError("trained chooses no leaf")
-
-    def apply(
-        part: Params, state: Any, inputs: Any, train: bool, key: Any, step: Number
-    ) -> tuple[jax.Array, Any]:
-        whole = completed(part, params)
-        return network.apply(whole, state, inputs, train and statistics, key, step)
-
-    return PureNetwork(lambda key: (own, model_state), apply)
+    rest = chosen(params, lambda name: not trained(name))
+    return own, {"frozen": rest, "state": model_state}
 
 
 def chosen(tree: Any, rule: Rule) -> dict[str, Any]:
     """The leaves of nested dicts that a rule chooses, in dicts of these alone.
 
     Example:
-      >>> chosen({"a": {"b": 1, "c": 2}, "d": 3}, lambda name: name != "a/b")
-      {'a': {'c': 2}, 'd': 3}
+      >>> chosen({"a": {"b": 1, "c": None}, "d": 3}, lambda name: name != "a/b")
+      {'a': {'c': None}, 'd': 3}
     """
     found: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
+    for path, leaf in leaves:
         if rule(leaf_name(path)):
             *sections, last = (step.key for step in path)
             place = found
