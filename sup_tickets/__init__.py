@@ -12,6 +12,13 @@ from sup_tickets.averaging import (
     restart_averages,
     start_averaging,
 )
+from sup_tickets.channels import (
+    ChannelAxis,
+    ChannelGroup,
+    channel_flops,
+    gate_channels,
+    slice_channels,
+)
 from sup_tickets.condensed import (
     Condensed,
     condense,
@@ -153,6 +160,7 @@ from sup_tickets.views.view import (
     trainable_masks,
     with_trained,
 )
+from sup_tickets.wiring import Wiring, channel_groups
 
 __version__ = "0.1.0"
 
@@ -160,6 +168,8 @@ __all__ = [
     "METHODS",
     "VIEWS",
     "Change",
+    "ChannelAxis",
+    "ChannelGroup",
     "Condensed",
     "Coverage",
     "Description",
@@ -176,6 +186,7 @@ __all__ = [
     "TicketPlan",
     "Trainable",
     "View",
+    "Wiring",
     "acdc",
     "active_count",
     "after_validation",
@@ -188,6 +199,8 @@ __all__ = [
     "by_momentum",
     "by_random",
     "by_taylor",
+    "channel_flops",
+    "channel_groups",
     "cheap_ticket_schedule",
     "check_masks",
     "choose",
@@ -220,6 +233,7 @@ __all__ = [
     "fading",
     "fan_in",
     "full_masks",
+    "gate_channels",
     "gradient",
     "gradual_magnitude",
     "granet",
@@ -279,6 +293,7 @@ __all__ = [
     "set_itop",
     "sharpening",
     "size",
+    "slice_channels",
     "snip",
     "softened",
     "softnet",

@@ -21,8 +21,8 @@ LAYERS = [
     {"tree_checks", "schedules", "softening", "rotations"},
     {"groups"},
     {"structures", "bisection", "learning_rates", "tickets", "densities"},
-    {"selection", "distributions", "coverage"},
-    {"masks"},
+    {"selection", "distributions", "coverage", "channels"},
+    {"masks", "wiring"},
     {"structured", "saliency", "slots", "averaging", "condensed"},
     {"topology", "pruning", "foresight"},
     {"superposition", "orthogonal", "gradinit", "statistics", "rounds", "views"},
@@ -32,6 +32,7 @@ LAYERS = [
     {"sparse_state"},
     {"transforms"},
     {"training"},
+    {"stamp"},
 ]
 # These know nothing of masks, and nothing below them knows of them.
 ASIDE = {"models", "data"}
@@ -84,7 +85,7 @@ def test_imports_go_downward(path):
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_core_needs_only_chex_jax_numpy_optax(path):
-    if part_of(path) in ASIDE | {"training"}:
+    if part_of(path) in ASIDE | {"training", "stamp"}:
         return
     outside = {m.split(".")[0] for m in imports(path)} - {"sup_tickets"}
     assert outside - set(sys.stdlib_module_names) <= CORE_MAY_IMPORT

@@ -12,6 +12,7 @@ from sup_tickets.data.text import UNITS
 from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
 from sup_tickets.pruning import Scope
+from sup_tickets.stamp.gates import GATES
 from sup_tickets.superposition import Kind
 from sup_tickets.training.optimizers import AVERAGING
 
@@ -180,7 +181,45 @@ SOFTNET_FIELDS: dict[str, Field] = {name: FIELDS[name] for name in _OF_SOFTNET} 
 }
 """Likewise of `experiments.softnet`, whose configurations have these alone."""
 
-KNOWN = FIELDS | KSM_FIELDS | SOFTNET_FIELDS
+STAMP_FIELDS: dict[str, Field] = {
+    name: FIELDS[name]
+    for name in (
+        *("seed", "evaluate", "model.name", "model.dtype"),
+        *("data.dir", "data.split_seed", "data.validation_examples"),
+        *("data.training_examples", "data.shrink", "data.batch_size"),
+        *("data.crop_padding", "data.flip"),
+        *("train.learning_rate", "train.momentum", "train.weight_decay"),
+        *("checkpoint.every_minutes", "checkpoint.every_steps"),
+    )
+} | {
+    "stamp.reference": Field("str"),
+    "stamp.targets": Field("strs"),
+    "stamp.pretrain_epochs": Field("int", 1),
+    "stamp.episodes": Field("int", 1),
+    "stamp.episode_classes": Field("int", 2),
+    "stamp.set_size": Field("int", 1),
+    "stamp.inner_steps": Field("int", 1),
+    "stamp.inner_rate": Field("float", 0),
+    "stamp.gate_rate": Field("float", 0),
+    "stamp.meta_rate": Field("float", 0, 1),
+    "stamp.adapt_steps": Field("int", 0),
+    "stamp.hidden": Field("int", 1),
+    "stamp.gate": Field("str", words=tuple(GATES)),
+    "stamp.temperature": Field("float", 1e-3),
+    "stamp.flops_ratio": Field("float"),
+    "stamp.flops_weight": Field("float", 0),
+    "stamp.kl_weight": Field("float", 0),
+    "stamp.kl_prior": Field("float", 1e-6, 1 - 1e-6),
+    "stamp.arms": Field("strs"),
+    "stamp.free_epochs": Field("int", 1),
+    "stamp.dense_epochs": Field("int", 1),
+    "stamp.finetune_epochs": Field("int", 1),
+    "stamp.finetune_rate": Field("float", 0),
+    "stamp.report_epochs": Field("ints", 1),
+}
+"""Likewise of `experiments.stamp`, whose configurations have these alone."""
+
+KNOWN = FIELDS | STAMP_FIELDS | KSM_FIELDS | SOFTNET_FIELDS
 """Every field of any command."""
 
 # Names and values in these are checked by the model's and the method's own functions.
