@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = (
     *("main", "sweep", "study", "lottery", "tost_study", "report", "evaluate"),
     *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
+    "stamp",
 )
 
 
@@ -35,6 +36,7 @@ def main_of(name):
 # --- What the user got wrong ----------------------------------------------------------
 
 D, W, OUT, G = "--config=configs/digits.py", "--workdir=W", "--out=O", "--grid=seed=0"
+S = "--config=configs/stamp.py"
 WRONG = {
     "main": [
         ([], "required: --config, --workdir"),
@@ -79,6 +81,8 @@ WRONG = {
         ([D, W, "--config.train.drop_epochs=1.5"], "drop_epochs must be of type ints"),
         ([D, W, "--config.sup=true"], "--config.sup: .* it is a section"),
         ([D, W, "--config.sparsity=0.9"], "mean config.method.sparsity"),
+        ([D, W, "--config.stamp.hidden=9"], "has no field config.stamp.hidden"),
+        ([S, W], "unknown field config.stamp.reference"),
         ([D, W, "--config..seed=1"], "--config..seed: there is no such field"),
         ([D, W, "--config.=1"], "--config.: there is no such field"),
         ([D, W, "--config.model.name=mlp"], "digits.py:model=NAME"),
@@ -203,6 +207,17 @@ WRONG = {
         (["--repeats=0"], "--repeats must be a whole number of at least 1, got 0"),
         (["--repeat=3"], "unknown flag '--repeat'; did you mean '--repeats'"),
         (["--repeats=x"], "--repeats: invalid int value"),
+    ],
+    "stamp": [
+        ([S], "required: --workdir"),
+        ([S, W, "--seeds=x"], "--seeds: 'x' is not a number"),
+        ([S, W, "--seeds=0.5"], "--seeds: '0.5' has a number that is no seed"),
+        ([S, W, "--seeds=1,1"], "seeds must be all different"),
+        ([S, W, "--config.stamp.flops_ratio=30"], "in percent. 30% is 0.3"),
+        ([S, W, "--config.stamp.flops=0.3"], "did you mean config.stamp.flops_ratio"),
+        ([f"{S}:stamp.episode_classes=9", W], "is more than the 5 classes of the ref"),
+        ([S, W, "--config.method.name=rigl"], "has no field config.method.name"),
+        ([D, W], "unknown field config.compare"),
     ],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),
