@@ -197,6 +197,11 @@ def _checked(config: Config, options: Options) -> tuple[float, ...]:
             "a lottery prunes weights one by one; config.method.structure must be '', "
             f"got {config.method.structure!r}"
         )
+    if config.view.name:
+        raise ValueError(
+            "a lottery prunes and rewinds the weights themselves; config.view.name "
+            f"must be '', got {config.view.name!r}"
+        )
     if config.branch_from is not None:
         raise ValueError(
             f"config.branch_from={config.branch_from!r}: every round of a lottery "

@@ -42,7 +42,7 @@ from sup_tickets.training.processes import (
     on_first,
     say,
 )
-from sup_tickets.training.state import RunState, network_of
+from sup_tickets.training.state import RunState
 
 _PARTING_SECONDS = 10.0
 
@@ -191,9 +191,9 @@ def _train(
             step=step,
         )
         if not notes:
-            progress.began(network_of(start.train), step)
+            progress.began(ours.experiment.network(start.train), step)
         if "rows" not in notes and step == ours.plan.phase1_steps:
-            progress.collected(PHASE1, step, network_of(start.train))
+            progress.collected(PHASE1, step, ours.experiment.network(start.train))
         checkpointer = RunCheckpointer(
             config, checkpoints, progress, signals, folder, step=step
         )

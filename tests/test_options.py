@@ -362,6 +362,7 @@ class View(dict):
             section[last] = value
         found["model"]["options"] = ConfigDict()
         found["method"]["options"] = ConfigDict()
+        found["view"]["options"] = ConfigDict()
         return found
 
 

@@ -182,7 +182,11 @@ def test_ksm_without_the_soft_part_per_element_and_channel():
     view, params, extra = ksm_case(soft=False)
     seen = view.apply(params, extra)["w"]
     assert seen[0, 0].tolist() == [[1, 0], [0, 1]]
-    shapes = {"kernel": (1, 1, 2, 2), "channel": (1, 1, 1, 2), "element": (3, 3, 2, 2)}
+    shapes: dict[Any, Any] = {
+        "kernel": (1, 1, 2, 2),
+        "channel": (1, 1, 1, 2),
+        "element": (3, 3, 2, 2),
+    }
     for per, shape in shapes.items():
         own = st.ksm(per=per, **EVERY).init(jax.random.key(0), params)
         assert own.trained["w"]["score"].shape == shape

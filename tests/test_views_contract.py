@@ -254,6 +254,9 @@ def test_it_trains_within_sparse_training(view, params):
 def test_bad_fields_and_names_are_refused():
     with pytest.raises(TypeError, match="apply of a view must be a function, got 3"):
         st.View("mine", lambda p: p, lambda *a: st.Extra(), 3)  # pyright: ignore
+    word: Any = "go"
+    with pytest.raises(ValueError, match="masks_may must be one of 'change'"):
+        st.View("", lambda p: p, lambda *_: st.Extra(), lambda p, *_: p, masks_may=word)
     for name, options, words in (
         ("edge_popup", {}, "unknown view 'edge_popup'; did you mean 'edge-popup'"),
         ("edge-popup", {"densty": 1}, "no option 'densty'; did you mean 'density'"),

@@ -70,6 +70,7 @@ FIELDS: dict[str, Field] = {
     "method.drop_schedule": Field("str", words=("cosine", "linear", "constant")),
     "method.initial_sparsity": Field("float or none", 0, 1),
     "method.prune_end_fraction": Field("float", 0, 1),
+    "view.name": Field("str"),
     "masks": Field("path or none"),
     "branch_from": Field("path or none"),
     "mask.name": Field("str"),
@@ -222,8 +223,8 @@ STAMP_FIELDS: dict[str, Field] = {
 KNOWN = FIELDS | STAMP_FIELDS | KSM_FIELDS | SOFTNET_FIELDS
 """Every field of any command."""
 
-# Names and values in these are checked by the model's and the method's own functions.
-OPEN = ("model.options.", "method.options.")
+# Names and values in these are checked by the functions that take them.
+OPEN = ("model.options.", "method.options.", "view.options.")
 
 
 def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ A field is read in the same way wherever its text comes from:
     none     "none" in any case or nothing at all, for a field that may be unset
     lists    (1, 2), [1, 2], 1,2, 1 or nothing; of texts too: a,b or ("a", "b")
 
-Fields of ``model.options`` and ``method.options`` are Python's literals, else texts.
+Fields of ``options``, of model, method and view, are Python's literals, else texts.
 """
 
 import ast

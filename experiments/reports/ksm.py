@@ -174,7 +174,7 @@ def _verdict(seeds: Sequence[Rows]) -> str:
     if gains.mean() < -wide:
         return text + "The masks do harm here."
     return (
-        text + "That is within the noise: the masks do nothing that can be seen here."
+        text + "That is within the noise: it is not shown that masks do anything here."
     )
 
 

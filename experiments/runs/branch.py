@@ -19,7 +19,7 @@ from experiments.runs.made_by import changed, made_by
 from experiments.runs.ownership import made_by_of
 from sup_tickets.training.checkpoint import Checkpoints, check_checkpoint
 from sup_tickets.training.processes import on_first, say
-from sup_tickets.training.state import RunState, network_of
+from sup_tickets.training.state import RunState
 
 _NOTES = ("changes", "lines", "seconds")  # that go on; rows are made anew
 
@@ -122,11 +122,13 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
     """
     step, experiment = branch.step, ours.experiment
     like = RunState(experiment.like(step).train)
-    theirs = make_superposition(branch.course.config, branch.course.method)
+    theirs = make_superposition(
+        branch.course.config, branch.course.method, experiment.view
+    )
     if theirs is not None:  # its checkpoint has the beginning of an average
         other = dataclasses.replace(experiment, superposition=theirs)
         average = jax.eval_shape(
-            lambda state: other.first_average(network_of(state)), like.train
+            lambda state: other.first_average(other.network(state)), like.train
         )
         like = like.replace(average=average)
     checkpoints = Checkpoints(branch.path / CHECKPOINTS, read_only=True)
@@ -136,7 +138,7 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
         checkpoints.close()
     state, average = found.state.train, None
     if step == ours.plan.phase1_steps:
-        average = experiment.first_average(network_of(state))
+        average = experiment.first_average(experiment.network(state))
     return RunState(state, average), found.notes
 
 

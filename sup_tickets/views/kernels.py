@@ -100,7 +100,9 @@ def ksm(
         return applied(see, params, extra.trained, keys)
 
     kind = "KSM" if soft else "binary masks"
-    return View(f"{kind} per {per}", covers, init, apply, freezes=True, grows=False)
+    return View(
+        f"{kind} per {per}", covers, init, apply, freezes=True, masks_may="shrink"
+    )
 
 
 def _shape(kernel: jax.Array, per: Per) -> tuple[int, ...]:

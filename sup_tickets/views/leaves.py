@@ -77,11 +77,11 @@ def applied(function: Callable[..., Any], params: Params, *rest: Any) -> Params:
 # --- Counts and selections ------------------------------------------------------------
 
 
-def share(leaf: jax.Array, mask: jax.Array | None, density: float) -> jax.Array:
+def share(leaf: Any, mask: jax.Array | None, density: float) -> jax.Array:
     """How many weights a share of a leaf is, int32: the nearest, and at least 1.
 
     Args:
-      leaf: [N].
+      leaf: [N], of which the size is read.
       mask: [N] bool; with it the share is that of the active weights.
       density: in (0, 1].
     """
@@ -90,9 +90,7 @@ def share(leaf: jax.Array, mask: jax.Array | None, density: float) -> jax.Array:
     return jnp.maximum(portion(_active(mask), density, "nearest"), 1)
 
 
-def share_of_softnet(
-    leaf: jax.Array, mask: jax.Array | None, density: float
-) -> jax.Array:
+def share_of_softnet(leaf: Any, mask: jax.Array | None, density: float) -> jax.Array:
     """`share` as SoftNet counts: N less (1 - c) (N - 1), that to the nearest (even)."""
     if mask is None:
         return jnp.int32(leaf.size - round((1 - exact(density)) * (leaf.size - 1)))

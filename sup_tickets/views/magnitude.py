@@ -74,6 +74,11 @@ def sr_ste(
         except ValueError as error:
             raise ValueError(f"{error}; keep_dense= or where= leave it out") from None
 
+    def blocks_of(name: str, leaf: Any) -> Any:
+        """Of a leaf that is covered, and of others that m divides."""
+        divides = leaf.ndim >= 2 and not leaf.shape[axis] % m
+        return structure.groups if divides else None
+
     def covers(params: Params) -> Any:
         splits(params)  # raises where a leaf cannot take it
         return chosen(params)
@@ -95,7 +100,7 @@ def sr_ste(
         covers,
         init,
         apply,
-        groups=structure.groups,
+        groups=blocks_of,
     )
 
 
@@ -172,7 +177,7 @@ def top_kast(
         init,
         apply,
         after_step,
-        grows=False,
+        masks_may="stay",
     )
 
 

@@ -63,7 +63,7 @@ def powerpropagation(
         init,
         apply,
         store=store,
-        grows=alpha == 1,
+        masks_may="change" if alpha == 1 else "shrink",
     )
 
 

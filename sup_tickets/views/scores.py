@@ -77,7 +77,7 @@ def edge_popup(
         init,
         apply,
         freezes=not train_weights,
-        grows=False,
+        masks_may="stay",
     )
 
 
@@ -122,7 +122,7 @@ def piggyback(
         init,
         apply,
         freezes=not train_weights,
-        grows=False,
+        masks_may="shrink",
     )
 
 
@@ -186,7 +186,14 @@ def softnet(
             )
         )
 
-    return View(f"SoftNet, {density:g} major", covers, init, apply, after_step)
+    return View(
+        f"SoftNet, {density:g} major",
+        covers,
+        init,
+        apply,
+        after_step,
+        masks_may="stay",
+    )
 
 
 # --- Parts ----------------------------------------------------------------------------

@@ -36,13 +36,16 @@ slot is kept and no weight decay moves them. The stored weights may be masked, w
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
+from sup_tickets.checks import check_one_of
 from sup_tickets.groups import GroupsLike
 from sup_tickets.masks import apply_masks
 from sup_tickets.types import Masks, Params
+
+MasksMay = Literal["change", "shrink", "stay"]
 
 
 class Extra(NamedTuple):
@@ -78,6 +81,7 @@ class View:
 
     Raises:
       TypeError: naming the first field that is not a function.
+      ValueError: if ``masks_may`` is none of its words.
     """
 
     name: str  # with its options, as reports call it
@@ -113,8 +117,9 @@ class View:
     freezes: bool = False
     """Whether the weights of the covered leaves are never trained."""
 
-    grows: bool = True
-    """Whether a weight that grows at 0 learns: if not, masks must not change."""
+    masks_may: MasksMay = "change"
+    """What masks may do on the way: "change"; "shrink", where a weight that grows at 0
+    would not learn; or "stay", where shares are counted at the beginning."""
 
     groups: GroupsLike = None
     """Of what is seen, see `select`: all have as many weights that are not 0."""
@@ -126,6 +131,7 @@ class View:
                 raise TypeError(
                     f"{name} of a view must be a function, got {getattr(self, name)!r}"
                 )
+        check_one_of("masks_may", self.masks_may, get_args(MasksMay))
 
     def __str__(self) -> str:
         return self.name
