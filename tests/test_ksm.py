@@ -48,7 +48,9 @@ FAST = {"ksm.learning_rate": 0.01}  # scores move far enough to switch kernels o
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     """A file of a network that nothing was trained on."""
-    net = linen_network(ConvNet(classes=4, features=(3, 4)), np.zeros((1, 8, 8, 1)))
+    net = linen_network(
+        ConvNet(classes=4, features=(3, 4)), np.zeros((1, 8, 8, 1), np.float32)
+    )
     params, state = jax.jit(net.init)(jax.random.key(0))
     path = tmp_path_factory.mktemp("backbone") / "network.safetensors"
     save_dense(path, Network(params, state, None))
