@@ -103,6 +103,18 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(found)
 
 
+def seeds(text: str) -> tuple[int, ...]:
+    """The type of a flag that is seeds with commas between, all different.
+
+    Raises:
+      argparse.ArgumentTypeError: naming what is no seed, or there twice.
+    """
+    found = tuple(int(number) for number in numbers(text) if number % 1 == 0)
+    if len(set(found)) < len(text.split(",")) or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be different whole numbers")
+    return found
+
+
 def _boolean(text: str) -> bool:
     try:
         return read_bool("it", text)

@@ -137,6 +137,51 @@ FIELDS: dict[str, Field] = {
 }
 """Every field of a configuration by its dotted name."""
 
+KSM_FIELDS: dict[str, Field] = FIELDS | {
+    "ksm.data": Field("str"),
+    "ksm.tasks": Field("strs"),
+    "ksm.first_tasks": Field("int", 0),
+    "ksm.methods": Field("strs"),
+    "ksm.backbone": Field("path or none"),
+    "ksm.epochs": Field("int", 1),
+    "ksm.batch_size": Field("int", 1),
+    "ksm.learning_rate": Field("float", 0),
+    "ksm.head_rate": Field("float", 0),
+    "ksm.weights_rate": Field("float", 0),
+    "ksm.start": Field("float"),
+    "ksm.threshold": Field("float"),
+    "ksm.steepness": Field("float", 1e-6),
+    "ksm.temperature": Field("float", 1e-6),
+    "ksm.scale": Field("float", 0, 1),
+}
+"""Likewise of `experiments.ksm`: what is beside those of a run is of its tasks."""
+
+_OF_SOFTNET = (
+    *("seed", "evaluate", "model.name", "model.dtype", "data.name", "data.dir"),
+    *("data.split_seed", "data.validation_examples", "data.shrink", "data.batch_size"),
+    *("data.crop_padding", "data.crop_mode", "data.flip", "data.cutout"),
+    *("train.epochs", "train.learning_rate", "train.schedule", "train.drop_epochs"),
+    *("train.momentum", "train.nesterov", "train.weight_decay"),
+    *("checkpoint.every_minutes", "checkpoint.every_steps"),
+)
+SOFTNET_FIELDS: dict[str, Field] = {name: FIELDS[name] for name in _OF_SOFTNET} | {
+    "softnet.base_classes": Field("int", 2),
+    "softnet.ways": Field("int", 1),
+    "softnet.shots": Field("int", 1),
+    "softnet.split": Field("str", words=("topic", "drawn", "file")),
+    "softnet.rows": Field("path or none"),
+    "softnet.draws": Field("int", 1),
+    "softnet.draw_seed": _SEED,
+    "softnet.bases": Field("strs"),
+    "softnet.soft_epoch": Field("int", 0),
+    "softnet.rules": Field("strs"),
+    "softnet.block": Field("str"),
+    "softnet.epochs": Field("int", 1),
+    "softnet.learning_rate": Field("float", 0),
+    "softnet.metric": Field("str", words=("cosine", "euclidean")),
+}
+"""Likewise of `experiments.softnet`, whose configurations have these alone."""
+
 STAMP_FIELDS: dict[str, Field] = {
     name: FIELDS[name]
     for name in (
@@ -175,7 +220,7 @@ STAMP_FIELDS: dict[str, Field] = {
 }
 """Likewise of `experiments.stamp`, whose configurations have these alone."""
 
-KNOWN = FIELDS | STAMP_FIELDS
+KNOWN = FIELDS | STAMP_FIELDS | KSM_FIELDS | SOFTNET_FIELDS
 """Every field of any command."""
 
 # Names and values in these are checked by the functions that take them.
