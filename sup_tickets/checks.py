@@ -5,6 +5,7 @@ value yet and passes.
 """
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Iterable
 from math import inf, isfinite
@@ -182,3 +183,18 @@ def _percent_hint(value: Any) -> str:
     if not (is_number(value) and 1 < value <= 100):
         return ""
     return f"; in percent? {value:g}% is {float(value) / 100:g}"
+
+
+def check_installed(what: str, *packages: str) -> None:
+    """Raises unless packages of the extra "train" are installed; imports none.
+
+    Raises:
+      ModuleNotFoundError: naming those that are missing and how to install them.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"{what} needs {' and '.join(missing)}; in a clone of the repository, "
+            'install the extra "train": pip install -e ".[train]"',
+            name=missing[0],
+        )
