@@ -20,15 +20,9 @@ from typing import Any
 
 import experiments.studies as studies
 from experiments.build.rules import check_options, without_unused
-from experiments.command import (
-    Parser,
-    check_devices,
-    end_with_failures,
-    file_path,
-    folder_path,
-    start,
-)
+from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import check_config
+from experiments.config.flags import Parser, file_path, folder_path
 from experiments.config.reading import Pairs, Source, read_source
 from experiments.reports.study import (
     gather_study,

@@ -23,14 +23,9 @@ import pandas as pd
 
 from experiments.build.rules import without_unused
 from experiments.build.start import MASKS
-from experiments.command import (
-    Parser,
-    check_devices,
-    end_with_failures,
-    folder_path,
-    start,
-)
+from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import check_config
+from experiments.config.flags import Parser, folder_path
 from experiments.config.reading import Source, as_source
 from experiments.lottery import Options, find_tickets
 from experiments.reports.gather import Frame, Series, numbers, pair, spread, write_csv

@@ -14,6 +14,8 @@ from sup_tickets.training.network_files import load_sparse, provenance_of
 from tests.fabricated import row
 from tests.test_experiments import one
 
+pytestmark = pytest.mark.usefixtures("loose")
+
 ROOT = Path(__file__).parent.parent
 TINY = (
     f"{ROOT / 'configs/digits.py'}:model=mlp,epochs=2,data.batch_size=256,"
@@ -25,13 +27,6 @@ LISTS = {
     "masks": "snip,lottery",
     "tost": "false,soft",
 }
-
-
-@pytest.fixture(autouse=True)
-def loose():
-    """Optax's Adam multiplies floats by integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 import sup_tickets as st
-from experiments.command import Parser, check_devices, start
+from experiments.command import check_devices, start
+from experiments.config.flags import Parser
 from sup_tickets.checks import check_whole
 
 INPUTS, OUTPUTS = 1024, 4096

@@ -22,7 +22,8 @@ import optax
 
 import sup_tickets as st
 from experiments.benchmarks.cases import Case, Figures, measure, temporary_bytes
-from experiments.command import Parser, check_devices, start
+from experiments.command import check_devices, start
+from experiments.config.flags import Parser
 from sup_tickets.checks import check_whole
 
 SPARSITY = 0.9

@@ -24,7 +24,8 @@ from experiments.benchmarks.core import (
     measure,
     normal_tree,
 )
-from experiments.command import Parser, check_devices, start
+from experiments.command import check_devices, start
+from experiments.config.flags import Parser
 from sup_tickets.ablation import rewire_neurons
 from sup_tickets.checks import check_whole
 from sup_tickets.groups import split_of

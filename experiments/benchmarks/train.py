@@ -38,8 +38,9 @@ from experiments.build.parts import (
     make_network,
     make_superposition,
 )
-from experiments.command import Parser, check_devices, file_path, start
+from experiments.command import check_devices, start
 from experiments.config.fields import Config
+from experiments.config.flags import Parser, file_path
 from sup_tickets.checks import check_whole
 from sup_tickets.data.resident import Shardings
 from sup_tickets.training.mesh import data_mesh, data_shardings
