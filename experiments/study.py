@@ -24,12 +24,8 @@ from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import check_config
 from experiments.config.flags import Parser, file_path, folder_path
 from experiments.config.reading import Pairs, Source, read_source
-from experiments.reports.study import (
-    gather_study,
-    page_files,
-    read_table,
-    write_page,
-)
+from experiments.reports.study import page_files, write_page
+from experiments.reports.study_table import gather_study, read_table
 from experiments.runs.layout import member_name
 from experiments.runs.ownership import check_no_run
 from experiments.studies.values import Cell, Study

@@ -8,7 +8,13 @@ import pytest
 
 from experiments import study as command
 from experiments.build.branch import course_of
-from experiments.reports import study as reports
+from experiments.reports.study import verdict
+from experiments.reports.study_table import (
+    COLUMNS,
+    differences,
+    gather_study,
+    read_table,
+)
 from experiments.studies.values import Arm, Cell, Study
 
 SMALL = (
@@ -51,12 +57,12 @@ def test_a_study_runs_branches_and_writes_its_page(tmp_path, monkeypatch, capsys
     assert command.run_study(STUDY, tmp_path, part=(1, 2), **alone) == {}
     told = capsys.readouterr().out
     assert told.count("begins with step 15 of ") == 2  # both endings, of one phase 1
-    assert list(reports.gather_study(STUDY, tmp_path)["seed"]) == [0, 0, 0]
+    assert list(gather_study(STUDY, tmp_path)["seed"]) == [0, 0, 0]
 
     assert command.run_study(STUDY, tmp_path, part=(2, 2), **alone) == {}
     command.main(["small", f"--out={tmp_path}", f"--config.{fields[0][0]}=(8,)"])
     assert capsys.readouterr().out.count("3 runs, 3 of them finished") == 2
-    rows = reports.read_table(tmp_path / "small.csv")
+    rows = read_table(tmp_path / "small.csv")
     assert list(rows["arm"]) == [arm.name for arm in STUDY.arms for _ in range(2)]
     assert rows["accuracy"].between(0, 1).all()
     assert rows["mean_ticket"].notna().tolist() == [False] * 4 + [True] * 2
@@ -90,7 +96,7 @@ def table(values):
         for (cell, arm), accuracies in values.items()
         for seed, accuracy in enumerate(accuracies)
     ]
-    return pd.DataFrame(rows, columns=list(reports.COLUMNS), dtype=object)
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
 
 
 def test_differences_are_paired_by_seed():
@@ -102,23 +108,23 @@ def test_differences_are_paired_by_seed():
             ("b", "y"): [0.52, 0.54],
         }
     )
-    a, b = reports.differences(rows, "x", "y")
+    a, b = differences(rows, "x", "y")
     # Differences 1, 3, 2: mean 2, deviation 1; t of 2 degrees at 0.975 is 4.30265.
     assert (a.mean, a.wins, a.sign) == (pytest.approx(2), "3 of 3", 0)
     assert a.half_width == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
     # Differences -2, -4: mean -3, deviation sqrt 2; t of 1 degree is 12.7062.
     assert (b.mean, b.wins, b.sign) == (pytest.approx(-3), "0 of 2", 0)
     assert b.half_width == pytest.approx(12.7062, rel=1e-5)
-    text = reports.verdict("x", "y", [a, b])
+    text = verdict("x", "y", [a, b])
     assert "better on average in 1 of 2 cells (+2.00, -3.00 points), in 3 of 5" in text
     assert "above 0 in 0 and below 0 in 0" in text
 
 
 def test_one_seed_has_no_interval():
     rows = table({("a", "x"): [0.5], ("a", "y"): [0.4]})
-    (found,) = reports.differences(rows, "x", "y")
+    (found,) = differences(rows, "x", "y")
     assert found.sign == 0 and found.half_width != found.half_width
-    assert reports.differences(rows, "x", "z") == []
+    assert differences(rows, "x", "z") == []
 
 
 def test_parts_are_all_units_once():

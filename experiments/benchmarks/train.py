@@ -19,7 +19,6 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.timing import (
-    Scale,
     Time,
     clock,
     measure,
@@ -28,6 +27,7 @@ from experiments.benchmarks.timing import (
 )
 from experiments.benchmarks.train_page import Result, Row, page
 from experiments.benchmarks.trainer import (
+    Scale,
     Trainer,
     configuration,
     make_images,
@@ -70,7 +70,9 @@ def compare(model: str, scale: Scale, inputs: Inputs, place: Shardings) -> Resul
     cases["prepare"] = _prepare(sparse)
     cases["batches"] = _epoch_of_batches(inputs)
     say(f"{model}: measuring")
-    each = measure(cases, (*cases, "sparse", "dense"), scale)
+    each = measure(
+        cases, (*cases, "sparse", "dense"), repeats=scale.repeats, least_s=scale.least_s
+    )
     sparse.check()
     dense.check()
     times = medians(each)
@@ -256,7 +258,14 @@ def compare_blocks(
 
     say(f"{model}: measuring blocks")
     cases = {"singles": singles, "block": together}
-    times = medians(measure(cases, ("singles", "block", "block", "singles"), scale))
+    times = medians(
+        measure(
+            cases,
+            ("singles", "block", "block", "singles"),
+            repeats=scale.repeats,
+            least_s=scale.least_s,
+        )
+    )
     trainer.check()
     spent = {name: clock(each) / count for name, each in times.items()}
     row = Row(
