@@ -24,8 +24,8 @@ from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import check_config
 from experiments.config.flags import Parser, file_path, folder_path
 from experiments.config.reading import Pairs, Source, read_source
-from experiments.reports.study import page_files, write_page
-from experiments.reports.study_table import gather_study, read_table
+from experiments.reports.study import gather_study, read_table
+from experiments.reports.study_page import page_files, write_page
 from experiments.runs.layout import member_name
 from experiments.runs.ownership import check_no_run
 from experiments.studies.values import Cell, Study
@@ -161,7 +161,7 @@ def _main(options: argparse.Namespace) -> None:
     page_files(name, out)
     failed: dict[str, str] = {}
     if options.csv is not None:
-        rows = read_table(options.csv)
+        rows = read_table(study, options.csv)
     else:
         if options.dry_run:
             source = source_of(study, options.fields)

@@ -8,13 +8,8 @@ import pytest
 
 from experiments import study as command
 from experiments.build.branch import course_of
-from experiments.reports.study import verdict
-from experiments.reports.study_table import (
-    COLUMNS,
-    differences,
-    gather_study,
-    read_table,
-)
+from experiments.reports import study as reports
+from experiments.reports.columns import SCORES, score
 from experiments.studies.values import Arm, Cell, Study
 
 SMALL = (
@@ -43,6 +38,7 @@ STUDY = Study(
 def test_the_given_studies_are_whole(name, tmp_path):
     study = command.read_study(name)
     source = command.source_of(study)
+    assert score(study.score) in SCORES
     for cell in study.cells:
         found = command.members(study, study.seeds[0], cell, tmp_path, source=source)
         assert len({member.name for member in found}) == len(study.arms)
@@ -57,12 +53,12 @@ def test_a_study_runs_branches_and_writes_its_page(tmp_path, monkeypatch, capsys
     assert command.run_study(STUDY, tmp_path, part=(1, 2), **alone) == {}
     told = capsys.readouterr().out
     assert told.count("begins with step 15 of ") == 2  # both endings, of one phase 1
-    assert list(gather_study(STUDY, tmp_path)["seed"]) == [0, 0, 0]
+    assert list(reports.gather_study(STUDY, tmp_path)["seed"]) == [0, 0, 0]
 
     assert command.run_study(STUDY, tmp_path, part=(2, 2), **alone) == {}
     command.main(["small", f"--out={tmp_path}", f"--config.{fields[0][0]}=(8,)"])
     assert capsys.readouterr().out.count("3 runs, 3 of them finished") == 2
-    rows = read_table(tmp_path / "small.csv")
+    rows = reports.read_table(STUDY, tmp_path / "small.csv")
     assert list(rows["arm"]) == [arm.name for arm in STUDY.arms for _ in range(2)]
     assert rows["accuracy"].between(0, 1).all()
     assert rows["mean_ticket"].notna().tolist() == [False] * 4 + [True] * 2
@@ -96,7 +92,7 @@ def table(values):
         for (cell, arm), accuracies in values.items()
         for seed, accuracy in enumerate(accuracies)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+    return pd.DataFrame(rows, columns=list(reports.columns(STUDY)), dtype=object)
 
 
 def test_differences_are_paired_by_seed():
@@ -108,23 +104,42 @@ def test_differences_are_paired_by_seed():
             ("b", "y"): [0.52, 0.54],
         }
     )
-    a, b = differences(rows, "x", "y")
+    a, b = reports.differences(STUDY, rows, "x", "y")
     # Differences 1, 3, 2: mean 2, deviation 1; t of 2 degrees at 0.975 is 4.30265.
-    assert (a.mean, a.wins, a.sign) == (pytest.approx(2), "3 of 3", 0)
+    assert (a.mean, a.wins, a.sign) == (pytest.approx(2), 3, 0)
     assert a.half_width == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
     # Differences -2, -4: mean -3, deviation sqrt 2; t of 1 degree is 12.7062.
-    assert (b.mean, b.wins, b.sign) == (pytest.approx(-3), "0 of 2", 0)
+    assert (b.mean, b.wins, b.sign) == (pytest.approx(-3), 0, 0)
     assert b.half_width == pytest.approx(12.7062, rel=1e-5)
-    text = verdict("x", "y", [a, b])
+    text = reports.verdict("x", "y", [a, b])
     assert "better on average in 1 of 2 cells (+2.00, -3.00 points), in 3 of 5" in text
     assert "above 0 in 0 and below 0 in 0" in text
 
 
+def test_less_perplexity_is_better():
+    study = dataclasses.replace(STUDY, score="perplexity")
+    shares = table({("a", "x"): [0.30, 0.31], ("a", "y"): [0.32, 0.34]})
+    rows = shares.rename(columns={"accuracy": "perplexity"}).astype(
+        {"perplexity": float}
+    )
+    rows["perplexity"] *= 100
+    (found,) = reports.differences(study, rows, "x", "y")
+    # Differences -2, -3: mean -2.5, half width 12.7062 x sqrt(1/2) / sqrt(2).
+    assert (found.mean, found.wins, found.better) == (pytest.approx(-2.5), 2, True)
+    assert found.half_width == pytest.approx(12.7062 / 2, rel=1e-5)
+    text = reports.verdict("x", "y", [found])
+    assert (
+        "better on average in 1 of 1 cells (-2.50, less is better), in 2 of 2" in text
+    )
+    assert "below 0 in 0 and above 0 in 0" in text
+    assert reports.columns(study)[4:6] == ("perplexity", "accuracy")
+
+
 def test_one_seed_has_no_interval():
     rows = table({("a", "x"): [0.5], ("a", "y"): [0.4]})
-    (found,) = differences(rows, "x", "y")
+    (found,) = reports.differences(STUDY, rows, "x", "y")
     assert found.sign == 0 and found.half_width != found.half_width
-    assert differences(rows, "x", "z") == []
+    assert reports.differences(STUDY, rows, "x", "z") == []
 
 
 def test_parts_are_all_units_once():

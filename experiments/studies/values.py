@@ -41,6 +41,7 @@ class Study:
     arms: tuple[Arm, ...]
     versus: tuple[tuple[str, str], ...]  # an arm, and the one it is compared with
     seeds: tuple[int, ...]
+    score: str = "accuracy"  # what is compared, of the scores of a network
     remarks: str = ""  # how the committed page was made, and what else one must know
 
     def __post_init__(self) -> None:
