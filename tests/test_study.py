@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import pandas as pd
 import pytest
@@ -10,7 +11,9 @@ from experiments import study as command
 from experiments.build.branch import course_of
 from experiments.reports import study as reports
 from experiments.reports.columns import SCORES, score
+from experiments.runs.layout import FINAL, member_name
 from experiments.studies.values import Arm, Cell, Study
+from sup_tickets.training.network_files import load_sparse, provenance_of
 
 SMALL = (
     "configs/digits.py:model=mlp,sparsity=0.5,epochs=4,cycles=1,cycle_epochs=1,"
@@ -39,10 +42,16 @@ def test_the_given_studies_are_whole(name, tmp_path):
     study = command.read_study(name)
     source = command.source_of(study)
     assert score(study.score) in SCORES
-    for cell in study.cells:
-        found = command.members(study, study.seeds[0], cell, tmp_path, source=source)
-        assert len({member.name for member in found}) == len(study.arms)
-    for member in found:  # of the last cell
+    every = [unit for part in command.units(study) for unit in part]
+    first = [unit for unit in every if unit.seed == study.seeds[0]]
+    found = [
+        member
+        for unit in first
+        for member in command.members(unit, tmp_path, source=source)
+    ]
+    names = {member.name for member in found}
+    assert len(names) == len(found) == len(study.arms) * len(study.cells)
+    for member in found[-len(study.arms) :]:
         course_of(member.config, epoch_steps=50)
 
 
@@ -147,11 +156,27 @@ def test_parts_are_all_units_once():
         STUDY, cells=(Cell("a", {}), Cell("b", {}), Cell("c", {}))
     )
     every = command.units(study)
-    assert [(seed, cell.name) for seed, cell in every[:4]] == [
-        *((0, "a"), (0, "b"), (0, "c"), (1, "a"))
+    assert [(unit.seed, unit.cell.name) for part in every for unit in part] == [
+        *((0, "a"), (0, "b"), (0, "c"), (1, "a"), (1, "b"), (1, "c"))
     ]
     parts = [every[i::4] for i in range(4)]
     assert sum(map(len, parts)) == len(every) == 6
+
+
+def test_cells_that_share_a_lottery_are_of_one_part():
+    cells = tuple(
+        Cell(f"{model} {sparsity}", {"model": model, "sparsity": sparsity})
+        for model in ("mlp", "conv")
+        for sparsity in ("0.5", "0.9")
+    )
+    arms = (Arm("plain", {}), Arm("drawn", {"mask": "lottery"}))
+    study = dataclasses.replace(STUDY, cells=cells, arms=arms, versus=(), seeds=(3,))
+    every = command.units(study)
+    assert [[u.cell.name for u in part] for part in every if part[0].drawn] == [
+        ["mlp 0.5", "mlp 0.9"],
+        ["conv 0.5", "conv 0.9"],
+    ]
+    assert [len(part) for part in every if not part[0].drawn] == [1] * 4
 
 
 @pytest.mark.parametrize(
@@ -166,3 +191,51 @@ def test_parts_are_all_units_once():
 def test_studies_that_are_wrong(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(STUDY, **change)
+
+
+@pytest.mark.slow
+def test_a_study_with_a_lottery_goes_on_where_it_was(tmp_path, capsys):
+    ways = (Arm("plain", {"tost": "false"}), Arm("soft", {"tost": "soft"}))
+    study = dataclasses.replace(
+        STUDY,
+        config=(
+            "configs/digits.py:model=mlp,epochs=2,data.batch_size=256,"
+            "data.training_examples=256,data.shrink=2"
+        ),
+        cells=tuple(
+            Cell(
+                f"{mask} {100 * sparsity:g}%", {"mask": mask, "sparsity": f"{sparsity}"}
+            )
+            for mask, sparsity in (("snip", 0.5), ("lottery", 0.5), ("lottery", 0.7))
+        ),
+        arms=ways,
+        versus=(("soft", "plain"),),
+        seeds=(3,),
+        prune_fraction=0.4,
+    )
+    one = jax.devices()[:1]
+    with jax.numpy_dtype_promotion("standard"):
+        assert command.run_study(study, tmp_path, devices=one) == {}
+    # Both ways train the masks of the ticket, and those that SNIP finds.
+    for cell in study.cells:
+        masks = [
+            load_sparse(
+                tmp_path / member_name(cell.name, arm.name, 3) / f"{FINAL}.safetensors"
+            ).masks
+            for arm in ways
+        ]
+        chex.assert_trees_all_equal(*masks)
+        if cell.fields["mask"] == "lottery":
+            file = f"ticket-{cell.fields['sparsity']}.safetensors"
+            ticket = tmp_path / "lottery" / "seed=3" / file
+            chex.assert_trees_all_equal(load_sparse(ticket).masks, masks[0])
+            assert provenance_of(ticket)["seed"] == 3
+    rows = reports.gather_study(study, tmp_path).set_index(["cell", "arm"])
+    flops = rows["training_flops"].astype(float) / rows["dense_training_flops"]
+    # Rounds at 0, 40, 64% were before the ticket of 70%; one less for that of 50%.
+    assert flops["snip 50%", "plain"] < 1 < flops["lottery 50%", "plain"]
+    assert flops["lottery 70%", "plain"] > flops["lottery 50%", "plain"]
+    capsys.readouterr()
+    with jax.numpy_dtype_promotion("standard"):
+        assert command.run_study(study, tmp_path, devices=one) == {}
+    assert capsys.readouterr().out.count("this run is finished") == 6 + 2 + 3

@@ -5,12 +5,12 @@
 Speed and memory on the exact shapes of ImageNet ResNet-50, in ratios: of medians of the
 process's own time (user + system, which other people's load disturbs least), what is
 compared in turns, in one process. A *pass* is a donated, jitted ``x + c`` over the same
-tree: one read and one write of every weight. Selections and superpositions are of all
-54 leaves, 25.5 million weights. What is done leaf by leaf, and takes long to compile or
-to run, is measured on fewer: sorts (once each) and rewires on one leaf of each of the
-21 shapes, 11.4 million; steps of optimizers, which do to each weight what they do to
-all, on the stem, one 3 x 3 kernel of each stage and the classifier, 5.2 million.
-Masking is not faster than not masking: figures below 1 show the noise.
+tree: one read and one write of every weight. Selections per leaf and of all leaves
+together are measured on all 54, 25.5 million weights. What takes long to compile or to
+run is measured on fewer: sorts (once each), rewires and superpositions on one leaf of
+each of the 21 shapes, 11.4 million; steps of optimizers, which do to each weight what
+they do to all, on the stem, one 3 x 3 kernel of each stage and the classifier, 5.2
+million.
 """
 
 import argparse
@@ -261,7 +261,7 @@ def rows_of(options: argparse.Namespace) -> Iterator[Row]:
     for rows in (
         selection_rows(params, counts, options),
         rewire_rows(each(sparse), each(masks), each(gradients), repeats),
-        superposition_rows(sparse, masks, repeats),
+        superposition_rows(each(sparse), each(masks), repeats),
         optimizer_rows(few(params), few(gradients), repeats),
     ):
         yield from rows

@@ -3,7 +3,9 @@
 import argparse
 import os
 import platform
+import resource
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +70,7 @@ def table_command(
 
 
 def _print_page(command: str, description: str, rows: Iterable[Row]) -> None:
+    begun = time.perf_counter()
     title, _, about = description.partition("\n")
     _, _, about = about.strip().partition("\n\n")  # without the command
     print(f"# {title.rstrip('.')}\n\n`{command}`\n\n{about.strip()}\n")
@@ -76,9 +79,16 @@ def _print_page(command: str, description: str, rows: Iterable[Row]) -> None:
     for row in rows:
         found.append(row)
         print(f"| {' | '.join(row.cells())} |", flush=True)
-    print("\n" + "\n".join(f"- {line}" for line in machine()))
+    print("\n" + "\n".join(f"- {line}" for line in (*machine(), _cost(begun))))
     worst, what = max((r.figure / r.target, r.what) for r in found if r.target)
     print(f"- worst: {worst:.2f} of its target: {what}")
+
+
+def _cost(begun: float) -> str:
+    """Of the process so far; ``ru_maxrss`` is in kilobytes on Linux."""
+    wall, own = time.perf_counter() - begun, time.process_time()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return f"took {wall:.0f} s, {own:.0f} s of processor time, {peak:.1f} GB at most"
 
 
 def machine() -> list[str]:

@@ -18,26 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks.timing import (
-    Time,
-    clock,
-    measure,
-    medians,
-    say,
-)
+from experiments.benchmarks.timing import Time, clock, measure, medians, say
 from experiments.benchmarks.train_page import Result, Row, page
-from experiments.benchmarks.trainer import (
-    Scale,
-    Trainer,
-    configuration,
-    make_images,
-)
+from experiments.benchmarks.trainer import Scale, Trainer, configuration, make_images
 from experiments.build.experiment import comparisons
 from experiments.build.inputs import Inputs
-from experiments.build.parts import (
-    make_network,
-    make_superposition,
-)
+from experiments.build.parts import make_network, make_superposition
 from experiments.command import check_devices, start
 from experiments.config.fields import Config
 from experiments.config.flags import Parser, file_path

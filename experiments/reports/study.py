@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.reports.columns import Column, score
 from experiments.reports.gather import Frame, Series, numbers, pair
-from experiments.runs.layout import RESULTS, is_ticket, member_name
+from experiments.runs.layout import RESULTS, is_ticket, member_name, rounds_of
 from experiments.runs.stored import StoredRun, read_run
 from experiments.studies.values import Arm, Study
 
@@ -69,6 +69,7 @@ def _row(study: Study, run: StoredRun, arm: Arm) -> dict[str, Any]:
     best = min if score(study.score).less_is_better else max
     analysis = run.results.get("analysis") or {}
     cost, made = (run.results.get(name) or {} for name in ("cost", "made_by"))
+    found = _finding_flops(run)
     return {
         **(main or {}),
         "mean_ticket": float(np.mean(tickets)) if tickets else None,
@@ -79,8 +80,22 @@ def _row(study: Study, run: StoredRun, arm: Arm) -> dict[str, Any]:
         "evaluated_on": run.results.get("evaluated_on"),
         "seconds": run.results.get("seconds"),
         **{name: cost.get(name) for name in _COSTS if name != "seconds"},
+        **({"training_flops": cost["training_flops"] + found} if found else {}),
         **{name: made.get(name) for name in _MADE_BY},
     }
+
+
+def _finding_flops(run: StoredRun) -> int:
+    """Of the rounds that found the masks of a run, if a lottery did."""
+    masks = run.config.get("masks")
+    row = run.main_row or {}
+    total = 0
+    for folder in rounds_of(Path(masks)) if masks else ():
+        one = read_run(folder)
+        last = one.main_row or {}
+        if last.get("active", 0) > row.get("active", 0):  # a later one found another
+            total += int((one.results.get("cost") or {}).get("training_flops", 0))
+    return total
 
 
 def _off_diagonal(matrix: Sequence[Sequence[float]] | None) -> float | None:

@@ -107,6 +107,8 @@ def _blocks(
         blocks += [Heading(2, title), Table(["cell", *arms], cells)]
     if tickets := _tickets(study, rows, arms):
         blocks += [Heading(2, "The tickets"), tickets]
+    if costs := _costs(rows, arms):
+        blocks += [Heading(2, "What it costs"), Text(_COSTS), *costs]
     return [*blocks, Heading(2, "The arms"), _arms(study, rows)]
 
 
@@ -175,6 +177,33 @@ def _tickets(study: Study, rows: Frame, arms: Sequence[str]) -> Table | None:
                 lines.append([cell, arm, *map(_mean, means)])
     titles = ["cell", "arm", *(column.heading for column in names.values())]
     return Table(titles, lines, texts=2) if lines else None
+
+
+_COSTS = (
+    "Floating point operations of kernels by RigL's convention, as a share of those of "
+    "the dense network trained for the same steps; with the rounds of a lottery, "
+    "without the few batches by which scores before training are found."
+)
+
+
+def _costs(rows: Frame, arms: Sequence[str]) -> list[Block]:
+    """Tables of training and inference, where arms differ in either."""
+    blocks: list[Block] = []
+    for name in ("training", "inference"):
+        share = numbers(rows[f"{name}_flops"]) / numbers(rows[f"dense_{name}_flops"])
+        means = share.groupby([rows["cell"], rows["arm"]], sort=False).mean()
+        if share.nunique() < 2 or len(arms) < 2:
+            continue
+        lines = [
+            [str(c), *(_share(means.get((c, arm))) for arm in arms)]
+            for c, _ in _cells(rows)
+        ]
+        blocks.append(Table([name, *arms], lines))
+    return blocks
+
+
+def _share(value: Any) -> str:
+    return "" if value is None or isnan(value) else f"{value:.3f}"
 
 
 def _arms(study: Study, rows: Frame) -> Table:

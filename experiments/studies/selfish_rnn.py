@@ -14,28 +14,8 @@ def fields(text: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in text.split(",") if pair)
 
 
-def arms(*percents: int) -> tuple[Arm, ...]:
-    """The dense ones, then those of each sparsity."""
-    return (
-        *(Arm(name, fields(ARMS[name])) for name in DENSE),
-        *(
-            Arm(f"{percent}% {name}", fields(text) | {"sparsity": f"0.{percent}"})
-            for percent in percents
-            for name, text in ARMS.items()
-            if name not in DENSE
-        ),
-    )
-
-
-def versus(*percents: int) -> tuple[tuple[str, str], ...]:
-    """What the five expected signs are about."""
-    ours = "Selfish, equal shares, SNT-ASGD"
-    others = (name for name in ARMS if name not in (*DENSE, ours))
-    return (
-        ("dense NT-ASGD", "dense SGD"),
-        *((f"{p}% {ours}", f"{p}% {other}") for other in others for p in percents),
-        *((f"{p}% {ours}", "dense NT-ASGD") for p in percents),
-    )
+_OURS = "Selfish, equal shares, SNT-ASGD"
+_PERCENTS = (90, 67)
 
 
 STUDY = Study(
@@ -57,8 +37,25 @@ STUDY = Study(
         )
         for rate in ("0.4", "0.2", "0.6")
     ),
-    arms=arms(90, 67),
-    versus=versus(90, 67),
+    arms=(
+        *(Arm(name, fields(ARMS[name])) for name in DENSE),
+        *(
+            Arm(f"{percent}% {name}", fields(text) | {"sparsity": f"0.{percent}"})
+            for percent in _PERCENTS
+            for name, text in ARMS.items()
+            if name not in DENSE
+        ),
+    ),
+    versus=(
+        ("dense NT-ASGD", "dense SGD"),
+        *(
+            (f"{percent}% {_OURS}", f"{percent}% {other}")
+            for other in ARMS
+            if other not in (*DENSE, _OURS)
+            for percent in _PERCENTS
+        ),
+        *((f"{percent}% {_OURS}", "dense NT-ASGD") for percent in _PERCENTS),
+    ),
     score="perplexity",
     seeds=(0, 1, 2),
 )

@@ -80,7 +80,7 @@ class Layers:
         check_one_of("dense_init", self.dense_init, DENSE_INITS)
 
     @classmethod
-    def of(cls, model: nn.Module, *, train: bool, **inits: str) -> "Layers":
+    def of(cls, model: nn.Module, *, train: bool, **inits: Any) -> "Layers":
         """With those of our fields that a model has."""
         names = (field.name for field in dataclasses.fields(cls))
         own = {name: getattr(model, name) for name in names if hasattr(model, name)}
