@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.command import Parser, folder_path, start
+from experiments.command import start
+from experiments.config.flags import Parser, folder_path
 from experiments.reports.page import Table, aligned
 from experiments.runs.networks import chosen_files
 from experiments.runs.written import Outputs

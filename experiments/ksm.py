@@ -23,8 +23,9 @@ from typing import Any
 
 from experiments import run
 from experiments.build.ksm import Setup, build_ksm, is_head, read_backbone
-from experiments.command import Parser, check_devices, folder_path, seeds, start
+from experiments.command import check_devices, start
 from experiments.config.fields import KSM_FIELDS, Config, as_config, check_config
+from experiments.config.flags import Parser, folder_path, seeds
 from experiments.ksm_tasks import Lab, Place
 from experiments.reports.ksm import write_ksm_report
 from experiments.runs.folder import locked

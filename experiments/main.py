@@ -25,7 +25,8 @@ if (
 
 import jax
 
-from experiments.command import Parser, check_devices, folder_path, start
+from experiments.command import check_devices, start
+from experiments.config.flags import Parser, folder_path
 from experiments.run import run
 from experiments.runs.lost import filter_errors
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.build.stamp import Setup, build_stamp
-from experiments.command import Parser, check_devices, folder_path, numbers, start
+from experiments.command import check_devices, start
 from experiments.config.fields import STAMP_FIELDS, Config, as_config, check_config
+from experiments.config.flags import Parser, folder_path, numbers
 from experiments.reports.stamp import write_stamp_report
 from experiments.runs.folder import locked
 from experiments.runs.identity import named_fields

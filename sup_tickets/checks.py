@@ -150,6 +150,22 @@ def check_one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {words}, got {value!r}{hint}")
 
 
+def check_options(
+    what: str, options: Iterable[str], known: Iterable[str], otherwise: str = ""
+) -> None:
+    """Raises unless all options are known.
+
+    Raises:
+      ValueError: naming the first that is not, what has no such option, and the
+        nearest that it has; ``otherwise`` ends the line.
+    """
+    known = sorted(known)
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise ValueError(f"{what} has no option {option!r}{hint}{otherwise}")
+
+
 def did_you_mean(value: Any, known: Iterable[str]) -> str:
     """A hint at the known word nearest to ``value``, to end an error message with."""
     near = difflib.get_close_matches(str(value).lower(), list(known), 1, 0.0)

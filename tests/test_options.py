@@ -23,6 +23,8 @@ from experiments.build.tost import with_tost
 from experiments.config.fields import FIELDS, check_config, flat
 from tests.test_experiments import config_of, one
 
+pytestmark = pytest.mark.usefixtures("loose")
+
 SECTIONS = ("masks", "mask.", "tost.", "method.", "sup.", "train.")
 
 _STATIC = {"method.name": "static"}
@@ -370,13 +372,6 @@ class View(dict):
 def spies(monkeypatch):
     with jax.numpy_dtype_promotion("standard"):
         yield Spies(monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def loose():
-    """Optax's Adam multiplies floats by integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def verdict(changes, field, spies):

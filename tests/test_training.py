@@ -147,13 +147,6 @@ def finished(name, devices=1, seed=0):
     return jax.device_get(outcome), recorder
 
 
-@pytest.fixture
-def loose():
-    """Optax's Adam multiplies floats by integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def counts(masks):
     return [(row.name, row.active) for row in layer_table(masks)]
 

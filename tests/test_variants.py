@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,17 +22,12 @@ from sup_tickets.structures import check_structure, n_of_m
 from sup_tickets.training.network_files import load_sparse
 from tests.test_experiments import CONFIGS, config_of, one
 
+pytestmark = pytest.mark.usefixtures("loose")
+
 
 def results_of(config, folder):
     run(config, folder, devices=one())
     return json.loads((folder / "results.json").read_text())
-
-
-@pytest.fixture(autouse=True)
-def loose():
-    """Optax's Adam multiplies floats by integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 # --- Methods --------------------------------------------------------------------------

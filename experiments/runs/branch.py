@@ -17,7 +17,8 @@ from experiments.runs.identity import CONTENTS, TEXT, identity_of
 from experiments.runs.layout import CHECKPOINTS, LOG, read_config
 from experiments.runs.made_by import changed, made_by
 from experiments.runs.ownership import made_by_of
-from sup_tickets.training.checkpoint import Checkpoints, check_checkpoint
+from sup_tickets.training.checkpoint import Checkpoints
+from sup_tickets.training.checkpoint_files import check_checkpoint
 from sup_tickets.training.processes import on_first, say
 from sup_tickets.training.state import RunState
 
