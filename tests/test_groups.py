@@ -170,12 +170,15 @@ def test_like_numpy(name, seed, share, masked, alike):
     helpers.assert_same(got, grouped_mask(score, counts, groups, among))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_narrow_scores(dtype):
-    rng = np.random.default_rng(3)
-    score = helpers.scores_with_ties(rng, (40, 6), jnp.dtype(dtype))
-    got = PROGRAMS["outputs"](score, np.int32(7), np.ones((40, 6), bool))
-    helpers.assert_same(got, grouped_mask(score, 7, per_output()))
+@pytest.mark.parametrize(
+    ("dtype", "name", "k"),
+    [("bfloat16", "outputs", 7), ("float16", "outputs", 7), ("bfloat16", "2:4", 2)],
+)
+def test_narrow_scores(dtype, name, k):
+    groups, shape = CASES[name]
+    score = helpers.scores_with_ties(np.random.default_rng(3), shape, jnp.dtype(dtype))
+    got = PROGRAMS[name](score, np.int32(k), np.ones(shape, bool))
+    helpers.assert_same(got, grouped_mask(score, k, groups))
 
 
 @pytest.mark.parametrize(
