@@ -72,10 +72,9 @@ def sparse_training(
 
     What a step costs over the plain optimizer is a byte a weight for each array that is
     written, and on a CPU nothing else between topology updates: 1.1 to 1.2 times plain
-    SGD or Adam, whatever the method. An optimizer that mixes the weights of a leaf
-    *and* has slots that do not start at 0 (`optax.contrib.cocob`, D-Adaptation) copies
-    these at each step. All this holds where the state and the parameters are donated;
-    not donated, either step costs several times as much.
+    SGD or Adam, whatever the method. A few optimizers whose slots do not start at 0 and
+    are not computed weight by weight (`optax.contrib.dog`, ``madgrad``) copy them at
+    each step. Donate state and parameters, as without `sparse_training`.
 
     Gradients with a value that is not finite are not observed (SNFS), and the topology
     does not change by them: what is due waits for the next that are finite. The weight
