@@ -57,7 +57,7 @@ def reset_slots(
         )
     owners = slot_masks(tx, masks, params, start)
     fresh = [
-        slot if mask is None else _as_new(mask, begin, slot)
+        slot if mask is None else choose(mask, slot, begin.astype(slot.dtype))
         for slot, mask, begin in zip(slots, owners, new, strict=True)
     ]
     return structure.unflatten(fresh)
@@ -75,8 +75,9 @@ def step_with_slots(
 ) -> tuple[Any, Any]:
     """``tx.update``, after which the slots of inactive weights are as new.
 
-    Slots that the optimizer itself keeps at 0 there are not touched: to clear them
-    once more would cost a pass over memory.
+    Slots that the optimizer itself keeps at 0 there are not touched. The others become
+    as new inside its program, and there it is chosen whether they stay: see `inside`
+    for what it costs to do so afterwards.
 
     Args:
       tx: the Optax optimizer.
@@ -136,9 +137,8 @@ def _replacement(
     """What a replaced step makes of updates and slots; which of them tell the time."""
     slots = jax.tree.leaves(opt_state)
     if replaced is None:
-        return [None] * (len(updates) + len(slots)), [False] * (
-            len(updates) + len(slots)
-        )
+        number = len(updates) + len(slots)
+        return [None] * number, [False] * number
 
     def stay(old: Any) -> Any:
         return lambda new: jnp.where(replaced, old, new)
@@ -152,8 +152,11 @@ def _replacement(
 
 
 def _as_new(mask: jax.Array, begin: jax.Array, slot: jax.Array) -> jax.Array:
-    """The slot with its first value at inactive weights."""
-    return choose(mask, slot, begin.astype(slot.dtype))
+    """The slot with its first value at inactive weights.
+
+    By a select: chosen by the bits it would be computed twice, hence copied.
+    """
+    return jnp.where(mask, slot, begin.astype(slot.dtype))
 
 
 def _then(first: Any, second: Any) -> Any:
