@@ -158,7 +158,7 @@ def test_all_arms_by_the_command_at_equal_operations(tmp_path, capsys):
 
 
 def fabricated(name, folder, *, shape, examples):
-    """In place of `sup_tickets.data.prepared.read_prepared`: noise in the real shapes."""
+    """In place of `sup_tickets.data.prepared.read_prepared`: noise of its shapes."""
     classes, rng = {"cifar100": 100}.get(name, 10), np.random.default_rng(0)
     labels = np.arange(400, dtype=np.int32) % classes
     images = rng.integers(0, 256, (400, *shape), np.uint8)
