@@ -22,7 +22,7 @@ from experiments.reports.page import (
     to_html,
     to_markdown,
 )
-from experiments.reports.study import differences
+from experiments.reports.study import paired
 from experiments.runs.layout import REPORT, RESULTS, read_object
 from sup_tickets.files import atomic_write
 
@@ -143,7 +143,7 @@ def _accuracies(frame: Frame, arms: Sequence[str]) -> Table:
 
 
 def _differences(frame: Frame, others: Sequence[str]) -> Table:
-    columns = [differences(frame, _OURS, other) for other in others]
+    columns = [paired("accuracy", frame, _OURS, other) for other in others]
     return Table(
         ["target, epochs", *others],
         [
@@ -265,7 +265,7 @@ def _overlaps(seeds: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _verdict(frame: Frame) -> str:
-    signs = [found.sign for found in differences(frame, _OURS, _WRONG)]
+    signs = [found.sign for found in paired("accuracy", frame, _OURS, _WRONG)]
     better, worse = signs.count(1), signs.count(-1)
     return (
         f"The right set is better than a wrong one in {better} of {len(signs)} cells "
