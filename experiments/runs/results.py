@@ -92,7 +92,8 @@ def cost_of(
             # Most views train what the forward pass does not see, too.
             all_gradients=ours.method.observes or ours.experiment.view is not None,
         )
-        + ours.ghost_flops * size,
+        + ours.ghost_flops * size
+        + ours.start_flops(dense=dense, sparse=flops_of(uses, active)),
         "dense_training_flops": 3 * dense * size * steps,
         "measured_step_flops": _measured(ours),
     }
