@@ -148,6 +148,7 @@ from sup_tickets.views import (
     piggyback,
     powerpropagation,
     softnet,
+    spartan,
     sr_ste,
     top_kast,
 )
@@ -302,6 +303,7 @@ __all__ = [
     "sparse_momentum",
     "sparse_training",
     "sparsity",
+    "spartan",
     "sr_ste",
     "srigl",
     "stairs",

@@ -16,6 +16,7 @@ from sup_tickets.trees import named_leaves
 OPTIONS = {
     "edge-popup": {"density": 0.3},
     "softnet": {"density": 0.3, "redraw_every": 2},
+    "spartan": {"density": 0.3, "total_steps": 10},
     "ksm": {"noise": True},
     "sr-ste": {"n": 2, "m": 4},
     "top-kast": {"density": 0.3, "backward_density": 0.6, "refresh_every": 2},

@@ -13,6 +13,7 @@ from sup_tickets.views.kernels import ksm
 from sup_tickets.views.magnitude import sr_ste, top_kast
 from sup_tickets.views.power import powerpropagation
 from sup_tickets.views.scores import edge_popup, piggyback, softnet
+from sup_tickets.views.spartan import spartan
 from sup_tickets.views.view import View
 
 VIEWS: dict[str, Callable[..., View]] = {
@@ -23,6 +24,7 @@ VIEWS: dict[str, Callable[..., View]] = {
     "sr-ste": sr_ste,
     "top-kast": top_kast,
     "powerpropagation": powerpropagation,
+    "spartan": spartan,
 }
 """Every preset by its short name."""
 
