@@ -39,7 +39,7 @@ from sup_tickets.files import atomic_write
 from sup_tickets.training.processes import say
 
 
-def run_stamp(config: Config, workdir: Path, seeds: Sequence[int] = ()) -> Path:
+def run_stamp(config: Config, workdir: Path, seeds: Sequence[int] = ()) -> str:
     """Trains everything that is not finished, and writes the report.
 
     Args:

@@ -77,8 +77,8 @@ def train_arm(target: Target, arm: str) -> dict[str, Any]:
         "arm": arm,
         "flops": flops,
         "share": flops / lab.flops(domain),
-        "measured": lab.programs.measured(*parts, domain),
-        "measured_share": _measured_share(target, parts),
+        "measured": lab.programs.measured(domain.classes, choice.kept),
+        "measured_share": lab.programs.measured_share(domain.classes, choice.kept),
         "before_flops": choice.before,
         "epoch_flops": lab.training_flops(domain, flops),
         "kept": {n: "".join(map(str, k.astype(int))) for n, k in choice.kept.items()},
@@ -157,7 +157,8 @@ def _of_generator(target: Target, gates: Any, of: str) -> Choice:
 
 
 def _cut(target: Target, kept: Kept, network: Any, before: int = 0) -> Choice:
-    return Choice(kept, *target.lab.sliced(*network, kept), before)
+    params, state = network
+    return Choice(kept, *target.lab.sliced(params, state, kept), before)
 
 
 def _untrained(target: Target) -> Choice:
@@ -202,15 +203,16 @@ def _dense_prune(target: Target) -> Choice:
 def _small(target: Target) -> Choice:
     """Initial weights as of a network that has these widths."""
     lab, kept = target.lab, _by_chance(target)
-    like, _ = lab.sliced(*target.start(), kept)
+    params, state = target.start()
+    like, _ = lab.sliced(params, state, kept)
     network = linen_network(lab.setup.model, lab.setup.example)
 
     def init(key: jax.Array) -> Any:
         with following(like):
             return network.init(key)
 
-    parts = jax.jit(init)(lab.key(f"small {target.name}"))
-    return Choice(kept, *parts, 0)
+    params, state = jax.jit(init)(lab.key(f"small {target.name}"))
+    return Choice(kept, params, state, 0)
 
 
 _CHOICES: Mapping[str, Callable[[Target], Choice]] = {
@@ -223,11 +225,3 @@ _CHOICES: Mapping[str, Callable[[Target], Choice]] = {
     "dense-prune": _dense_prune,
     "small": _small,
 }
-
-
-def _measured_share(target: Target, parts: Any) -> float | None:
-    """Of operations as the compiler counts them, to those of the whole network."""
-    measured = target.lab.programs.measured
-    small = measured(*parts, target.domain)
-    whole = measured(*target.start(), target.domain)
-    return small / whole if small and whole else None

@@ -126,7 +126,7 @@ def learn_free_gates(
 ) -> tuple[Learner, Notes]:
     """Gates of their own and weights, trained on a target in the phase of a name."""
     ours, (images, labels) = lab.config.stamp, domain.train
-    start = np.float32(GATES[ours.gate].start)[None]
+    start = np.asarray(GATES[ours.gate].start, np.float32)[None]
     rates = Rates(np.float32(ours.inner_rate), np.float32(ours.gate_rate))
 
     def begin() -> Learner:

@@ -11,12 +11,18 @@ import numpy as np
 from experiments.build.domains import Domain
 from experiments.build.stamp import Setup, make_objective
 from experiments.config.fields import Config
+from sup_tickets.channels import slice_channels
 from sup_tickets.data.augment import Augmentation, augment, normalize
 from sup_tickets.stamp import GATES, adapt_step, generate, reptile
 from sup_tickets.stamp.training import Recipe, correct, train_step
 from sup_tickets.training.flops import measured_flops
 from sup_tickets.training.libraries.linen import linen_network
-from sup_tickets.training.libraries.linen_channels import PARAMS, channel_means
+from sup_tickets.training.libraries.linen_channels import (
+    PARAMS,
+    STATE,
+    channel_means,
+    whole_tree,
+)
 from sup_tickets.trees import named_leaves
 
 
@@ -26,7 +32,7 @@ class Programs:
     def __init__(self, config: Config, setup: Setup):
         outputs = setup.wiring.outputs
         assert outputs is not None  # build_stamp has checked it
-        self.size = config.data.batch_size
+        self._setup, self.size = setup, config.data.batch_size
         self.outputs = outputs
         self.head = {axis.leaf.removeprefix(f"{PARAMS}/") for axis in outputs.made}
         """The names of the head's parameters."""
@@ -67,38 +73,60 @@ class Programs:
         )
         self.opened_freely = jax.jit(functools.partial(jax.tree.map, gate.mean))
         self._counts = jax.jit(functools.partial(correct, network))
-        self._compiled: dict[str, Any] = {}
+        self._measured: dict[Any, float | None] = {}
+        self._zeros = functools.cache(functools.partial(_zeros, setup))
 
     def inputs(self, images: Any, domain: Domain, key: Any = None) -> jax.Array:
         """What the network sees of images; augmented, if there is a key."""
         # Arrays, so that all domains share what is compiled.
-        numbers = domain.scale, domain.mean, domain.std
-        return self._inputs(images, tuple(map(np.float32, numbers)), key)
+        numbers = [
+            np.asarray(n, np.float32) for n in (domain.scale, domain.mean, domain.std)
+        ]
+        return self._inputs(images, numbers, key)
 
     def counts(self, params: Any, state: Any, domain: Domain) -> Callable[..., Any]:
-        """The compiled ``(images, labels) -> how many are right`` of a network."""
-        program = self._program(params, state, domain)
-        return lambda images, labels: program(
+        """``(images, labels) -> how many are right`` of a network."""
+        return lambda images, labels: self._counts(
             params, state, self.inputs(images, domain), labels
         )
 
-    def measured(self, params: Any, state: Any, domain: Domain) -> float | None:
-        """Operations an example as the compiler counts them."""
-        found = measured_flops(self._program(params, state, domain))
-        return None if found is None else found / self.size
+    def measured(self, classes: int, kept: Any = None) -> float | None:
+        """Operations an example as the compiler counts them.
 
-    def _program(self, params: Any, state: Any, domain: Domain) -> Any:
-        name = repr(jax.tree.map(jnp.shape, jax.tree.leaves((params, state))))
-        if name not in self._compiled:
-            shape = self.size, *domain.train.images.shape[1:]
-            x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        Args:
+          classes: of the head.
+          kept: channels, by group; by default all.
+        """
+        groups = self._setup.wiring.groups
+        tree = slice_channels(self._zeros(classes), groups, kept or {})
+        name = tuple(leaf.shape for leaf in jax.tree.leaves(tree))
+        if name not in self._measured:
+            x = jax.ShapeDtypeStruct(
+                (self.size, *self._setup.example.shape[1:]), jnp.float32
+            )
             labels = jax.ShapeDtypeStruct((self.size,), jnp.int32)
-            lowered = self._counts.lower(params, state, x, labels)
-            self._compiled[name] = lowered.compile()
-        return self._compiled[name]
+            found = measured_flops(
+                self._counts.lower(tree[PARAMS], tree[STATE], x, labels)
+            )
+            self._measured[name] = None if found is None else found / self.size
+        return self._measured[name]
+
+    def measured_share(self, classes: int, kept: Any) -> float | None:
+        """Likewise, to those of the whole network."""
+        small, whole = self.measured(classes, kept), self.measured(classes)
+        return small / whole if small and whole else None
 
     def _prepared(self, images: Any, domain: Any, key: Any) -> jax.Array:
         scale, mean, std = domain
         if key is not None:
             images = augment(key, images, self._changes)
         return normalize(images, scale=scale, mean=mean, std=std)
+
+
+def _zeros(setup: Setup, classes: int) -> Any:
+    """The whole network's leaves, which take no memory."""
+    init = linen_network(setup.model.clone(classes=classes), setup.example).init
+    like = whole_tree(*jax.eval_shape(init, jax.random.key(0)))
+    return jax.tree.map(
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like
+    )

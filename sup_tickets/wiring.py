@@ -120,12 +120,14 @@ class _Walk:
     def program(self, jaxpr: Any, consts: Sequence[Any], given: list[list[int]]) -> Any:
         env: dict[Any, list[int]] = {}
         for var in jaxpr.constvars:
-            env[var] = self.fixed(var.aval.shape)
+            aval: Any = var.aval
+            env[var] = self.fixed(aval.shape)
         env |= dict(zip(jaxpr.invars, given, strict=True))
 
         def read(atom: Any) -> list[int]:
             if isinstance(atom, Literal):
-                return self.fixed(atom.aval.shape)
+                aval: Any = atom.aval
+                return self.fixed(aval.shape)
             return env[atom]
 
         for equation in jaxpr.eqns:

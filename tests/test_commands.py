@@ -82,7 +82,7 @@ WRONG = {
         ([D, W, "--config.sup=true"], "--config.sup: .* it is a section"),
         ([D, W, "--config.sparsity=0.9"], "mean config.method.sparsity"),
         ([D, W, "--config.stamp.hidden=9"], "has no field config.stamp.hidden"),
-        ([S, W], "unknown field config.stamp.reference"),
+        ([S, W], "unknown field config.stamp."),
         ([D, W, "--config..seed=1"], "--config..seed: there is no such field"),
         ([D, W, "--config.=1"], "--config.: there is no such field"),
         ([D, W, "--config.model.name=mlp"], "digits.py:model=NAME"),
@@ -207,7 +207,7 @@ WRONG = {
         ([S, W, "--config.stamp.flops=0.3"], "did you mean config.stamp.flops_ratio"),
         ([f"{S}:stamp.episode_classes=9", W], "is more than the 5 classes of the ref"),
         ([S, W, "--config.method.name=rigl"], "has no field config.method.name"),
-        ([D, W], "unknown field config.compare"),
+        ([D, W], "unknown field config.branch_from"),
     ],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),

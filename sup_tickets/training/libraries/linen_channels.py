@@ -39,11 +39,11 @@ def linen_channels(module: nn.Module, example: Any) -> Wiring:
       Groups whose leaves are "params/..." and "batch_stats/...".
     """
     example = jax.ShapeDtypeStruct(example.shape, example.dtype)
-    return channel_groups(
-        lambda tree, inputs: module.apply(tree, inputs, train=False),
-        _shapes(module, example),
-        example,
-    )
+
+    def apply(tree: Any, inputs: Any) -> Any:
+        return module.apply(tree, inputs, train=False)
+
+    return channel_groups(apply, _shapes(module, example), example)
 
 
 def channel_uses(module: nn.Module, example: Any) -> Uses:
