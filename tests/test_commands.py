@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = (
     *("main", "sweep", "study", "lottery", "report", "evaluate"),
     *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
-    "stamp",
+    *("stamp", "ksm", "softnet"),
 )
 
 
@@ -196,6 +196,20 @@ WRONG = {
         ([f"{S}:stamp.episode_classes=9", W], "is more than the 5 classes of the ref"),
         ([S, W, "--config.method.name=rigl"], "has no field config.method.name"),
         ([D, W], "unknown field config.branch_from"),
+    ],
+    "ksm": [
+        (["--config=configs/ksm.py"], "required: --workdir"),
+        (["--config=configs/ksm.py", W, "--seeds=1,1"], "must be different whole num"),
+        (["--config=configs/ksm.py", W, "--seeds=0.5"], "must be different whole num"),
+        (["--config=configs/ksm.py:ksm.tasks='4-5,5-6'", W], "class 5, which task 1"),
+        (["--config=configs/ksm.py:ksm.epoch=3", W], "unknown name 'ksm.epoch'"),
+        ([D, W], "has no field config.ksm.data"),
+    ],
+    "softnet": [
+        (["--config=configs/softnet.py"], "required: --workdir"),
+        (["--config=configs/softnet.py:softnet.bases=soft-1.5", W], "c of 'soft-1.5'"),
+        (["--config=configs/softnet.py:softnet.shots=500", W], "shots=500 is more"),
+        ([D, W], "unknown field config."),
     ],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),

@@ -141,11 +141,11 @@ def _methods(results: Sequence[Mapping[str, Any]], seeds: Sequence[Rows]) -> Tab
     head = ["method", "accuracy, %", f"over {CONTROL}", "at the end, %", "unchanged"]
     rows = []
     for method in seeds[0]:
-        when = [np.mean(_accuracies(one[method])) for one in seeds]
-        end = [np.mean(matrix(one[method])[-1]) for one in seeds]
+        when = [float(np.mean(_accuracies(one[method]))) for one in seeds]
+        end = [float(np.mean(matrix(one[method])[-1])) for one in seeds]
         gain = ""
         if CONTROL in seeds[0] and method != CONTROL:
-            base = [np.mean(_accuracies(one[CONTROL])) for one in seeds]
+            base = [float(np.mean(_accuracies(one[CONTROL]))) for one in seeds]
             gain = percent(np.subtract(when, base).tolist(), "+")
         same = all(one["unchanged"][method] for one in results)
         name = f"{method}: {METHODS[method].text}"

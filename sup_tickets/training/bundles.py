@@ -121,7 +121,8 @@ def bundle_of(
         }
     found = chosen(weights, own)
     state = model_state["statistics"] if statistics else {}
-    return Bundle(masks, *jax.device_get((found, state)), scale)
+    found, state = jax.device_get((found, state))
+    return Bundle(masks, found, state, scale)
 
 
 def _score_shapes(params: Params) -> dict[str, tuple[int, ...]]:
@@ -158,7 +159,9 @@ def storage_bits(bundle: Bundle, head: Rule) -> dict[str, int]:
       "weights" (own leaves of two axes or more), "norms" (of fewer, and statistics) and
       "head".
     """
-    bits = dict.fromkeys(("masks", "scales", "weights", "norms", "head"), 0)
+    bits: dict[str, int] = dict.fromkeys(
+        ("masks", "scales", "weights", "norms", "head"), 0
+    )
     for on, codes in bundle.masks.values():
         bits["masks"] += on.size
         bits["scales"] += 0 if codes is None else CODE_BITS * int((~on).sum())
@@ -248,8 +251,8 @@ def load_bundle(path: Path_, *, backbone: str) -> tuple[Bundle, dict[str, Any]]:
     for name, shape in shapes_in(path, metadata).items():
         on = unpacked(path, name, values["on"][name], shape)
         masks[name] = Mask(on, _spread(on, values["codes"].get(name)))
-    own = (nested(path, values[part]) for part in ("params", "batch_stats"))
-    return Bundle(masks, *own, origin["scale"]), origin
+    params, state = (nested(path, values[part]) for part in ("params", "batch_stats"))
+    return Bundle(masks, params, state, origin["scale"]), origin
 
 
 def _spread(on: np.ndarray, codes: np.ndarray | None) -> np.ndarray | None:

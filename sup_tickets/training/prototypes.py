@@ -111,21 +111,23 @@ RULES = ("frozen", "minor-block", "minor", "all")
 """What a session trains: nothing; minor weights of one block; of all; all weights."""
 
 
-def soft_masks(view: View | None, params: Params, extra: Extra) -> Masks:
+def soft_masks(
+    view: View | None, params: Params, extra: Extra, covers: Callable[[Params], Any]
+) -> Masks:
     """What a view makes of ones, ``None`` at leaves that it leaves alone.
 
     1 at major weights; at minor ones 0, or the factor that SoftNet drew.
 
     Args:
-      view: or none: all is major, at all kernels alike.
+      view: or none, where all is major.
       params: that are stored.
       extra: of the view.
+      covers: of the leaves with masks, as of a view.
     """
-    if view is None:
-        return jax.tree.map(lambda p: jnp.ones_like(p) if p.ndim > 1 else None, params)
-    ones = view.apply(jax.tree.map(jnp.ones_like, params), extra)
+    ones = jax.tree.map(jnp.ones_like, params)
+    seen = ones if view is None else view.apply(ones, extra)
     return jax.tree.map(
-        lambda one, covered: one if covered else None, ones, view.covers(params)
+        lambda one, covered: one if covered else None, seen, covers(params)
     )
 
 
@@ -134,8 +136,8 @@ def seen_with(params: Params, masks: Masks) -> Params:
     return jax.tree.map(lambda p, m: p if m is None else masked(p, m), params, masks)
 
 
-def moving(rule: str, masks: Masks, params: Params, block: Callable[[str], Any]) -> Any:
-    """Which weights a session trains, bool; ``None`` where it trains none of a leaf.
+def moving(rule: str, masks: Masks, block: Callable[[str], Any]) -> Masks:
+    """Which weights a session trains; ``None`` at leaves without a mask.
 
     The gradient of a weight is that of what is seen times its mask, by the chain rule:
     at minor weights that is the paper's rule. (The release multiplies by the major
@@ -144,17 +146,16 @@ def moving(rule: str, masks: Masks, params: Params, block: Callable[[str], Any])
     Args:
       rule: of `RULES`.
       masks: of `soft_masks`.
-      params: that are stored.
       block: whether a leaf, by its name, is of the block that "minor-block" trains.
     """
 
-    def one(name: str, p: jax.Array, mask: Any) -> Any:
+    def one(name: str, mask: jax.Array) -> jax.Array:
         outside = rule == "minor-block" and not block(name)
-        if mask is None or rule == "frozen" or outside:
-            return None
-        return jnp.ones(p.shape, bool) if rule == "all" else (mask < 1) & (mask > 0)
+        if rule == "frozen" or outside:
+            return jnp.zeros(mask.shape, bool)
+        return mask >= 0 if rule == "all" else (mask < 1) & (mask > 0)
 
-    return map_named(one, params, masks)
+    return map_named(one, masks)
 
 
 def session_step(
