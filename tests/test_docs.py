@@ -110,8 +110,12 @@ def commands_of(page):
         found = OURS.search(line.replace("\n", " "))
         if found:
             text = re.sub(r"\$\{?[A-Za-z_]\w*\}?", "1", found[2])
+            if text.count('"') % 2:  # itself between quotes, of ssh for example
+                text = text.rpartition('"')[0]
             words = shlex.split(text, comments=True)
-            ends = (i for i, word in enumerate(words) if word in (";", "|", "&", "done"))
+            ends = (
+                i for i, word in enumerate(words) if word in (";", "|", "&", "done")
+            )
             yield found[1], words[: next(ends, None)]
 
 
@@ -120,7 +124,9 @@ def read_by(module, words, monkeypatch):
     options = []
     program = importlib.import_module(module)
     monkeypatch.setattr(
-        program, "start", lambda parser, body, argv=None: options.append(parser.read(argv))
+        program,
+        "start",
+        lambda parser, body, argv=None: options.append(parser.read(argv)),
     )
     program.main(words)
     return options[0]
@@ -213,4 +219,3 @@ def test_what_needs_the_extra_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ModuleNotFoundError, match=r"safetensors; .*\[train\]"):
         importlib.reload(training)
-
