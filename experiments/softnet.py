@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from experiments.build.softnet import Setup, build_softnet
-from experiments.command import Parser, check_devices, folder_path, seeds, start
+from experiments.command import check_devices, start
 from experiments.config.fields import SOFTNET_FIELDS, Config, as_config, check_config
+from experiments.config.flags import Parser, folder_path, seeds
 from experiments.reports.softnet import write_softnet_report
 from experiments.runs.folder import locked
 from experiments.runs.identity import named_fields
