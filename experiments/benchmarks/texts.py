@@ -8,19 +8,16 @@ in turns in one process.
 """
 
 import argparse
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from configs import text
-from experiments.benchmarks.timing import Scale, clock, compiled, measure, medians
+from experiments.benchmarks.table import Row, table_command
+from experiments.benchmarks.timing import clock, compiled, measure, medians
 from experiments.build.experiment import build, comparisons
-from experiments.command import Parser, check_devices, start
 from experiments.config.fields import Config
-from sup_tickets.checks import check_whole
 
 AT_MOST = 1.03
 RUNS = {
@@ -52,40 +49,28 @@ def compared(argument: str) -> dict[str, Config]:
     return {"dense": comparisons(config)["dense"], "sparse": config}
 
 
-def row_of(name: str, scale: Scale) -> tuple[float, str]:
-    """Sparse over dense of one of `RUNS`, and the line of the table."""
+def row_of(name: str, repeats: int) -> Row:
+    """Sparse over dense of one of `RUNS`."""
     configs = compared(RUNS[name])
     cases = {kind: stepping(f"{name}, {kind}", each) for kind, each in configs.items()}
-    times = measure(cases, ("dense", "sparse", "sparse", "dense"), scale)
+    order = ("dense", "sparse", "sparse", "dense")
+    times = measure(cases, order, repeats, _LEAST_S)
     spent = {kind: clock(each) for kind, each in medians(times).items()}
     each = zip(times["sparse"], times["dense"], strict=True)
     low, high = np.quantile([clock(a) / clock(b) for a, b in each], (0.25, 0.75))
-    ratio = spent["sparse"] / spent["dense"]
     note = f"{spent['sparse']:.4g} / {spent['dense']:.4g} ms; middle half "
     note += f"{low:.3f} to {high:.3f}"
-    return ratio, f"| {name}: sparse / dense | {ratio:.3g} | {AT_MOST} | {note} |"
+    ratio = spent["sparse"] / spent["dense"]
+    return Row(f"{name}: sparse / dense", ratio, AT_MOST, note)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser("experiments.benchmarks.texts", __doc__)
-    parser.add_argument("--repeats", type=int, default=9, help="timed turns of each")
-    start(parser, _main, argv)
 
+    def rows_of(options: argparse.Namespace) -> Iterator[Row]:
+        return (row_of(name, options.repeats) for name in RUNS)
 
-def _main(options: argparse.Namespace) -> None:
-    check_whole("--repeats", options.repeats, 1)
-    check_devices()
-    scale = Scale(0, options.repeats, 0, 1, _LEAST_S, False)
-    print(f"machine: {platform.machine()}, {jax.devices()[0].device_kind}")
-    print(f"jax {jax.__version__}, {options.repeats} repeats")
-    print("\n| what | figure | at most | from |\n| --- | --- | --- | --- |")
-    ratios = {}
-    for name in RUNS:
-        ratios[name], line = row_of(name, scale)
-        print(line, flush=True)
-    worst = max(ratios, key=lambda name: ratios[name])
-    print(f"\nworst: {ratios[worst] / AT_MOST:.2f} of its target: {worst}")
+    table_command("texts", __doc__, rows_of, repeats=9, argv=argv)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,34 @@
 """What a view costs: the training step with it over the masked step without.
 
-    python -m experiments.benchmarks.views [--model resnet20] [--batch_size 64]
+    python -m experiments.benchmarks.views [--repeats 5]
 
 The masks of a view are chosen anew at every step, per leaf, or per block of SR-STE.
 Ratios of medians of the process's own time, all steps interleaved in one process, of
-the same network with the same static masks, of which half of the weights are active.
+ResNet-20 on batches of 64 images, with the same static masks, of which half of the
+weights are active.
 """
 
 import argparse
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
-from experiments.benchmarks.core import Row
-from experiments.benchmarks.timing import Scale, clock, compiled, measure, medians
-from experiments.benchmarks.trainer import configuration, make_images
+from experiments.benchmarks.table import Row, table_command
+from experiments.benchmarks.timing import clock, compiled, measure, medians
+from experiments.benchmarks.trainer import Scale, configuration, make_images
 from experiments.build.experiment import make_steps
 from experiments.build.inputs import Inputs
 from experiments.build.parts import make_network, make_parts
-from experiments.command import Parser, check_devices, start
-from sup_tickets.checks import check_whole
 from sup_tickets.data.resident import Shardings
 from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.views import make_view
 
 AT_MOST = 1.05
 PLAIN = "masked step"
+MODEL = "resnet20"
+SCALE = Scale(64, 1, 128, 1, 0.0, False)
+_SIDE = 32  # pixels of an image
 VIEWS: dict[str, tuple[str, dict[str, Any]]] = {
     "edge-popup, frozen weights": ("edge-popup", {"density": 0.5}),
     "HardNet": ("edge-popup", {"density": 0.5, "train_weights": True}),
@@ -47,11 +48,9 @@ VIEWS: dict[str, tuple[str, dict[str, Any]]] = {
 """Short name of the registry and options, by what the table says."""
 
 
-def step_cases(
-    model: str, inputs: Inputs, scale: Scale, place: Shardings
-) -> dict[str, Callable[[], Any]]:
+def step_cases(inputs: Inputs, place: Shardings) -> dict[str, Callable[[], Any]]:
     """A training step of each view, and of none, at always the same batch."""
-    config = configuration(model, scale)
+    config = configuration(MODEL, SCALE)
     config.method.name, config.method.sparsity = "static", 0.5
     _, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
     network = make_network(config, classes=inputs.classes)
@@ -77,12 +76,11 @@ def step_cases(
     return {PLAIN: case(PLAIN, None)} | {w: case(w, view) for w, view in views.items()}
 
 
-def rows_of(
-    model: str, inputs: Inputs, scale: Scale, place: Shardings
-) -> Iterator[Row]:
+def rows_of(options: argparse.Namespace) -> Iterator[Row]:
     """The table."""
-    cases = step_cases(model, inputs, scale, place)
-    found = medians(measure(cases, list(cases), scale))
+    place = data_shardings(data_mesh(), batch_size=SCALE.batch_size)
+    cases = step_cases(make_images((_SIDE, _SIDE, 3), SCALE, place), place)
+    found = medians(measure(cases, list(cases), options.repeats))
     plain = clock(found.pop(PLAIN))
     for what, spent in found.items():
         own = clock(spent)
@@ -92,32 +90,7 @@ def rows_of(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser("experiments.benchmarks.views", __doc__)
-    parser.add_argument("--model", default="resnet20", metavar="NAME")
-    parser.add_argument("--batch_size", type=int, default=64, help="examples")
-    parser.add_argument("--side", type=int, default=32, help="pixels of an image")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each")
-    start(parser, _main, argv)
-
-
-def _main(options: argparse.Namespace) -> None:
-    for name in ("batch_size", "side", "repeats"):
-        check_whole(f"--{name}", getattr(options, name), 1)
-    check_devices()
-    scale = Scale(
-        options.batch_size, options.repeats, 2 * options.batch_size, 1, 0, False
-    )
-    place = data_shardings(data_mesh(), batch_size=options.batch_size)
-    inputs = make_images((options.side, options.side, 3), scale, place)
-    print(f"machine: {platform.machine()}, {jax.devices()[0].device_kind}")
-    print(
-        f"jax {jax.__version__}, {options.model}, {options.side} pixels, batches of "
-        f"{options.batch_size}, {options.repeats} repeats"
-    )
-    print("\n| what | figure | at most | from |\n| --- | --- | --- | --- |")
-    for row in rows_of(options.model, inputs, scale, place):
-        cells = (row.what, f"{row.figure:.3f}", f"{row.target:.3g}", row.note)
-        print(f"| {' | '.join(cells)} |", flush=True)
+    table_command("views", __doc__, rows_of, repeats=5, argv=argv)
 
 
 if __name__ == "__main__":
