@@ -12,7 +12,8 @@ from sup_tickets.training.state import Network
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     *("main", "sweep", "study", "lottery", "report", "evaluate"),
-    *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
+    *("export", "jacobian", "prepare_data"),
+    *(f"benchmarks.{name}" for name in ("core", "groups", "condensed", "train")),
 )
 
 
@@ -182,6 +183,8 @@ WRONG = {
         (["--repeat=3"], "unknown flag '--repeat'; did you mean '--repeats'"),
         (["--repeats=x"], "--repeats: invalid int value"),
     ],
+    "benchmarks.groups": [(["--repeats=0"], "--repeats must be a whole number of at")],
+    "benchmarks.condensed": [(["--fast"], "unknown flag '--fast'")],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),
         (["--repeats=x"], "--repeats: invalid int value"),

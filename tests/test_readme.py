@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+import chex
 import jax
-import numpy as np
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,8 +22,8 @@ def test_the_examples_run(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.startswith("237 2368")
     assert int(st.count(masks)) == 237
     params = space["params"]
-    jax.tree.map(np.testing.assert_array_equal, space["network"].params, params)
-    jax.tree.map(np.testing.assert_array_equal, st.apply_masks(masks, params), params)
+    chex.assert_trees_all_equal(space["network"].params, params)
+    chex.assert_trees_all_equal(st.apply_masks(masks, params), params)
 
 
 def test_the_commands_are_those_of_the_makefile():
