@@ -181,8 +181,8 @@ def _tickets(study: Study, rows: Frame, arms: Sequence[str]) -> Table | None:
 
 _COSTS = (
     "Floating point operations of kernels by RigL's convention, as a share of those of "
-    "the dense network trained for the same steps; with the rounds of a lottery, "
-    "without the few batches by which scores before training are found."
+    "the dense network trained for the same steps; finding masks, the rounds of a "
+    "lottery and re-scaling included."
 )
 
 

@@ -29,4 +29,11 @@ STUDY = Study(
         ("Sup-tickets", "phase 1"),
     ),
     seeds=(0, 1, 2),
+    remarks=(
+        "Twelve epochs of 102,000 words are far from converged (perplexity falls to "
+        "the end), which is where a quarter of the budget is best spent on training: "
+        "as with images, see `claim` and `begins`. The superposed ticket is a little "
+        "better than the mean of its tickets in both cells, and not better than the "
+        "best one."
+    ),
 )
