@@ -3,8 +3,8 @@
 import json
 import shutil
 
+import chex
 import jax
-import numpy as np
 import pytest
 
 from configs.digits import get_config
@@ -57,7 +57,7 @@ def assert_same(folder, results, straight, kinds=("loss", "update", "explore")):
     ours, theirs = (
         load_sparse(f / "final/network.safetensors") for f in (folder, place)
     )
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    chex.assert_trees_all_equal(ours, theirs)
 
     def losses(path):
         events = read_events(path / "metrics.jsonl")

@@ -12,8 +12,11 @@ from sup_tickets.training.state import Network
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     *("main", "sweep", "study", "lottery", "report", "evaluate"),
-    *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
-    *("stamp", "ksm", "softnet"),
+    *("export", "jacobian", "prepare_data", "stamp", "ksm", "softnet"),
+    *(
+        f"benchmarks.{name}"
+        for name in ("core", "groups", "condensed", "texts", "views", "train")
+    ),
 )
 
 
@@ -211,6 +214,10 @@ WRONG = {
         (["--config=configs/softnet.py:softnet.shots=500", W], "shots=500 is more"),
         ([D, W], "unknown field config."),
     ],
+    "benchmarks.groups": [(["--repeats=0"], "--repeats must be a whole number of at")],
+    "benchmarks.condensed": [(["--fast"], "unknown flag '--fast'")],
+    "benchmarks.texts": [(["--repeats=x"], "--repeats: invalid int value")],
+    "benchmarks.views": [(["--repeats=0"], "--repeats must be a whole number of at")],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),
         (["--repeats=x"], "--repeats: invalid int value"),

@@ -5,6 +5,7 @@ The drop-in is what binds them all, so the contract is tested through it.
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -259,7 +260,7 @@ def test_structured_contract(name, params):
     check_structure(made.structure, kept)
     groups = made.structure.groups
     wanted, got = (st.layer_counts(m, groups=groups) for m in (masks, kept))
-    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    chex.assert_trees_all_equal(got, wanted)
     st.check_masks(superposed, kept)
     if made.structure.of is not None:
         assert int(st.count(kept)) == st.active_count(160, 0.5)
@@ -279,7 +280,7 @@ def test_jit_equals_eager(method, params):
     ):
         eager = change(observed, live, gradients, jnp.int32(4))
         jitted = jax.jit(change)(observed, live, gradients, jnp.int32(4))
-        jax.tree.map(np.testing.assert_array_equal, _plain(eager), _plain(jitted))
+        chex.assert_trees_all_equal(_plain(eager), _plain(jitted))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,7 +163,7 @@ def assert_dead_are_zero(state):
 
 
 def assert_same_bits(a, b):
-    jax.tree.map(np.testing.assert_array_equal, data_of(a), data_of(b))
+    chex.assert_trees_all_equal(data_of(a), data_of(b))
 
 
 def data_of(tree):
