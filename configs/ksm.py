@@ -1,4 +1,4 @@
-"""KSM on handwritten digits of 8 x 8 pixels: three tasks, in about a minute.
+"""KSM on handwritten digits of 8 x 8 pixels: three tasks, in a minute or two.
 
 Yang et al., KSM: Fast Multiple Task Adaption via Kernel-wise Soft Mask Learning, 2021,
 https://arxiv.org/abs/2009.05668

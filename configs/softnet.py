@@ -1,4 +1,4 @@
-"""SoftNet on handwritten digits of 8 x 8 pixels: two sessions, in about a minute.
+"""SoftNet on handwritten digits of 8 x 8 pixels: two sessions, in a minute or two.
 
 Kang et al., On the Soft-Subnetwork for Few-Shot Class Incremental Learning, 2023,
 https://arxiv.org/abs/2209.07529
