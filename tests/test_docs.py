@@ -197,7 +197,10 @@ def test_every_link_leads_somewhere(page):
 
 def test_every_page_is_linked_from_the_readme():
     readme = PAGES[0].read_text("utf-8")
-    assert [p.name for p in PAGES[1:] if f"docs/{p.name})" not in readme] == []
+    pages = {page.name for page in PAGES[1:]} - {"index.md"}
+    assert {name for name in pages if f"docs/{name})" not in readme} == set()
+    index = (ROOT / "docs/index.md").read_text("utf-8").splitlines()
+    assert pages <= {f"{line}.md" for line in index}
 
 
 # --- Tables ---------------------------------------------------------------------------
@@ -210,6 +213,13 @@ def test_every_method_and_each_of_its_options_is_on_the_page_of_methods():
         assert row, name
         for option in inspect.signature(preset).parameters:
             assert f"`{option}`" in text, f"{name}: {option}"
+
+
+def test_the_reference_has_every_name_once():
+    text = (ROOT / "docs/api.md").read_text("utf-8")
+    assert sorted(re.findall(r"^\.\. \S+:: ([A-Za-z_]\w*)$", text, re.M)) == sorted(
+        [*st.__all__, *["sup_tickets"] * text.count("currentmodule")]
+    )
 
 
 # --- Installation ---------------------------------------------------------------------
