@@ -1,5 +1,7 @@
 """Outputs changed inside a program: what follows, what does not, and the same bits."""
 
+from typing import Any
+
 import helpers
 import jax
 import jax.numpy as jnp
@@ -172,4 +174,5 @@ def test_no_slot_is_copied(name, may_be_replaced):
     flag = jnp.zeros((), bool) if may_be_replaced else None
     given = params, tx.init(params), params, masks, flag
     compiled = jax.jit(advance, donate_argnums=(0, 1)).lower(*given).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < params["kernel"].nbytes // 4
+    memory: Any = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes < params["kernel"].nbytes // 4
