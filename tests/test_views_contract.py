@@ -23,6 +23,8 @@ OPTIONS = {
 }
 VIEWS = {name: st.make_view(name, **OPTIONS.get(name, {})) for name in st.VIEWS}
 
+QUICK = ("edge-popup", "sr-ste")  # compiling a training step takes seconds
+
 
 @pytest.fixture(scope="module", params=VIEWS)
 def view(request):
@@ -214,8 +216,13 @@ def test_eight_devices_see_the_same(view, params, extra):
         np.testing.assert_allclose(x, y, rtol=1e-5, err_msg=name)
 
 
-def test_it_trains_within_sparse_training(view, params):
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in VIEWS],
+)
+def test_it_trains_within_sparse_training(name, params):
     """Anybody's loop: inactive weights stay 0, stored and seen."""
+    view = VIEWS[name]
     stored, tx = view.store(params), optax.sgd(0.01, momentum=0.9)
     extra = view.init(jax.random.key(3), stored)
     trained = st.trainable(view, stored, extra)

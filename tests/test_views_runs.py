@@ -211,19 +211,3 @@ def test_a_run_with_a_view_branches(whole, tmp_path):
     for name in ("ticket-1", "ticket-2"):
         found = load_sparse(tmp_path / f"tickets/{name}.safetensors")
         assert_same_bits(found, load_sparse(whole / f"tickets/{name}.safetensors"))
-
-
-def test_weights_of_a_file_are_what_is_seen_at_first(whole):
-    file = {"masks": str(whole / "final/network.safetensors"), "mask.weights": "file"}
-    config = config_of(
-        **{"view.name": "powerpropagation", "method.name": "static", **file},
-        **{"sup.enabled": False},
-    )
-    ours = build(config, devices=one())
-    found = ours.experiment.network(ours.init().train)
-    wanted = load_sparse(whole / "final/network.safetensors").params
-    for (name, x), (_, y) in zip(
-        named_leaves(found.params), named_leaves(wanted), strict=True
-    ):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7, err_msg=name)
-    ours.inputs.close()

@@ -32,6 +32,7 @@ VIEWS = {
     "top-kast": st.top_kast(density=0.2, backward_density=0.5, refresh_every=2),
     "powerpropagation": st.powerpropagation(),
 }
+SLOW = pytest.mark.slow  # more of the same, and compiling takes seconds
 STATIC = st.static(sparsity=SPARSITY)
 
 
@@ -47,7 +48,10 @@ def steps_of(name, method=STATIC, **options):
 # --- Steps ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["edge-popup", "softnet", "top-kast"])
+@pytest.mark.parametrize(
+    "name",
+    ["edge-popup", *(pytest.param(n, marks=SLOW) for n in ("softnet", "top-kast"))],
+)
 def test_steps_train_what_the_view_says(name):
     """Against the same by hand: the loss at what is seen, SGD on what is trained."""
     view, steps, batch = VIEWS[name], steps_of(name), batches_of()
@@ -110,6 +114,7 @@ def test_a_frozen_backbone_stays_and_costs_no_gradient():
     assert text.count(" dot(") <= 5
 
 
+@SLOW
 def test_parts_of_a_batch_and_blocks_see_one_view():
     batches = batches_of()
     plain = steps_of("softnet", block_steps=4, block_at=batches.at)
@@ -164,12 +169,31 @@ def test_masks_that_change_are_refused_where_a_view_does_not_take_it():
         experiment_of("static", steps=steps_of("softnet"))
 
 
+def test_what_a_run_starts_with_is_what_is_seen_at_first():
+    """Weights of a file, say; powerpropagation stores other numbers."""
+    steps = steps_of("powerpropagation")
+    drawn = steps.begin(jax.random.key(1))
+    state = steps.init(jax.random.key(0), drawn)
+    found = network_of(state, VIEWS["powerpropagation"])
+    wanted = st.apply_masks(state.method.masks, drawn.params)
+    for (name, x), (_, y) in zip(
+        named_leaves(found.params), named_leaves(wanted), strict=True
+    ):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7, err_msg=name)
+    kernel = dict(named_leaves(state.params))["dense1/kernel"]
+    assert not np.allclose(kernel, dict(named_leaves(wanted))["dense1/kernel"])
+
+
 # --- Superposition --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("sr-ste", STATIC), ("edge-popup", st.dense()), ("softnet", st.dense())],
+    [
+        ("sr-ste", STATIC),
+        pytest.param("edge-popup", st.dense(), marks=SLOW),
+        pytest.param("softnet", st.dense(), marks=SLOW),
+    ],
 )
 def test_tickets_are_what_the_forward_pass_sees(name, method):
     view = VIEWS[name]
