@@ -66,7 +66,7 @@ def draw_matrices(path: Path, matrices: Mapping[str, np.ndarray]) -> None:
     with panels(path, len(matrices), 0.4 + 3.4 * len(matrices)) as (_, places):
         for place, (title, matrix) in zip(places, matrices.items(), strict=True):
             shown = 100 * matrix
-            place.imshow(shown, vmin=0, vmax=130, aspect="auto")  # black on grey
+            place.imshow(shown, vmin=0, vmax=220, aspect="auto")  # text stays legible
             for (i, j), value in np.ndenumerate(shown):
                 if np.isfinite(value) and len(matrix) <= 10:
                     place.text(j, i, f"{value:.0f}", ha="center", va="center")

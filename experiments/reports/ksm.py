@@ -66,7 +66,7 @@ def write_ksm_report(workdir: Path, config: Config) -> Path:
         "tasks.png", partial(draw_lines, lines=lines, label="task", along=tasks)
     )
     shown = {
-        METHODS[m].text: np.mean([matrix(one[m]) for one in seeds], 0)
+        m: np.mean([matrix(one[m]) for one in seeds], 0)
         for m in _MATRICES
         if m in methods
     }
