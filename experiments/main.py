@@ -23,6 +23,7 @@ if (
 import jax
 
 from experiments.command import Parser, check_devices, folder_path, start
+from experiments.config.fields import check_config
 from experiments.run import run
 from experiments.runs.lost import filter_errors
 
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(options: argparse.Namespace) -> None:
     config = options.config.make()
+    check_config(config)
     _join(options)
     check_devices()
     if options.distributed:
