@@ -26,6 +26,7 @@ if (
 import jax
 
 from experiments.command import check_devices, start
+from experiments.config.fields import check_config
 from experiments.config.flags import Parser, folder_path
 from experiments.run import run
 from experiments.runs.lost import filter_errors
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(options: argparse.Namespace) -> None:
     config = options.config.make()
+    check_config(config)
     _join(options)
     check_devices()
     if options.distributed:

@@ -78,8 +78,6 @@ class _Walk:
         self.reads: list[int] = []  # labels of leaves, in the order of the program
         self.makes: set[int] = set()  # likewise, of those that layers make
 
-    # --- Labels -----------------------------------------------------------------------
-
     def fresh(self, shape: Sequence[int]) -> list[int]:
         first = len(self.size)
         self.size += shape
@@ -115,8 +113,6 @@ class _Walk:
         root = self.find(i)
         return any(self.find(j) == root for j in self.fixed_ids)
 
-    # --- Programs ---------------------------------------------------------------------
-
     def program(self, jaxpr: Any, consts: Sequence[Any], given: list[list[int]]) -> Any:
         env: dict[Any, list[int]] = {}
         for var in jaxpr.constvars:
@@ -151,8 +147,7 @@ class _Walk:
         found = rule(equation, *ids) if rule is not None else None
         if found is not None:
             return [found]
-        for label in ids:
-            self.fix(label)
+        self.fix([i for label in ids for i in label])
         return [self.fixed(shape) for shape in shapes]
 
     # --- Operations: labels of the output, or None: everything is fixed ---------------
@@ -232,18 +227,17 @@ class _Walk:
         for i, j in zip(batch_left, batch_right, strict=True):
             self.tie(left[i], right[j])
         out = [left[i] for i in batch_left]
-        for ids, gone in ((left, (*of_left, *batch_left)), (right, of_right)):
-            gone = gone if ids is left else (*of_right, *batch_right)
+        gone_left, gone_right = (*of_left, *batch_left), (*of_right, *batch_right)
+        for ids, gone in ((left, gone_left), (right, gone_right)):
             out += [label for i, label in enumerate(ids) if i not in gone]
         return self.tied(out)
 
     def _conv_general_dilated(self, equation: Any, left: list[int], right: list[int]):
         params = equation.params
         of_left, of_right, of_out = params["dimension_numbers"]
-        out = self.fixed(equation.outvars[0].aval.shape)
+        out = self.fresh(equation.outvars[0].aval.shape)
         batch, features = of_out[:2]
-        for axis in (batch, features):
-            self.fixed_ids.discard(out[axis])
+        self.fix([out[i] for i in of_out[2:]])
         self.fix([right[i] for i in of_right[2:]])
         self.fix([left[i] for i in of_left[2:]])
         groups, channels = params["feature_group_count"], self.size[left[of_left[1]]]
@@ -270,8 +264,6 @@ class _Walk:
             return
         self.reads.append(leaves[0])
         self.tie(i, j)
-
-    # --- The result -------------------------------------------------------------------
 
     def result(self, last: int | None) -> Wiring:
         # A table that is an encoder and a decoder makes channels and reads them.
@@ -301,11 +293,9 @@ class _Walk:
     def _group(
         self, root: int, made: list[ChannelAxis], read: list[ChannelAxis]
     ) -> ChannelGroup:
-        # Of a norm that comes first in the tree the name would say little.
-        ranks = {leaf: 0 for leaf, *_ in made}
+        ranks: dict[str, int] = {}
         for leaf, axis in self.leaf_of.values():
-            if leaf in ranks:
-                ranks[leaf] = max(ranks[leaf], axis)
+            ranks[leaf] = max(ranks.get(leaf, 0), axis)
         first = max(made, key=lambda part: ranks[part.leaf]).leaf
         name = first.rpartition("/")[0] or first
         return ChannelGroup(name, self.size[root], tuple(made), tuple(read))
