@@ -21,7 +21,7 @@ from experiments.build.experiment import make_steps
 from experiments.build.inputs import Inputs
 from experiments.build.parts import make_network, make_parts
 from experiments.command import Parser, check_devices, start
-from sup_tickets.checks import check_whole
+from sup_tickets.checks import check_one_of, check_whole
 from sup_tickets.data.resident import Shardings
 from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.views import make_view
@@ -48,7 +48,7 @@ VIEWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def step_cases(
-    model: str, inputs: Inputs, scale: Scale, place: Shardings
+    model: str, inputs: Inputs, scale: Scale, place: Shardings, chosen: Sequence[str]
 ) -> dict[str, Callable[[], Any]]:
     """A training step of each view, and of none, at always the same batch."""
     config = configuration(model, scale)
@@ -73,15 +73,19 @@ def step_cases(
 
         return call
 
-    views = {what: make_view(name, **own) for what, (name, own) in VIEWS.items()}
+    views = {
+        what: make_view(name, **own)
+        for what, (name, own) in VIEWS.items()
+        if name in chosen
+    }
     return {PLAIN: case(PLAIN, None)} | {w: case(w, view) for w, view in views.items()}
 
 
 def rows_of(
-    model: str, inputs: Inputs, scale: Scale, place: Shardings
+    model: str, inputs: Inputs, scale: Scale, place: Shardings, chosen: Sequence[str]
 ) -> Iterator[Row]:
     """The table."""
-    cases = step_cases(model, inputs, scale, place)
+    cases = step_cases(model, inputs, scale, place, chosen)
     found = medians(measure(cases, list(cases), scale))
     plain = clock(found.pop(PLAIN))
     for what, spent in found.items():
@@ -97,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="examples")
     parser.add_argument("--side", type=int, default=32, help="pixels of an image")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each")
+    parser.add_argument(
+        "--view", action="append", metavar="NAME", help="measured; by default all"
+    )
     start(parser, _main, argv)
 
 
@@ -107,6 +114,10 @@ def _main(options: argparse.Namespace) -> None:
     scale = Scale(
         options.batch_size, options.repeats, 2 * options.batch_size, 1, 0, False
     )
+    known = {name for name, _ in VIEWS.values()}
+    chosen = options.view or sorted(known)
+    for name in chosen:
+        check_one_of("--view", name, sorted(known))
     place = data_shardings(data_mesh(), batch_size=options.batch_size)
     inputs = make_images((options.side, options.side, 3), scale, place)
     print(f"machine: {platform.machine()}, {jax.devices()[0].device_kind}")
@@ -115,7 +126,7 @@ def _main(options: argparse.Namespace) -> None:
         f"{options.batch_size}, {options.repeats} repeats"
     )
     print("\n| what | figure | at most | from |\n| --- | --- | --- | --- |")
-    for row in rows_of(options.model, inputs, scale, place):
+    for row in rows_of(options.model, inputs, scale, place, chosen):
         cells = (row.what, f"{row.figure:.3f}", f"{row.target:.3g}", row.note)
         print(f"| {' | '.join(cells)} |", flush=True)
 
