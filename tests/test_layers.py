@@ -17,10 +17,11 @@ ROOT = Path(st.__file__).parent
 # A module may import the modules of lower layers only.
 LAYERS = [
     {"types", "checks", "files", "rules", "zeros", "unfit"},
-    {"trees", "counting", "ramps", "averages", "clocks"},
+    {"trees", "counting", "ramps", "averages", "clocks", "keys", "thresholds"},
     {"tree_checks", "schedules", "softening", "rotations"},
     {"groups"},
     {"structures", "bisection", "learning_rates", "tickets", "densities"},
+    {"packed", "spread"},
     {"selection", "distributions", "coverage"},
     {"masks"},
     {"structured", "saliency", "slots", "averaging", "condensed"},
