@@ -100,8 +100,10 @@ def largest_of_rows(
 
     places = zip(leaves, rows.spans, rows.comparison, strict=True)
     masks = [mask(leaf, row, of) for leaf, (row, _), of in places]
-    # Never positive, so always 0, but the compiler cannot know and keeps the order.
-    return masks, jnp.maximum(jnp.max(last), 0)
+    # Never positive, so always 0, but the compiler cannot know and keeps the order. The
+    # masks too have to be there before other keys take the room.
+    turn = jnp.maximum(jnp.max(last), 0)
+    return computed_once((masks, turn), never=turn > 0)
 
 
 # --- Parts ----------------------------------------------------------------------------

@@ -161,7 +161,8 @@ def map_selecting(function: Callable[..., Selecting], tree: Any, *rest: Any) -> 
 
     On one CPU device a few leaves at a time go through all of their selections, as many
     as have together the size of the largest: keys of so many are live. On a mesh, and
-    on accelerators, all leaves go in step, and one loop serves them all.
+    on accelerators, all leaves go in step, and one loop serves them all. Leaves with
+    groups are selected from one after the other, each in one loop for its groups.
 
     Args:
       function: generator function ``(name, leaf, *leaves)``, see `Selecting`.
@@ -181,11 +182,15 @@ def map_selecting(function: Callable[..., Selecting], tree: Any, *rest: Any) -> 
     largest_size = max((w.sources[0].size for w in first.values()), default=0)
     on_cpu = _in_rows(list(first.values()), largest_size)
     turn = jnp.int32(0)
-    for batch in _batches(first) if on_cpu else [list(first)]:
+    batches, room = _batches(first) if on_cpu else ([list(first)], 0)
+    for batch in batches:
         waiting = {number: first[number] for number in batch}
         while waiting:
             asked = list(waiting.values())
-            masks, turn = _in_turn(asked, turn) if on_cpu else (_at_once(asked), turn)
+            if on_cpu:
+                masks, turn = _in_turn(asked, turn, room)
+            else:
+                masks = _at_once(asked)
             answers = dict(zip(waiting, masks, strict=True))
             waiting = {}
             for number, mask in answers.items():
@@ -207,12 +212,12 @@ def _go_on(
         results[number] = stop.value
 
 
-def _batches(first: dict[int, Wanted]) -> list[list[int]]:
-    """Numbers of leaves to be selected together, the largest first."""
+def _batches(first: dict[int, Wanted]) -> tuple[list[list[int]], int]:
+    """Numbers of leaves to be selected together, and the room of the largest."""
     alone = [[number] for number, wanted in first.items() if wanted.split is not None]
     sizes = {n: w.sources[0].size for n, w in first.items() if w.split is None}
     if not sizes:
-        return alone
+        return alone, 0
     width = width_for(max(sizes.values()))
     need = {n: rows_needed([size], width) for n, size in sizes.items()}
     room = max(need.values())
@@ -227,35 +232,41 @@ def _batches(first: dict[int, Wanted]) -> list[list[int]]:
                 break
         else:
             batches.append([number])
-    return alone + batches
+    return alone + batches, room * width
 
 
-def _in_turn(asked: list[Wanted], turn: jax.Array) -> tuple[list[Any], jax.Array]:
+def _in_turn(
+    asked: list[Wanted], turn: jax.Array, room: int
+) -> tuple[list[Any], jax.Array]:
     """On one CPU device: masks, and what the next selection has to wait for."""
+    masks, turn = _of_groups(asked, turn)
+    for wide in (False, True):
+        of = [i for i, w in enumerate(asked) if w.split is None and _wide(w) == wide]
+        if of:
+            keys = [asked[i].keys(*asked[i].sources) for i in of]
+            found, turn = _of_rows(keys, [asked[i].k for i in of], turn, room)
+            for i, mask in zip(of, found, strict=True):
+                masks[i] = mask
+    return masks, turn
+
+
+def _of_groups(asked: list[Wanted], turn: jax.Array) -> tuple[list[Any], jax.Array]:
+    """Masks of the leaves with groups, one after the other, ``None`` for the others."""
     masks: list[Any] = [None] * len(asked)
-    plain = []
     for i, wanted in enumerate(asked):
-        if wanted.split is None:
-            plain.append(i)
-            continue
-        keys = wanted.keys(*wanted.sources)
-        keys = keys + turn.astype(keys.dtype)
-        (masks[i],), cut = largest([keys], wanted.k, split=wanted.split)
-        # Never negative, so always 0, but the compiler cannot know and keeps the order.
-        turn = jnp.minimum(jnp.min(cut), 0)
-    keys = [asked[i].keys(*asked[i].sources) for i in plain]
-    for dtype in sorted({key.dtype for key in keys}, key=str):
-        of = [i for i, key in zip(plain, keys, strict=True) if key.dtype == dtype]
-        found, turn = _of_rows([k for k in keys if k.dtype == dtype],
-                               [asked[i].k for i in of], turn)  # fmt: skip
-        for i, mask in zip(of, found, strict=True):
-            masks[i] = mask
+        if wanted.split is not None:
+            keys = wanted.keys(*wanted.sources)
+            keys = keys + turn.astype(keys.dtype)
+            (masks[i],), cut = largest([keys], wanted.k, split=wanted.split)
+            # Never negative, so always 0, but the compiler cannot know.
+            turn = jnp.minimum(jnp.min(cut), 0)
     return masks, turn
 
 
 def _of_rows(
-    keys: list[jax.Array], counts: list[Any], turn: jax.Array
+    keys: list[jax.Array], counts: list[Any], turn: jax.Array, room: int = 0
 ) -> tuple[list[jax.Array], jax.Array]:
+    """On one CPU device, where other selections take so many places."""
     sizes = tuple(key.size for key in keys)
     if not sum(sizes):
         return [jnp.zeros(key.shape, bool) for key in keys], turn
@@ -264,7 +275,11 @@ def _of_rows(
     # Few numbers of comparisons: programs of the same shapes are compiled once.
     comparisons = 1 if together else 1 << (len(keys) - 1).bit_length()
     of = (0,) * len(keys) if together else tuple(range(len(keys)))
-    rows = Rows(width, rows_needed(list(sizes), width), sizes, of, comparisons)
+    # Selections with as many rows have the same memory, one after the other.
+    number = rows_needed(list(sizes), width)
+    if number < room // width <= 2 * number:
+        number, comparisons = room // width, comparisons << 1
+    rows = Rows(width, number, sizes, of, comparisons)
     k = [jnp.clip(jnp.asarray(k, jnp.int32), 0, MAX_COUNT) for k in counts]
     k += [jnp.int32(MAX_COUNT)] * (comparisons - len(k))
     return largest_of_rows(keys, jnp.stack(k), turn, rows)
@@ -272,17 +287,16 @@ def _of_rows(
 
 def _at_once(asked: list[Wanted]) -> list[Any]:
     """On a mesh or an accelerator."""
-    masks: list[Any] = [jnp.zeros(w.sources[0].shape, bool) for w in asked]
+    masks, _ = _of_groups(asked, jnp.int32(0))
     for wide in (False, True):
-        of = [i for i, w in enumerate(asked)
-              if _wide(w) == wide and w.sources[0].size]  # fmt: skip
-        problems = [
-            ([Leaf(asked[i].keys, asked[i].sources, asked[i].split)], asked[i].k)
-            for i in of
-        ]
-        found = largest_at_once(problems) if problems else []
-        for i, (mask,) in zip(of, found, strict=True):
-            masks[i] = mask
+        of = [i for i, w in enumerate(asked) if w.split is None and _wide(w) == wide]
+        problems = [([Leaf(asked[i].keys, asked[i].sources)], asked[i].k) for i in of]
+        full = [problem for problem in problems if problem[0][0].sources[0].size]
+        found = iter(largest_at_once(full) if full else [])
+        for i in of:
+            shape = asked[i].sources[0].shape
+            empty = not asked[i].sources[0].size
+            masks[i] = jnp.zeros(shape, bool) if empty else next(found)[0]
     return masks
 
 

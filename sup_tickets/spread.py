@@ -1,4 +1,4 @@
-"""Selection over meshes and accelerators: all leaves and groups of a tree at once.
+"""Selection over meshes and accelerators: all leaves of a tree at once.
 
 One loop searches every threshold. A pass counts how many keys reach seven trial keys of
 each comparison, so that 32 bits take 11 passes at most, each of which exchanges one set
@@ -17,7 +17,6 @@ import numpy as np
 from jax import lax
 
 from sup_tickets.counting import MAX_COUNT
-from sup_tickets.groups import Split
 from sup_tickets.keys import index_of, lowest_of
 from sup_tickets.thresholds import Bracket, search, whole_range
 
@@ -25,11 +24,10 @@ _TRIALS = 7
 
 
 class Leaf(NamedTuple):
-    """What keys are made of, and who competes with whom."""
+    """What keys are made of."""
 
     keys: Callable[..., jax.Array]  # of the sources
     sources: tuple[Any, ...]  # arrays of one shape, or None
-    split: Split | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,8 +41,7 @@ def largest_at_once(
     """Masks of the ``k`` largest keys of each list of leaves, ties by index.
 
     Args:
-      asked: leaves that are compared together, all with keys of one dtype, and their
-        ``k``; of a leaf with groups, which is alone, one ``k`` or one for each group.
+      asked: leaves that are compared together, all with keys of one dtype, and ``k``.
 
     Raises:
       ValueError: if one leaf has more than 2**31 - 1 places.
@@ -70,59 +67,32 @@ class _Problem:
             )
         self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self.places = sum(sizes)
-        split = leaves[0].split
-        self.counts = () if split is None else split.counts
-        self.members = self.places if split is None else split.members
-
-    def of_leaf(self, values: jax.Array, leaf: Leaf) -> jax.Array:
-        """Values [comparisons] of ours, to be compared with a leaf."""
-        if leaf.split is not None:
-            return leaf.split.spread(values.reshape(self.counts))
-        return values.reshape((1,) * len(leaf.shape))
 
     def summed(self, hits: list[jax.Array], dtype: np.dtype) -> jax.Array:
-        """How many are True in each comparison, over all leaves."""
-        total = jnp.zeros(prod(self.counts), dtype)
-        for hit, leaf in zip(hits, self.leaves, strict=True):
-            if leaf.split is not None:
-                n = leaf.split.summed(hit.astype(jnp.int32)).reshape(-1)
-            else:
-                n = jnp.sum(hit, dtype=jnp.int32).reshape(1)
-            total = total + n.astype(dtype)
-        return total
+        """How many are True, over all leaves."""
+        numbers = [jnp.sum(hit, dtype=jnp.int32).astype(dtype) for hit in hits]
+        return sum(numbers[1:], start=numbers[0])
 
 
 def _largest(problems: list[_Problem], dtype: np.dtype) -> list[list[jax.Array]]:
-    ends = np.cumsum([prod(problem.counts) for problem in problems])[:-1]
-
-    def joined(each: list[Any]) -> jax.Array:
-        return jnp.concatenate(each)
-
-    def limited(problem: _Problem) -> jax.Array:
-        k = jnp.clip(jnp.asarray(problem.k, dtype), 0, problem.members)
-        return jnp.broadcast_to(k, problem.counts).reshape(-1)
-
-    def count(trial: jax.Array, given: Any) -> jax.Array:
-        return joined_counts(trial, given, None)
-
-    def joined_counts(trial: jax.Array, same: jax.Array, level: Any) -> jax.Array:
-        """[T, C] counts of keys, or with a level of ties."""
-        parts = jnp.split(trial, ends, axis=1)
-        levels = [None] * len(parts) if level is None else jnp.split(level, ends)
+    def count(trial: jax.Array, same: jax.Array, level: Any = None) -> jax.Array:
+        """[T, C] counts of keys that reach trial keys; with a level, of ties."""
         found = []
-        for problem, part, own_level in zip(problems, parts, levels, strict=True):
+        for c, problem in enumerate(problems):
 
-            def of_one(key: jax.Array, problem: Any = problem, at: Any = own_level):
-                hits = [
-                    _hits(problem, i, key, at, same) for i in range(len(problem.leaves))
-                ]
+            def of_one(key: jax.Array, problem: _Problem = problem, c: int = c):
+                own = None if level is None else level[c]
+                places = range(len(problem.leaves))
+                hits = [_hits(problem, i, key, own, same) for i in places]
                 return problem.summed(hits, dtype)
 
-            found.append(jax.vmap(of_one)(part))
-        return jnp.concatenate(found, axis=1)
+            found.append(jax.vmap(of_one)(trial[:, c]))
+        return jnp.stack(found, axis=1)
 
-    k = joined([limited(problem) for problem in problems])
-    members = joined([np.full(prod(p.counts), p.members, dtype) for p in problems])
+    places = np.array([problem.places for problem in problems], dtype)
+    members = jnp.asarray(places)
+    k = jnp.stack([jnp.asarray(problem.k, dtype) for problem in problems])
+    k = jnp.clip(k, 0, members)
     kind = jax.eval_shape(problems[0].leaves[0].keys, *problems[0].leaves[0].sources)
     options: Any = {"trials": _TRIALS, "guesses": 0}
     start = whole_range(members, kind.dtype)
@@ -132,17 +102,17 @@ def _largest(problems: list[_Problem], dtype: np.dtype) -> list[list[jax.Array]]
 
     # Where even the last candidate is chosen there is nothing to decide.
     tied = (found.at_least > k) & (threshold > lowest_of(threshold))
-    last = joined([np.full(prod(p.counts), -p.places, dtype) for p in problems])
+    last = -members
     reached = jnp.stack([jnp.where(tied, found.at_least, k), found.reached[1]])
     start = Bracket(jnp.stack([last, jnp.zeros_like(last)]), reached)
     cut = search(
-        lambda trial, given: joined_counts(trial, given[:1], given[1:]),
+        lambda trial, given: count(trial, given[:1], given[1:]),
         k,
         start,
-        beside=joined([zero.astype(threshold.dtype), threshold]),
+        beside=jnp.concatenate([zero.astype(threshold.dtype), threshold]),
         **options,
     ).low
-    return _masks(problems, ends, threshold, cut, jnp.any(found.at_least < 0))
+    return _masks(problems, threshold, cut, jnp.any(found.at_least < 0))
 
 
 def _hits(
@@ -153,22 +123,20 @@ def _hits(
     Args:
       problem: of the leaf.
       i: its place there.
-      key: [comparisons] trial keys; of ties the complements of their indices.
-      level: [comparisons] the threshold.
+      key: [] trial key; of ties the complement of an index.
+      level: [] the threshold.
       same: [1] integer, always 0.
     """
     leaf = problem.leaves[i]
     keys = leaf.keys(*(_again(source, same) for source in leaf.sources))
-    key = problem.of_leaf(key, leaf)
     if level is None:
         return keys >= key
-    level = problem.of_leaf(level, leaf)
     backwards = ~(index_of(leaf.shape).astype(key.dtype) + problem.starts[i])
     return (keys > level) | ((keys == level) & (backwards >= key))
 
 
 def _masks(
-    problems: list[_Problem], ends: Any, threshold: Any, cut: Any, never: jax.Array
+    problems: list[_Problem], threshold: Any, cut: Any, never: jax.Array
 ) -> list[list[jax.Array]]:
     """The masks, made in a loop of one step.
 
@@ -178,16 +146,13 @@ def _masks(
 
     def make(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         same = state[0].astype(jnp.int32).reshape(1)
-        pairs = zip(
-            problems, jnp.split(threshold, ends), jnp.split(cut, ends), strict=True
-        )
         masks = []
-        for problem, level, key in pairs:
-            hits = [
-                _hits(problem, i, key, level, same) for i in range(len(problem.leaves))
-            ]
-            found = zip(hits, problem.leaves, strict=True)
-            masks.append([hit & _candidates(leaf, same) for hit, leaf in found])
+        for c, problem in enumerate(problems):
+            made = []
+            for i, leaf in enumerate(problem.leaves):
+                hits = _hits(problem, i, cut[c], threshold[c], same)
+                made.append(hits & _candidates(leaf, same))
+            masks.append(made)
         return jnp.bool_(True), masks
 
     none = [
