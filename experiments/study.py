@@ -12,13 +12,16 @@ they say, with pictures. --csv=FILE writes the page from such a table alone.
 
 import argparse
 import importlib
+import itertools
 import pkgutil
 import re
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import experiments.studies as studies
+from experiments import lottery
 from experiments.build.rules import check_options, without_unused
 from experiments.command import (
     Parser,
@@ -28,17 +31,13 @@ from experiments.command import (
     folder_path,
     start,
 )
-from experiments.config.fields import check_config
+from experiments.config.fields import Config, check_config
 from experiments.config.reading import Pairs, Source, read_source
-from experiments.reports.study import (
-    gather_study,
-    page_files,
-    read_table,
-    write_page,
-)
-from experiments.runs.layout import member_name
+from experiments.reports.study import gather_study, read_table
+from experiments.reports.study_page import page_files, write_page
+from experiments.runs.layout import lottery_folder, member_name
 from experiments.runs.ownership import check_no_run
-from experiments.studies.values import Cell, Study
+from experiments.studies.values import LOTTERY, Arm, Cell, Study
 from experiments.sweep import Member, run_members
 from sup_tickets.checks import check_one_of
 
@@ -71,32 +70,80 @@ def source_of(study: Study, fields: Pairs = ()) -> Source:
     return read_source(str(_ROOT / study.config), fields)
 
 
-def units(study: Study) -> list[tuple[int, Cell]]:
-    """Seeds and cells, the first seed of every cell first."""
-    return [(seed, cell) for seed in study.seeds for cell in study.cells]
+class Unit(NamedTuple):
+    """Runs that one process does: of a seed, a cell and some of the arms."""
+
+    seed: int
+    cell: Cell
+    arms: tuple[Arm, ...]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether their masks are a lottery's."""
+        return _is_drawn(self.cell, self.arms[0])
+
+
+def units(study: Study) -> list[list[Unit]]:
+    """All runs, the first seed of every cell first; a list is for one process.
+
+    Those of lotteries come last. Cells that differ in mask and sparsity alone share
+    the rounds, and so a process.
+    """
+    plain, drawn = [], {}
+    for seed in study.seeds:
+        for cell in study.cells:
+            groups = [
+                tuple(arm for arm in study.arms if _is_drawn(cell, arm) is is_drawn)
+                for is_drawn in (False, True)
+            ]
+            if groups[0]:
+                plain.append([Unit(seed, cell, groups[0])])
+            if groups[1]:
+                unit = Unit(seed, cell, groups[1])
+                drawn.setdefault(_lottery(unit), []).append(unit)
+    return [*plain, *drawn.values()]
+
+
+def _is_drawn(cell: Cell, arm: Arm) -> bool:
+    return {**cell.fields, **arm.fields}.get("mask") == LOTTERY
+
+
+def _lottery(unit: Unit) -> tuple[tuple[str, str], ...]:
+    """What tells the lottery of a unit from others."""
+    fields = unit.cell.fields.items()
+    own = [(name, v) for name, v in fields if name not in ("mask", "sparsity")]
+    return (("seed", str(unit.seed)), *own)
 
 
 def members(
-    study: Study, seed: int, cell: Cell, out: Path, *, source: Source
+    unit: Unit,
+    out: Path,
+    *,
+    source: Source,
+    tickets: Mapping[float, Path] = types.MappingProxyType({}),
 ) -> list[Member]:
-    """The runs of a seed and a cell, in the order of the arms.
+    """The runs of a unit, in the order of the arms.
 
     Args:
-      study: of them.
-      seed: of all.
-      cell: of all.
+      unit: of a study.
       out: the folder of the study.
       source: of the configuration.
+      tickets: of the lottery by sparsity; until they are found, masks are random.
 
     Raises:
       ValueError: naming the run and what is wrong with it.
     """
     found = []
-    for arm in study.arms:
-        name = member_name(cell.name, arm.name, seed)
-        given = {**cell.fields, **arm.fields, "seed": str(seed)}
+    for arm in unit.arms:
+        name = member_name(unit.cell.name, arm.name, unit.seed)
+        given = {**unit.cell.fields, **arm.fields, "seed": str(unit.seed)}
+        if unit.drawn:
+            given["mask"] = "random"
         try:
             config = source.make(list(given.items()))
+            if tickets:
+                config.masks = str(tickets[config.method.sparsity])
+                config.mask.weights = "file"
             check_config(config)
             config = without_unused(config)  # one arm has a use for what another lacks
             check_options(config)
@@ -118,7 +165,7 @@ def run_study(
 
     Args:
       study: what to compare.
-      out: gets a folder for every run.
+      out: gets a folder for every run, and one for the rounds of lotteries.
       part: ``(i, n)``, the i-th of n parts, counted from 1.
       fields: that are overridden in all runs.
       devices: by default all.
@@ -132,13 +179,31 @@ def run_study(
     """
     check_no_run(out)
     source = source_of(study, fields)
-    # What is wrong is wrong at once.
-    every = [members(study, *unit, out, source=source) for unit in units(study)]
-    ours = every[part[0] - 1 :: part[1]]
+    every = units(study)
+    for unit in itertools.chain.from_iterable(every):  # what is wrong is wrong at once
+        members(unit, out, source=source)
     failed: dict[str, str] = {}
-    for unit in ours:
-        failed |= run_members(unit, devices=devices)
+    for unit in itertools.chain.from_iterable(every[part[0] - 1 :: part[1]]):
+        ours = members(unit, out, source=source)
+        if unit.drawn:
+            targets = {member.config.method.sparsity for member in ours}
+            options = lottery.Options(
+                prune_fraction=study.prune_fraction, targets=tuple(targets)
+            )
+            tickets = lottery.find_tickets(
+                *(_rounds(unit, source), lottery_folder(out, _lottery(unit)), options),
+                devices=devices,
+            )
+            ours = members(unit, out, source=source, tickets=tickets)
+        failed |= run_members(ours, devices=devices)
     return failed
+
+
+def _rounds(unit: Unit, source: Source) -> Config:
+    """What the rounds of a lottery train, whatever the sparsity of the ticket."""
+    config = source.make([*_lottery(unit), ("mask", "random")])
+    check_config(config)
+    return without_unused(config)
 
 
 def read_part(text: str) -> tuple[int, int]:
@@ -171,12 +236,12 @@ def _main(options: argparse.Namespace) -> None:
     page_files(name, out)
     failed: dict[str, str] = {}
     if options.csv is not None:
-        rows = read_table(options.csv)
+        rows = read_table(study, options.csv)
     else:
         if options.dry_run:
             source = source_of(study, options.fields)
-            for seed, cell in units(study):
-                for member in members(study, seed, cell, out, source=source):
+            for unit in itertools.chain.from_iterable(units(study)):
+                for member in members(unit, out, source=source):
                     print(member.path)
             return
         check_devices()

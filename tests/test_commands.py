@@ -23,7 +23,7 @@ from sup_tickets.training.state import Network
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    *("main", "sweep", "study", "lottery", "tost_study", "report", "evaluate"),
+    *("main", "sweep", "study", "lottery", "report", "evaluate"),
     *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
 )
 
@@ -149,16 +149,6 @@ WRONG = {
         ([f"{D}:mask=snip", W], "a lottery finds masks"),
         ([D, W, "--config.branch_from=R"], "branch_from='R': every round of a lottery"),
         ([D, W, "--config.mask.name=snip"], "a lottery finds masks"),
-    ],
-    "tost_study": [
-        ([], "required: --out"),
-        (["--out=nowhere"], "no finished run in nowhere"),
-        ([D, OUT, "--masks=luck"], "masks must be one of"),
-        ([D, OUT, "--seeds="], "--grid has 'seeds='"),
-        ([D, OUT, "--sparsities=much"], "sparsities must be numbers"),
-        ([D, OUT, "--config.seed=3"], "--config.seed is given beside seed=0"),
-        (["--config.seed=3", OUT], "--config.seed needs --config=FILE.py too"),
-        ([D, OUT, "--rewind_epoch=x"], "--rewind_epoch: invalid int"),
     ],
     "report": [
         ([], "required: RUN, --out"),

@@ -130,6 +130,25 @@ def test_orthogonal_weights():
     assert orthogonality_error(state.params["dense1"]["kernel"], gain=0.5) < 2e-6
 
 
+@pytest.mark.parametrize(
+    ("changes", "passes"),  # of the dense network and of the sparse one, by one example
+    [
+        ({}, (0, 0)),
+        ({"mask.name": "magnitude"}, (0, 0)),
+        # 4 examples of each of 10 classes; a gradient is three passes.
+        ({"mask.name": "snip", "mask.examples_per_class": 4}, (3 * 40, 0)),
+        ({"mask.name": "grasp", "mask.rounds": 2}, (3 * 3 * 2 * 100, 0)),
+        ({"mask.name": "synflow"}, (3 * 100, 0)),
+        ({"tost.parts": "rescale", "tost.rescale_steps": 3}, (0, 9 * 3 * 256)),
+    ],
+)
+def test_what_a_start_costs(changes, passes):
+    built = build(config_of(**{**STATIC, **changes}), devices=one())
+    dense, sparse = passes
+    found = built.start_flops(dense=1000, sparse=10)
+    assert found == 1000 * dense + 10 * sparse
+
+
 def test_rounds_and_scope_and_pairing_are_reached():
     masks = [
         started(**{"mask.name": "grasp", **changes})[1].method.masks

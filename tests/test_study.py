@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import pandas as pd
 import pytest
@@ -9,7 +10,10 @@ import pytest
 from experiments import study as command
 from experiments.build.branch import course_of
 from experiments.reports import study as reports
+from experiments.reports.columns import SCORES, score
+from experiments.runs.layout import FINAL, member_name
 from experiments.studies.values import Arm, Cell, Study
+from sup_tickets.training.network_files import load_sparse, provenance_of
 
 SMALL = (
     "configs/digits.py:model=mlp,sparsity=0.5,epochs=4,cycles=1,cycle_epochs=1,"
@@ -37,10 +41,17 @@ STUDY = Study(
 def test_the_given_studies_are_whole(name, tmp_path):
     study = command.read_study(name)
     source = command.source_of(study)
-    for cell in study.cells:
-        found = command.members(study, study.seeds[0], cell, tmp_path, source=source)
-        assert len({member.name for member in found}) == len(study.arms)
-    for member in found:  # of the last cell
+    assert score(study.score) in SCORES
+    every = [unit for part in command.units(study) for unit in part]
+    first = [unit for unit in every if unit.seed == study.seeds[0]]
+    found = [
+        member
+        for unit in first
+        for member in command.members(unit, tmp_path, source=source)
+    ]
+    names = {member.name for member in found}
+    assert len(names) == len(found) == len(study.arms) * len(study.cells)
+    for member in found[-len(study.arms) :]:
         course_of(member.config, epoch_steps=50)
 
 
@@ -56,7 +67,7 @@ def test_a_study_runs_branches_and_writes_its_page(tmp_path, monkeypatch, capsys
     assert command.run_study(STUDY, tmp_path, part=(2, 2), **alone) == {}
     command.main(["small", f"--out={tmp_path}", f"--config.{fields[0][0]}=(8,)"])
     assert capsys.readouterr().out.count("3 runs, 3 of them finished") == 2
-    rows = reports.read_table(tmp_path / "small.csv")
+    rows = reports.read_table(STUDY, tmp_path / "small.csv")
     assert list(rows["arm"]) == [arm.name for arm in STUDY.arms for _ in range(2)]
     assert rows["accuracy"].between(0, 1).all()
     assert rows["mean_ticket"].notna().tolist() == [False] * 4 + [True] * 2
@@ -90,7 +101,7 @@ def table(values):
         for (cell, arm), accuracies in values.items()
         for seed, accuracy in enumerate(accuracies)
     ]
-    return pd.DataFrame(rows, columns=list(reports.COLUMNS), dtype=object)
+    return pd.DataFrame(rows, columns=list(reports.columns(STUDY)), dtype=object)
 
 
 def test_differences_are_paired_by_seed():
@@ -102,23 +113,42 @@ def test_differences_are_paired_by_seed():
             ("b", "y"): [0.52, 0.54],
         }
     )
-    a, b = reports.differences(rows, "x", "y")
+    a, b = reports.differences(STUDY, rows, "x", "y")
     # Differences 1, 3, 2: mean 2, deviation 1; t of 2 degrees at 0.975 is 4.30265.
-    assert (a.mean, a.wins, a.sign) == (pytest.approx(2), "3 of 3", 0)
+    assert (a.mean, a.wins, a.sign) == (pytest.approx(2), 3, 0)
     assert a.half_width == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
     # Differences -2, -4: mean -3, deviation sqrt 2; t of 1 degree is 12.7062.
-    assert (b.mean, b.wins, b.sign) == (pytest.approx(-3), "0 of 2", 0)
+    assert (b.mean, b.wins, b.sign) == (pytest.approx(-3), 0, 0)
     assert b.half_width == pytest.approx(12.7062, rel=1e-5)
     text = reports.verdict("x", "y", [a, b])
     assert "better on average in 1 of 2 cells (+2.00, -3.00 points), in 3 of 5" in text
     assert "above 0 in 0 and below 0 in 0" in text
 
 
+def test_less_perplexity_is_better():
+    study = dataclasses.replace(STUDY, score="perplexity")
+    shares = table({("a", "x"): [0.30, 0.31], ("a", "y"): [0.32, 0.34]})
+    rows = shares.rename(columns={"accuracy": "perplexity"}).astype(
+        {"perplexity": float}
+    )
+    rows["perplexity"] *= 100
+    (found,) = reports.differences(study, rows, "x", "y")
+    # Differences -2, -3: mean -2.5, half width 12.7062 x sqrt(1/2) / sqrt(2).
+    assert (found.mean, found.wins, found.better) == (pytest.approx(-2.5), 2, True)
+    assert found.half_width == pytest.approx(12.7062 / 2, rel=1e-5)
+    text = reports.verdict("x", "y", [found])
+    assert (
+        "better on average in 1 of 1 cells (-2.50, less is better), in 2 of 2" in text
+    )
+    assert "below 0 in 0 and above 0 in 0" in text
+    assert reports.columns(study)[4:6] == ("perplexity", "accuracy")
+
+
 def test_one_seed_has_no_interval():
     rows = table({("a", "x"): [0.5], ("a", "y"): [0.4]})
-    (found,) = reports.differences(rows, "x", "y")
+    (found,) = reports.differences(STUDY, rows, "x", "y")
     assert found.sign == 0 and found.half_width != found.half_width
-    assert reports.differences(rows, "x", "z") == []
+    assert reports.differences(STUDY, rows, "x", "z") == []
 
 
 def test_parts_are_all_units_once():
@@ -126,11 +156,27 @@ def test_parts_are_all_units_once():
         STUDY, cells=(Cell("a", {}), Cell("b", {}), Cell("c", {}))
     )
     every = command.units(study)
-    assert [(seed, cell.name) for seed, cell in every[:4]] == [
-        *((0, "a"), (0, "b"), (0, "c"), (1, "a"))
+    assert [(unit.seed, unit.cell.name) for part in every for unit in part] == [
+        *((0, "a"), (0, "b"), (0, "c"), (1, "a"), (1, "b"), (1, "c"))
     ]
     parts = [every[i::4] for i in range(4)]
     assert sum(map(len, parts)) == len(every) == 6
+
+
+def test_cells_that_share_a_lottery_are_of_one_part():
+    cells = tuple(
+        Cell(f"{model} {sparsity}", {"model": model, "sparsity": sparsity})
+        for model in ("mlp", "conv")
+        for sparsity in ("0.5", "0.9")
+    )
+    arms = (Arm("plain", {}), Arm("drawn", {"mask": "lottery"}))
+    study = dataclasses.replace(STUDY, cells=cells, arms=arms, versus=(), seeds=(3,))
+    every = command.units(study)
+    assert [[u.cell.name for u in part] for part in every if part[0].drawn] == [
+        ["mlp 0.5", "mlp 0.9"],
+        ["conv 0.5", "conv 0.9"],
+    ]
+    assert [len(part) for part in every if not part[0].drawn] == [1] * 4
 
 
 @pytest.mark.parametrize(
@@ -145,3 +191,51 @@ def test_parts_are_all_units_once():
 def test_studies_that_are_wrong(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(STUDY, **change)
+
+
+@pytest.mark.slow
+def test_a_study_with_a_lottery_goes_on_where_it_was(tmp_path, capsys):
+    ways = (Arm("plain", {"tost": "false"}), Arm("soft", {"tost": "soft"}))
+    study = dataclasses.replace(
+        STUDY,
+        config=(
+            "configs/digits.py:model=mlp,epochs=2,data.batch_size=256,"
+            "data.training_examples=256,data.shrink=2"
+        ),
+        cells=tuple(
+            Cell(
+                f"{mask} {100 * sparsity:g}%", {"mask": mask, "sparsity": f"{sparsity}"}
+            )
+            for mask, sparsity in (("snip", 0.5), ("lottery", 0.5), ("lottery", 0.7))
+        ),
+        arms=ways,
+        versus=(("soft", "plain"),),
+        seeds=(3,),
+        prune_fraction=0.4,
+    )
+    one = jax.devices()[:1]
+    with jax.numpy_dtype_promotion("standard"):
+        assert command.run_study(study, tmp_path, devices=one) == {}
+    # Both ways train the masks of the ticket, and those that SNIP finds.
+    for cell in study.cells:
+        masks = [
+            load_sparse(
+                tmp_path / member_name(cell.name, arm.name, 3) / f"{FINAL}.safetensors"
+            ).masks
+            for arm in ways
+        ]
+        chex.assert_trees_all_equal(*masks)
+        if cell.fields["mask"] == "lottery":
+            file = f"ticket-{cell.fields['sparsity']}.safetensors"
+            ticket = tmp_path / "lottery" / "seed=3" / file
+            chex.assert_trees_all_equal(load_sparse(ticket).masks, masks[0])
+            assert provenance_of(ticket)["seed"] == 3
+    rows = reports.gather_study(study, tmp_path).set_index(["cell", "arm"])
+    flops = rows["training_flops"].astype(float) / rows["dense_training_flops"]
+    # Rounds at 0, 40, 64% were before the ticket of 70%; one less for that of 50%.
+    assert flops["snip 50%", "plain"] < 1 < flops["lottery 50%", "plain"]
+    assert flops["lottery 70%", "plain"] > flops["lottery 50%", "plain"]
+    capsys.readouterr()
+    with jax.numpy_dtype_promotion("standard"):
+        assert command.run_study(study, tmp_path, devices=one) == {}
+    assert capsys.readouterr().out.count("this run is finished") == 6 + 2 + 3

@@ -6,9 +6,10 @@ import pytest
 
 from experiments import sweep as sweeping
 from experiments.config.reading import read_source
-from experiments.lottery import Options, find_tickets
+from experiments.lottery import find_tickets
 from experiments.runs import branch as branches
 from experiments.runs.stopping import Stopped
+from experiments.study import read_study, run_study
 from experiments.sweep import (
     check_names,
     combinations,
@@ -17,7 +18,6 @@ from experiments.sweep import (
     parse_grid,
     sweep,
 )
-from experiments.tost_study import run_study, study_of
 from tests.fabricated import write_run
 
 ROOT = Path(__file__).parent.parent
@@ -224,10 +224,8 @@ def test_the_folder_of_a_run_is_none_for_a_sweep(tmp_path, fake):
     write_run(tmp_path / "run", read_source(config).make().to_dict(), full=False)
     with pytest.raises(ValueError, match=r"run is the folder of a single run"):
         sweep(config, "seed=0", tmp_path / "run")
-    lists = {"seeds": "0", "sparsities": "0.5", "masks": "snip", "tost": "false"}
-    study = study_of(config, lists, Options())
     with pytest.raises(ValueError, match=r"run is the folder of a single run"):
-        run_study(study, tmp_path / "run")
+        run_study(read_study("claim"), tmp_path / "run")
     with pytest.raises(ValueError, match=r"run is the folder of a single run"):
         find_tickets(read_source(f"{config},sup=false").make(), tmp_path / "run")
     assert not fake
@@ -247,14 +245,6 @@ def test_only_a_report_of_ours_is_replaced(tmp_path, fake):
     main(words)
     main(words)  # its own
     assert (tmp_path / "out/report/notes.md").read_text() == "mine"
-    study = study_of(
-        f"{DIGITS}:model=mlp",
-        {"seeds": "0", "sparsities": "0.5", "masks": "snip", "tost": "false"},
-        Options(),
-    )
-    (tmp_path / "tost.md").write_text("mine")
-    with pytest.raises(ValueError, match=r"tost.md is in the way"):
-        run_study(study, tmp_path)
 
 
 def test_a_dry_run_only_prints(tmp_path, fake, capsys):

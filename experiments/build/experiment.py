@@ -27,6 +27,7 @@ from experiments.build.start import (
     describe_start,
     forget_masks,
     make_start,
+    start_flops,
 )
 from experiments.build.tost import Young, with_tost
 from experiments.config.fields import Config, check_config
@@ -91,6 +92,10 @@ class Run:
             return 0
         params = self.like(0).train.params
         return self.young.flops(params, self.inputs.example)
+
+    def start_flops(self, *, dense: float, sparse: float) -> int:
+        """Operations before the first step, see `experiments.build.start`."""
+        return start_flops(self.begin, dense=dense, sparse=sparse)
 
     def check_files(self) -> None:
         """Checks the files that the run starts with, see `check_file`."""

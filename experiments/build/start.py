@@ -154,7 +154,35 @@ def describe_start(start: Start) -> str:
     return f"{text}; no weight is left in {', '.join(dead)}" if dead else text
 
 
+def start_flops(begin: Begin, *, dense: float, sparse: float) -> int:
+    """Operations of finding the masks and of re-scaling the weights.
+
+    By the convention of training: a gradient costs three forward passes, its product
+    with the Hessian two gradients, and GradInit looks ahead by three gradients a step.
+
+    Args:
+      begin: what the start is made from.
+      dense: a forward pass of an example with all weights.
+      sparse: likewise with the active ones.
+    """
+    config, mask = begin.config, begin.config.mask
+    gradients = {"snip": 1, "taylor": 1, "grasp": 3, "synflow": 1}.get(mask.name, 0)
+    found = 0.0
+    if gradients and config.masks is None:
+        alone = mask.name == "synflow"  # one input of ones is its data
+        examples = 1 if alone else mask.examples_per_class * begin.inputs.classes
+        found += 3 * dense * gradients * _rounds(config) * examples
+    if "rescale" in tost_parts(config):
+        forward = dense if config.tost.released else sparse
+        found += 3 * 3 * forward * config.tost.rescale_steps * config.data.batch_size
+    return round(found)
+
+
 # --- Masks ----------------------------------------------------------------------------
+
+
+def _rounds(config: Config) -> int:
+    return config.mask.rounds or (100 if config.mask.name == "synflow" else 1)
 
 
 def _masks(begin: Begin, start: Start) -> Masks:
@@ -170,7 +198,7 @@ def _masks(begin: Begin, start: Start) -> Masks:
         start.params,
         where=config.method.options.get("where", default_rule),
         sparsity=config.method.sparsity,
-        rounds=config.mask.rounds or (100 if config.mask.name == "synflow" else 1),
+        rounds=_rounds(config),
         scope=config.mask.scope,
         keep_dense=tuple(config.method.keep_dense),
         structure=begin.structure,

@@ -9,6 +9,7 @@ from math import isfinite, isnan
 from typing import Any, NamedTuple
 
 from experiments.runs.stored import StoredRun
+from sup_tickets.checks import check_one_of
 
 
 class Column(NamedTuple):
@@ -19,6 +20,7 @@ class Column(NamedTuple):
     form: str  # as of `format`
     scale: float = 1
     unit: str = ""
+    less_is_better: bool = False
 
     @property
     def heading(self) -> str:
@@ -43,11 +45,11 @@ class Cost(NamedTuple):
 
 
 SCORES = (
-    Column("perplexity", "perplexity", ".2f"),  # of texts alone
+    Column("perplexity", "perplexity", ".2f", less_is_better=True),  # of texts alone
     Column("accuracy", "accuracy", ".2f", 100, "%"),
-    Column("nll", "NLL", ".4f"),
-    Column("ece", "ECE", ".4f"),
-    Column("brier", "Brier", ".4f"),
+    Column("nll", "NLL", ".4f", less_is_better=True),
+    Column("ece", "ECE", ".4f", less_is_better=True),
+    Column("brier", "Brier", ".4f", less_is_better=True),
 )
 COMPARED = SCORES[1:3]
 """Scores that have pictures, and tests of the method alone against Sup-tickets."""
@@ -91,6 +93,16 @@ CSV = (
     *("examples", "active", "total"),
     *(name for cost in COSTS if cost.in_csv for name in (cost.sparse, cost.dense)),
 )
+
+
+def score(name: str) -> Column:
+    """The score of a name.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    check_one_of("score", name, tuple(column.name for column in SCORES))
+    return next(column for column in SCORES if column.name == name)
 
 
 def scores_in(rows: Iterable[Mapping[str, Any]]) -> Sequence[Column]:

@@ -82,6 +82,16 @@ def member_name(cell: str, arm: str, seed: int) -> str:
     return folder_name(list(names.items()))
 
 
+def lottery_folder(out: Path, pairs: Sequence[tuple[str, str]]) -> Path:
+    """Where a study has the rounds of a lottery, which names and values tell apart."""
+    return out / "lottery" / folder_name(pairs)
+
+
+def rounds_of(ticket: Path) -> list[Path]:
+    """The folders of the rounds of the lottery that a ticket's file is of."""
+    return sorted(p.parent for p in ticket.parent.glob(f"round-*/{RESULTS}"))
+
+
 def run_folders(paths: Iterable[Path], *, finished: bool = True) -> list[Path]:
     """Folders of runs at or under some paths, in order.
 

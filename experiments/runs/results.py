@@ -91,7 +91,8 @@ def cost_of(
             batch_size=size,
             all_gradients=ours.method.observes,
         )
-        + ours.ghost_flops * size,
+        + ours.ghost_flops * size
+        + ours.start_flops(dense=dense, sparse=flops_of(uses, active)),
         "dense_training_flops": 3 * dense * size * steps,
         "measured_step_flops": _measured(ours),
     }

@@ -14,7 +14,13 @@ _DYNAMIC = {
     "AC/DC": "acdc",
     "static, ERK": "static",
 }
-_MASKS = {"SNIP": "snip", "GraSP": "grasp", "SynFlow": "synflow"}
+_MASKS = {
+    "SNIP": {"mask": "snip"},
+    "GraSP": {"mask": "grasp"},
+    "SynFlow": {"mask": "synflow"},
+    "EOI": {"mask": "random", "mask.orthogonal": "true"},
+    "lottery": {"mask": "lottery"},
+}
 
 STUDY = Study(
     title="The methods of the family",
@@ -27,7 +33,7 @@ STUDY = Study(
     arms=(
         Arm("dense", {"method": "dense"}),
         *(Arm(title, {"method": name}) for title, name in _DYNAMIC.items()),
-        *(Arm(title, {"mask": name}) for title, name in _MASKS.items()),
+        *(Arm(title, fields) for title, fields in _MASKS.items()),
     ),
     versus=tuple(
         (title, "static, ERK")

@@ -8,6 +8,11 @@ Fields = Mapping[str, str]
 """Fields of a configuration by their names, with texts as in the grid of a sweep."""
 
 
+LOTTERY = "lottery"
+"""A mask that fields may name besides those of a configuration: the ticket that
+`experiments.lottery` finds for the seed and the sparsity, with its weights."""
+
+
 class Cell(NamedTuple):
     """A setting in which the arms are compared."""
 
@@ -41,6 +46,8 @@ class Study:
     arms: tuple[Arm, ...]
     versus: tuple[tuple[str, str], ...]  # an arm, and the one it is compared with
     seeds: tuple[int, ...]
+    score: str = "accuracy"  # what is compared, of the scores of a network
+    prune_fraction: float = 0.2  # of a round of the lottery, where a mask is `LOTTERY`
     remarks: str = ""  # how the committed page was made, and what else one must know
 
     def __post_init__(self) -> None:
