@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.bisection import count_true, integer_info, largest, ordered_keys
+from sup_tickets.bisection import count_true, largest
 from sup_tickets.counting import Rounding, computed_once, portion
 from sup_tickets.groups import Split
+from sup_tickets.keys import check_scores, lowest_of, ordered_keys
 from sup_tickets.masks import apply_masks, check_masks, difference, intersection
-from sup_tickets.selection import Turn, map_in_turn, top_k
+from sup_tickets.selection import Selecting, Wanted, map_selecting, top_k
 from sup_tickets.structures import Structure
 from sup_tickets.topology import Rewired
 from sup_tickets.tree_checks import check_same_leaves
@@ -63,29 +64,27 @@ def rewire_neurons(
     share = structure.ablate_below
     assert share is not None
 
-    def change(name: str, turn: Turn, w: Any, mask: Any, *rest: Any):
+    def change(name: str, w: Any, mask: Any, *rest: Any) -> Selecting:
         if mask is None:
-            return None, turn
+            return None
         drop_score, grow_score, split, budget = rest
         active = count_true(mask)
         dropped = portion(active, fraction, rounding)
         dropped = computed_once(dropped, never=dropped < 0)
-        kept, turn = top_k(name, turn, drop_score, active - dropped, mask)
+        kept = yield top_k(name, drop_score, active - dropped, mask)
         alive = jnp.ones(split.counts, bool)
         if name in ablated:
-            wanted, turn = top_k(name, turn, grow_score, dropped, None)
+            wanted = yield top_k(name, grow_score, dropped, None)
             alive = _alive(count_true(kept | wanted, split), budget, share, split)
         each = budget // jnp.maximum(count_true(alive), 1)
         fan_in = jnp.where(alive, jnp.minimum(each, split.members), 0)
-        keys = _kept_before_grown(name, kept, drop_score, grow_score)
-        if turn is not None:
-            keys = keys + turn.astype(keys.dtype)
-        (new,), cut = largest([keys], fan_in, split=split)
-        return new, jnp.minimum(jnp.min(cut), 0)
+        check_scores(name, grow_score, None)
+        sources = (kept, drop_score, grow_score)
+        return (yield Wanted(_kept_before_grown, sources, fan_in, split))
 
     splits = structure.splits(params, masks)
     trees = (masks, drop_scores, grow_scores, splits, budgets)
-    new_masks = map_in_turn(change, params, *trees)
+    new_masks = map_selecting(change, params, *trees)
     return Rewired(
         params=apply_masks(intersection(masks, new_masks), params),
         masks=new_masks,
@@ -105,7 +104,7 @@ def _alive(
 
 
 def _kept_before_grown(
-    name: str, kept: jax.Array, drop_score: jax.Array, grow_score: jax.Array
+    kept: jax.Array, drop_score: jax.Array, grow_score: jax.Array
 ) -> jax.Array:
     """Keys of which all of ``kept`` are larger than all others, in one selection.
 
@@ -114,8 +113,7 @@ def _kept_before_grown(
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.promote_types(drop_score.dtype, grow_score.dtype)
     drop_key, grow_key = (
-        jnp.maximum(ordered_keys(name, score.astype(dtype), None), 0) + 1
+        jnp.maximum(ordered_keys(score.astype(dtype)), 0) + 1
         for score in (drop_score, grow_score)
     )
-    lowest = integer_info(dtype.itemsize).min
-    return jnp.where(kept, drop_key, grow_key + jnp.asarray(lowest, grow_key.dtype))
+    return jnp.where(kept, drop_key, grow_key + lowest_of(grow_key))

@@ -33,39 +33,6 @@ _FEW = 16
 Predicate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """``(keys, value, index < cut) -> bool``, the value that of each key's group."""
 
-# --- Ordered integer keys -------------------------------------------------------------
-
-
-def ordered_keys(name: str, score: jax.Array, candidates: Any) -> jax.Array:
-    """Signed integers in the order of the scores, as wide as they are.
-
-    The smallest integer marks what must not be chosen and the next one NaN; no other
-    score maps to either (they would be NaN patterns), nor to the largest integer.
-    """
-    if not jnp.issubdtype(score.dtype, jnp.floating) or score.dtype.itemsize < 2:
-        raise TypeError(
-            f"scores must be floating point of 16 bits or more, got {score.dtype} "
-            f"at leaf {name!r}"
-        )
-    if candidates is not None and candidates.dtype != np.bool_:
-        raise TypeError(
-            f"candidates must be bool, got {candidates.dtype} at leaf {name!r}"
-        )
-    return _ordered(score, candidates)
-
-
-@functools.partial(jax.jit, inline=True)
-def _ordered(score: jax.Array, candidates: jax.Array | None) -> jax.Array:
-    info = integer_info(score.dtype.itemsize)
-    bits = lax.bitcast_convert_type(score, info.dtype)
-    lowest, highest = info.dtype.type(info.min), info.dtype.type(info.max)
-    # -0 and +0 are equal scores with different bits. `score == 0` would also be true of
-    # the smallest numbers, which some devices take for zeros.
-    bits = jnp.where(bits == lowest, info.dtype.type(0), bits)
-    keys = jnp.where(bits < 0, bits ^ highest, bits)
-    keys = jnp.where(jnp.isnan(score), info.dtype.type(info.min + 1), keys)
-    return keys if candidates is None else jnp.where(candidates, keys, lowest)
-
 
 def integer_info(itemsize: int) -> Any:
     """Of the signed integers of so many bytes."""
@@ -179,19 +146,23 @@ def _index_cut(
     """
     total = sum(leaf.size for leaf in leaves)
 
-    def halve(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        step, cut = state
+    def halve(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        step, cut, level = state
         trial = cut + step
 
         def ties(keys: jax.Array, at: jax.Array, before: jax.Array) -> jax.Array:
             return (keys == at) & before
 
-        n = _count(leaves, ties, threshold, trial, split)
-        return step >> 1, jnp.where(tied & (n <= wanted), trial, cut)
+        n = _count(leaves, ties, level, trial, split)
+        # The level stays, but the compiler does not know that steps are positive. It
+        # would compare all keys with it before the loop, and keep what it finds.
+        level = level + (step < 0).astype(level.dtype)
+        return step >> 1, jnp.where(tied & (n <= wanted), trial, cut), level
 
     start = (
         jnp.where(jnp.any(tied), jnp.int32(1 << (total.bit_length() - 1)), 0),
         jnp.where(tied, 0, jnp.int32(total)),
+        threshold,
     )
     return lax.while_loop(lambda state: state[0] > 0, halve, start)[1]
 
@@ -241,7 +212,7 @@ def _count(
 
     Of all leaves together, a scalar; with groups, of each, and so are value and cut.
     """
-    count = _folded_count if _may_fold(leaves) else _plain_count
+    count = _folded_count if on_one_cpu(leaves) else _plain_count
     if split is not None:
         if leaves[0].size < _SMALL:
             count = _plain_count
@@ -316,7 +287,7 @@ def _spread(values: Any, split: Split | None) -> Any:
     return values if split is None or not jnp.ndim(values) else split.spread(values)
 
 
-def _may_fold(leaves: list[jax.Array]) -> bool:
+def on_one_cpu(leaves: list[jax.Array]) -> bool:
     """Whether slicing is free: on one CPU device. A sharded leaf keeps its shape."""
     spread = any(_mesh_size(leaf) > 1 for leaf in leaves)
     return jax.default_backend() == "cpu" and not spread

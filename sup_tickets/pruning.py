@@ -12,8 +12,8 @@ from sup_tickets.groups import GroupsLike, checked_splits, splits_of
 from sup_tickets.masks import apply_masks, check_masks, count, layer_counts, size
 from sup_tickets.saliency import magnitude
 from sup_tickets.selection import (
-    Turn,
-    map_in_turn,
+    Selecting,
+    map_selecting,
     select,
     select_globally,
     top_k,
@@ -154,13 +154,13 @@ def prune_to_total(
 def _evenly(params: Params, masks: Masks, counts: Any, splits: Any) -> Masks:
     """Masks with as many weights in each group of a leaf, the nearest to ``counts``."""
 
-    def keep(name: str, turn: Turn, w: jax.Array, mask: Any, n: Any, split: Any):
+    def keep(name: str, w: jax.Array, mask: Any, n: Any, split: Any) -> Selecting:
         if mask is None:
-            return None, turn
+            return None
         each = jnp.maximum((n + split.number // 2) // split.number, 1)
-        return top_k(name, turn, jnp.abs(w), each, mask, split)
+        return (yield top_k(name, jnp.abs(w), each, mask, split))
 
-    return map_in_turn(keep, params, masks, counts, splits)
+    return map_selecting(keep, params, masks, counts, splits)
 
 
 def without(masks: Masks, expressions: Sequence[str] | str) -> Masks:

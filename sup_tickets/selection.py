@@ -6,15 +6,19 @@ only when nothing better is left; where ``among`` is False nothing is ever chose
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.bisection import largest, ordered_keys
+from sup_tickets.bisection import largest, on_one_cpu
 from sup_tickets.checks import check_count
+from sup_tickets.counting import MAX_COUNT
 from sup_tickets.groups import GroupsLike, Split, checked_splits
+from sup_tickets.keys import check_scores, ordered_keys
+from sup_tickets.packed import Rows, largest_of_rows, rows_needed, width_for
+from sup_tickets.spread import Leaf, largest_at_once
 from sup_tickets.tree_checks import check_same_leaves
 from sup_tickets.trees import map_named
 from sup_tickets.types import Counts, Masks, Number, Scores
@@ -64,12 +68,12 @@ def select(
     else:
         check_same_leaves("among", among, "scores", scores)
 
-    def choose(name: str, turn: Turn, score: jax.Array, count: Any, *rest: Any):
+    def choose(name: str, score: jax.Array, count: Any, *rest: Any) -> Selecting:
         if count is None:
-            return None, turn
-        return top_k(name, turn, score, count, *rest)
+            return None
+        return (yield top_k(name, score, count, *rest))
 
-    return map_in_turn(choose, scores, counts, among, splits)
+    return map_selecting(choose, scores, counts, among, splits)
 
 
 def select_globally(
@@ -88,8 +92,8 @@ def select_globally(
 
     Raises:
       ValueError: if ``among`` has other leaves or shapes than ``scores``, if the count
-        is no whole number in [0, number of places], or if more than 2**31 - 1 scores
-        are compared.
+        is no whole number in [0, number of places], or if one leaf has more than
+        2**31 - 1 places.
       TypeError: if a score is not floating point.
     """
     if among is None:
@@ -103,65 +107,227 @@ def select_globally(
         return taking_part
     with jax.numpy_dtype_promotion("standard"):
         widest = functools.reduce(jnp.promote_types, [leaf.dtype for leaf in leaves])
-    keys = map_named(
-        lambda name, s, m: ordered_keys(name, s.astype(widest), m), taking_part, among
+    asked = map_named(
+        lambda name, s, m: top_k(name, s, 0, m)._replace(sources=(s.astype(widest), m)),
+        taking_part,
+        among,
     )
-    leaves, structure = jax.tree.flatten(keys)
-    return jax.tree.unflatten(structure, largest(leaves, count)[0])
+    all_asked, structure = jax.tree.flatten(asked, is_leaf=_is_wanted)
+    return jax.tree.unflatten(structure, _together(all_asked, count))
 
 
-# --- One leaf after another -----------------------------------------------------------
-
-Turn = jax.Array | None
-"""Waits for the leaf before: an int32 scalar, 0, that only its selection can tell."""
+# --- Selections of many leaves --------------------------------------------------------
 
 
-def map_in_turn(
-    function: Callable[..., tuple[Any, Turn]], tree: Any, *rest: Any
-) -> Any:
-    """`map_named` that works on one leaf at a time, so that one leaf's keys are live.
+class Wanted(NamedTuple):
+    """A selection that is asked for: the ``k`` largest keys of a leaf or its groups."""
 
-    Args:
-      function: ``(name, turn, leaf, *leaves) -> (result, turn)``, handing ``turn`` to
-        and on from `top_k`.
-      tree: pytree.
-      *rest: pytrees with its structure, which may have ``None`` at its leaves.
-    """
-    turn = None
+    keys: Callable[..., jax.Array]  # of the sources
+    sources: tuple[Any, ...]  # arrays of the leaf's shape, or None
+    k: Any
+    split: Split | None = None
 
-    def step(name: str, *leaves: Any) -> Any:
-        nonlocal turn
-        result, turn = function(name, turn, *leaves)
-        return result
 
-    return map_named(step, tree, *rest)
+Selecting = Generator[Wanted, jax.Array, Any]
+"""A function of one leaf that yields what it wants selected and is sent the mask."""
 
 
 def top_k(
     name: str,
-    turn: Turn,
     score: jax.Array,
-    k: Number,
+    k: Any,
     candidates: jax.Array | None,
     split: Split | None = None,
-) -> tuple[jax.Array, Turn]:
-    """Mask of the ``k`` largest scores of one array, or of each of its groups.
+) -> Wanted:
+    """The ``k`` largest scores of one array, or of each of its groups.
 
     Args:
       name: what to call the array in an error.
-      turn: from the selection that must come first, or ``None``.
       score: floating point array.
       k: integer scalar, Python or traced, or one for each group; clipped to [0, number
         of candidates].
       candidates: bool array shaped like ``score``, or ``None`` for all.
       split: the groups.
 
-    Returns:
-      The mask and the turn for the next selection.
+    Raises:
+      TypeError: naming the leaf whose scores are not floating point.
     """
-    keys = ordered_keys(name, score, candidates)
-    if turn is not None:
-        keys = keys + turn.astype(keys.dtype)
-    (mask,), cut = largest([keys], k, split=split)
-    # Never negative, so always 0, but the compiler cannot know and keeps the order.
-    return mask, jnp.minimum(jnp.min(cut), 0)
+    check_scores(name, score, candidates)
+    return Wanted(ordered_keys, (score, candidates), k, split)
+
+
+def map_selecting(function: Callable[..., Selecting], tree: Any, *rest: Any) -> Any:
+    """`map_named` of functions that yield selections, which are made together.
+
+    On one CPU device a few leaves at a time go through all of their selections, as many
+    as have together the size of the largest: keys of so many are live. On a mesh, and
+    on accelerators, all leaves go in step, and one loop serves them all. Leaves with
+    groups are selected from one after the other, each in one loop for its groups.
+
+    Args:
+      function: generator function ``(name, leaf, *leaves)``, see `Selecting`.
+      tree: pytree.
+      *rest: pytrees with its structure, which may have ``None`` at its leaves.
+    """
+    running: list[Selecting] = []
+
+    def begin(name: str, *leaves: Any) -> int:
+        running.append(function(name, *leaves))
+        return len(running) - 1
+
+    numbers = map_named(begin, tree, *rest)
+    results, first = [None] * len(running), {}
+    for number in range(len(running)):
+        _go_on(running, number, None, first, results)
+    largest_size = max((w.sources[0].size for w in first.values()), default=0)
+    on_cpu = _in_rows(list(first.values()), largest_size)
+    turn = jnp.int32(0)
+    batches, room = _batches(first) if on_cpu else ([list(first)], 0)
+    for batch in batches:
+        waiting = {number: first[number] for number in batch}
+        while waiting:
+            asked = list(waiting.values())
+            if on_cpu:
+                masks, turn = _in_turn(asked, turn, room)
+            else:
+                masks = _at_once(asked)
+            answers = dict(zip(waiting, masks, strict=True))
+            waiting = {}
+            for number, mask in answers.items():
+                _go_on(running, number, mask, waiting, results)
+    return jax.tree.map(lambda number: results[number], numbers)
+
+
+def _go_on(
+    running: list[Selecting],
+    number: int,
+    mask: Any,
+    waiting: dict[int, Wanted],
+    results: list[Any],
+) -> None:
+    """Sends a mask, and files what is wanted next, or the result."""
+    try:
+        waiting[number] = running[number].send(mask)
+    except StopIteration as stop:
+        results[number] = stop.value
+
+
+def _batches(first: dict[int, Wanted]) -> tuple[list[list[int]], int]:
+    """Numbers of leaves to be selected together, and the room of the largest."""
+    alone = [[number] for number, wanted in first.items() if wanted.split is not None]
+    sizes = {n: w.sources[0].size for n, w in first.items() if w.split is None}
+    if not sizes:
+        return alone, 0
+    width = width_for(max(sizes.values()))
+    need = {n: rows_needed([size], width) for n, size in sizes.items()}
+    room = max(need.values())
+    batches: list[list[int]] = []
+    for number in sorted(sizes, key=lambda n: -need[n]):
+        for batch in batches:
+            used = sum(need[n] for n in batch)
+            if used + need[number] <= room and _wide(first[batch[0]]) == _wide(
+                first[number]
+            ):
+                batch.append(number)
+                break
+        else:
+            batches.append([number])
+    return alone + batches, room * width
+
+
+def _in_turn(
+    asked: list[Wanted], turn: jax.Array, room: int
+) -> tuple[list[Any], jax.Array]:
+    """On one CPU device: masks, and what the next selection has to wait for."""
+    masks, turn = _of_groups(asked, turn)
+    for wide in (False, True):
+        of = [i for i, w in enumerate(asked) if w.split is None and _wide(w) == wide]
+        if of:
+            keys = [asked[i].keys(*asked[i].sources) for i in of]
+            found, turn = _of_rows(keys, [asked[i].k for i in of], turn, room)
+            for i, mask in zip(of, found, strict=True):
+                masks[i] = mask
+    return masks, turn
+
+
+def _of_groups(asked: list[Wanted], turn: jax.Array) -> tuple[list[Any], jax.Array]:
+    """Masks of the leaves with groups, one after the other, ``None`` for the others."""
+    masks: list[Any] = [None] * len(asked)
+    for i, wanted in enumerate(asked):
+        if wanted.split is not None:
+            keys = wanted.keys(*wanted.sources)
+            keys = keys + turn.astype(keys.dtype)
+            (masks[i],), cut = largest([keys], wanted.k, split=wanted.split)
+            # Never negative, so always 0, but the compiler cannot know.
+            turn = jnp.minimum(jnp.min(cut), 0)
+    return masks, turn
+
+
+def _of_rows(
+    keys: list[jax.Array], counts: list[Any], turn: jax.Array, room: int = 0
+) -> tuple[list[jax.Array], jax.Array]:
+    """On one CPU device, where other selections take so many places."""
+    sizes = tuple(key.size for key in keys)
+    if not sum(sizes):
+        return [jnp.zeros(key.shape, bool) for key in keys], turn
+    width = width_for(max(sizes))
+    together = len(counts) == 1
+    # Few numbers of comparisons: programs of the same shapes are compiled once.
+    comparisons = 1 if together else 1 << (len(keys) - 1).bit_length()
+    of = (0,) * len(keys) if together else tuple(range(len(keys)))
+    # Selections with as many rows have the same memory, one after the other.
+    number = rows_needed(list(sizes), width)
+    if number < room // width <= 2 * number:
+        number, comparisons = room // width, comparisons << 1
+    rows = Rows(width, number, sizes, of, comparisons)
+    k = [jnp.clip(jnp.asarray(k, jnp.int32), 0, MAX_COUNT) for k in counts]
+    k += [jnp.int32(MAX_COUNT)] * (comparisons - len(k))
+    return largest_of_rows(keys, jnp.stack(k), turn, rows)
+
+
+def _at_once(asked: list[Wanted]) -> list[Any]:
+    """On a mesh or an accelerator."""
+    masks, _ = _of_groups(asked, jnp.int32(0))
+    for wide in (False, True):
+        of = [i for i, w in enumerate(asked) if w.split is None and _wide(w) == wide]
+        problems = [([Leaf(asked[i].keys, asked[i].sources)], asked[i].k) for i in of]
+        full = [problem for problem in problems if problem[0][0].sources[0].size]
+        found = iter(largest_at_once(full) if full else [])
+        for i in of:
+            shape = asked[i].sources[0].shape
+            empty = not asked[i].sources[0].size
+            masks[i] = jnp.zeros(shape, bool) if empty else next(found)[0]
+    return masks
+
+
+def _wide(wanted: Wanted) -> bool:
+    """Whether the keys have 64 bits."""
+    arrays = [source for source in wanted.sources if source is not None]
+    return any(source.dtype.itemsize == 8 for source in arrays)
+
+
+def _together(asked: list[Wanted], count: Any) -> list[jax.Array]:
+    """Masks of the largest keys of all, compared with each other."""
+    size = sum(w.sources[0].size for w in asked)
+    if not size:
+        return [jnp.zeros(w.sources[0].shape, bool) for w in asked]
+    if _in_rows(asked, size):
+        keys = [w.keys(*w.sources) for w in asked]
+        return _of_rows(keys, [count], jnp.int32(0))[0]
+    some = [w for w in asked if w.sources[0].size]
+    (found,) = largest_at_once([([Leaf(w.keys, w.sources) for w in some], count)])
+    masks = iter(found)
+    return [
+        next(masks) if w.sources[0].size else jnp.zeros(w.sources[0].shape, bool)
+        for w in asked
+    ]
+
+
+def _in_rows(asked: list[Wanted], size: int) -> bool:
+    """Whether leaves are selected from on one CPU, where rows of so many have room."""
+    arrays = [s for wanted in asked for s in wanted.sources if s is not None]
+    return size <= MAX_COUNT // 2 and on_one_cpu(arrays)
+
+
+def _is_wanted(value: Any) -> bool:
+    return isinstance(value, Wanted)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sup_tickets.checks import check_count, check_whole, is_number
 from sup_tickets.groups import Groups, Part, Split, per_block, split_of
-from sup_tickets.selection import Turn, map_in_turn, select, top_k
+from sup_tickets.selection import Selecting, map_selecting, select, top_k
 from sup_tickets.tree_checks import check_counts, check_same_leaves
 from sup_tickets.trees import RuleLike, default_rule, map_named, sparse_leaves
 from sup_tickets.types import Counts, Masks, Number, Scores
@@ -91,15 +91,15 @@ def select_blocks(
     else:
         check_same_leaves("among", among, "scores", scores)
 
-    def choose(name: str, turn: Turn, score: jax.Array, count: Any, candidates: Any):
+    def choose(name: str, score: jax.Array, count: Any, candidates: Any) -> Selecting:
         if count is None:
-            return None, turn
+            return None
         split = blocks_of(name, score)
         shape, inside = split.merged
         if candidates is not None:
             candidates = jnp.all(candidates.reshape(shape), axis=inside)
         sums = jnp.sum(score.reshape(shape), axis=inside)
-        chosen, turn = top_k(name, turn, sums, count, candidates)
-        return jnp.broadcast_to(split.spread(chosen), score.shape), turn
+        chosen = yield top_k(name, sums, count, candidates)
+        return jnp.broadcast_to(split.spread(chosen), score.shape)
 
-    return map_in_turn(choose, scores, counts, among)
+    return map_selecting(choose, scores, counts, among)

@@ -33,12 +33,7 @@ from sup_tickets.masks import (
     layer_counts,
     union,
 )
-from sup_tickets.selection import (
-    Turn,
-    map_in_turn,
-    select,
-    top_k,
-)
+from sup_tickets.selection import Selecting, map_selecting, select, top_k
 from sup_tickets.tree_checks import (
     check_same_containers,
     check_same_leaves,
@@ -189,11 +184,11 @@ def rewire(
     if prefer is None:
         prefer = jax.tree.map(lambda _: None, masks)
 
-    def change(name: str, turn: Turn, w: Any, mask: Any, *rest: Any):
+    def change(name: str, w: Any, mask: Any, *rest: Any) -> Selecting:
         if mask is None:
-            return None, turn
+            return None
         drop_score, grow_score, keep, add, first, split, growing = rest
-        staying, turn = top_k(name, turn, drop_score, keep, mask)
+        staying = yield top_k(name, drop_score, keep, mask)
         candidates = ~staying if regrow_dropped else ~mask
         if split is not None:
             add = count_true(mask, split) - count_true(staying, split)
@@ -202,15 +197,15 @@ def rewire(
             has = count_true(candidates, split)
             add = parted(jnp.ones(split.number), add, has.reshape(-1))
             add = add.reshape(split.counts)
-        new, turn = _grown(name, turn, grow_score, add, candidates, first, split)
+        new = yield from _grown(name, grow_score, add, candidates, first, split)
         if split is not None and not regrow_dropped:
             left = add - count_true(new, split)
-            again, turn = top_k(name, turn, grow_score, left, mask & ~staying, split)
+            again = yield top_k(name, grow_score, left, mask & ~staying, split)
             new = new | again
-        return staying | new, turn
+        return staying | new
 
     trees = (masks, drop_scores, grow_scores, kept, added, prefer, splits, grown_in)
-    new_masks = map_in_turn(change, params, *trees)
+    new_masks = map_selecting(change, params, *trees)
     return Rewired(
         params=apply_masks(intersection(masks, new_masks), params),
         masks=new_masks,
@@ -223,20 +218,19 @@ def rewire(
 
 def _grown(
     name: str,
-    turn: Turn,
     score: jax.Array,
     k: jax.Array,
     candidates: jax.Array,
     first: jax.Array | None,
     split: Split | None,
-) -> tuple[jax.Array, Turn]:
+) -> Selecting:
     """The ``k`` highest candidates, those in ``first`` before all others."""
     if first is None:
-        return top_k(name, turn, score, k, candidates, split)
-    chosen, turn = top_k(name, turn, score, k, candidates & first, split)
+        return (yield top_k(name, score, k, candidates, split))
+    chosen = yield top_k(name, score, k, candidates & first, split)
     rest = k - count_true(chosen, split)
-    others, turn = top_k(name, turn, score, rest, candidates & ~first, split)
-    return chosen | others, turn
+    others = yield top_k(name, score, rest, candidates & ~first, split)
+    return chosen | others
 
 
 def _numbers(

@@ -19,6 +19,7 @@ from sup_tickets.groups import (
     per_part,
     split_of,
 )
+from sup_tickets.keys import ordered_keys
 from sup_tickets.masks import layer_counts, random_masks
 from sup_tickets.pruning import prune_to, prune_to_counts
 from sup_tickets.selection import select
@@ -189,10 +190,10 @@ def test_folded_and_plain_counts_choose_alike(groups, shape, monkeypatch):
     split = split_of(groups, "w", shape)
     monkeypatch.setattr(bisection, "_SMALL", 0)
     score = helpers.scores_with_ties(np.random.default_rng(1), shape, np.float32)
-    keys = bisection.ordered_keys("w", jnp.asarray(score), None)
+    keys = ordered_keys(jnp.asarray(score))
     masks = []
     for fold in (True, False):
-        monkeypatch.setattr(bisection, "_may_fold", lambda _, fold=fold: fold)
+        monkeypatch.setattr(bisection, "on_one_cpu", lambda _, fold=fold: fold)
         choose = jax.jit(lambda k: bisection.largest.__wrapped__([keys], k, split)[0])
         masks.append([choose(k) for k in (1, 5)])
     helpers.assert_same(*masks)
@@ -200,7 +201,7 @@ def test_folded_and_plain_counts_choose_alike(groups, shape, monkeypatch):
 
 def test_few_are_ranked_and_many_bisected_alike(monkeypatch):
     score = helpers.scores_with_ties(np.random.default_rng(2), (16, 5), np.float32)
-    keys = bisection.ordered_keys("w", jnp.asarray(score), score > -1)
+    keys = ordered_keys(jnp.asarray(score), score > -1)
     split = split_of(per_block(8), "w", score.shape)
     masks = []
     for few in (16, 0):
@@ -404,7 +405,8 @@ def test_sharded_is_unsharded_and_exchanges_counts_alone(key):
     given = [helpers.sharded(tree) for tree in (params, masks, gradients)]
     program = jax.jit(grouped_rewire).lower(*given).compile()
     helpers.assert_same(program(*given), whole)
-    most = max(helpers.SHAPES["first"][1], helpers.SHAPES["last"][1])
+    # Seven trial keys of every group.
+    most = 7 * max(helpers.SHAPES["first"][1], helpers.SHAPES["last"][1])
     for operation, shape in helpers.collectives(program):
         sizes = [np.prod([int(n) for n in dims.split(",")])
                  for dims in re.findall(r"\[(\d[\d,]*)\]", shape)]  # fmt: skip

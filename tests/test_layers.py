@@ -18,9 +18,10 @@ ROOT = Path(st.__file__).parent
 LAYERS = [
     {"types", "checks", "files", "rules", "zeros", "unfit"},
     {"trees", "counting", "ramps", "averages", "clocks", "inside"},
-    {"tree_checks", "schedules", "softening", "rotations"},
+    {"tree_checks", "schedules", "softening", "rotations", "keys", "thresholds"},
     {"groups"},
     {"structures", "bisection", "learning_rates", "tickets", "densities"},
+    {"packed", "spread"},
     {"selection", "distributions", "coverage", "channels"},
     {"masks", "wiring"},
     {"structured", "saliency", "slots", "averaging", "condensed"},

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as draws
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from sup_tickets import bisection
+from sup_tickets import packed, selection, spread
+from sup_tickets.pruning import prune_to
 from sup_tickets.selection import select, select_globally
+from sup_tickets.thresholds import Bracket, search
+from sup_tickets.topology import rewire
 
 NAN, INF = np.nan, np.inf
 DTYPES = ["float32", "bfloat16", "float16"]
@@ -123,18 +128,26 @@ def test_errors():
         select_globally({"w": jnp.arange(4)}, 1)
 
 
-def test_too_many_scores_are_refused():
-    def half(n):
-        return jax.ShapeDtypeStruct((n,), jnp.bfloat16)
+def test_more_scores_than_int32_counts():
+    def select_of(*sizes):
+        leaves = [jax.ShapeDtypeStruct((n,), jnp.bfloat16) for n in sizes]
+        return jax.eval_shape(lambda s: select_globally(s, 5), leaves)
 
-    most = 2**30
-    jax.eval_shape(
-        lambda s: select_globally(s, 5), {"a": half(most), "b": half(most - 1)}
-    )
+    for sizes in ((2**30, 2**30 - 1), (2**30, 2**30), (2**31 - 1, 2**31 - 1)):
+        assert [m.shape for m in select_of(*sizes)] == [(n,) for n in sizes]
     with pytest.raises(ValueError, match=r"at most 2.* - 1 scores .* got 2147483648"):
-        jax.eval_shape(
-            lambda s: select_globally(s, 5), {"a": half(most), "b": half(most)}
-        )
+        select_of(2**31)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_counts_beyond_int32_choose_alike(ties, monkeypatch):
+    scores = tree_of_scores(5, ties)
+    wanted = [globally(scores, k) for k in (1, 999, 3000)]
+    monkeypatch.setattr(spread, "MAX_COUNT", 3072)  # of the largest leaf
+    monkeypatch.setattr(selection, "on_one_cpu", lambda _: False)
+    choose = jax.jit(lambda *args: select_globally(*args))
+    helpers.assert_same([choose(scores, k) for k in (1, 999, 3000)], wanted)
+    assert "i64" in choose.lower(scores, 1).as_text()
 
 
 # --- Jit ------------------------------------------------------------------------------
@@ -172,21 +185,23 @@ def test_counts_may_be_traced_or_concrete():
     helpers.assert_same(jax.jit(select)(scores, counts), static)
 
 
-def test_folded_and_plain_counts_choose_alike(monkeypatch):
-    trees = [tree_of_scores(3, ties) for ties in (False, True)]
-    keys = [
-        [bisection.ordered_keys(k, jnp.asarray(tree[k]), tree[k] > -1) for k in tree]
-        for tree in trees
-    ]
-    masks, programs = [], []
-    for fold in (True, False):
-        monkeypatch.setattr(bisection, "_may_fold", lambda _, fold=fold: fold)
-        # Unwrapped: what was traced with the other count must not be used again.
-        choose = jax.jit(lambda *args: bisection.largest.__wrapped__(*args)[0])
-        masks.append([choose(leaves, k) for leaves in keys for k in (1, 999, 3000)])
-        programs.append(str(jax.make_jaxpr(choose)(keys[0], 1)))
-    helpers.assert_same(*masks)
-    assert programs[0] != programs[1]
+def test_rows_of_any_width_and_no_rows_choose_alike(monkeypatch):
+    scores, tied = tree_of_scores(3), tree_of_scores(3, ties=True)
+    among = {k: s > -1 for k, s in scores.items()}
+    found, programs = [], []
+    for long, on_cpu in ((1 << 12, True), (512, True), (1 << 12, False)):
+        monkeypatch.setattr(packed, "_LONG", long)
+        monkeypatch.setattr(selection, "on_one_cpu", lambda _, on_cpu=on_cpu: on_cpu)
+        # A function of its own: what was traced the other way must not be used again.
+        choose = jax.jit(lambda s, k: (
+            select_globally(s, k, among=among),
+            select(s, dict.fromkeys(s, 40), among=among),
+        ))  # fmt: skip
+        found.append([choose(s, k) for s in (scores, tied) for k in (1, 999, 3000)])
+        programs.append(str(jax.make_jaxpr(choose)(scores, 1)))
+    helpers.assert_same(found[0], found[1])
+    helpers.assert_same(found[0], found[2])
+    assert len(set(programs)) == 3
 
 
 def test_vmap_over_scores():
@@ -305,7 +320,47 @@ def test_sharded_selection_exchanges_scalars_alone(together):
     choose = (lambda s: select_globally(s, 99)) if together else (
         lambda s: select(s, counts))  # fmt: skip
     compiled = jax.jit(choose).lower(scores).compile()
-    helpers.assert_exchanges_scalars_alone(compiled)
+    # One in the search for the thresholds, at most 11 times, and one in that for ties,
+    # for each of the three ways in which leaves lie.
+    assert helpers.assert_exchanges_counts_alone(compiled) == 2 * 3
+
+
+@pytest.mark.parametrize("what", ["select", "globally", "rewire", "prune"])
+def test_all_reduces_of_a_whole_tree(what):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    over = NamedSharding(mesh, P("data"))
+    shapes = [(64, 5), (32, 3), (16, 7), (8, 4)]
+    scores = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=over) for s in shapes]
+    masks = [jax.ShapeDtypeStruct(s, bool, sharding=over) for s in shapes]
+    loops, function = {
+        "select": (2, lambda s, m: select(s, [9] * 4, among=m)),
+        "globally": (2, lambda s, m: select_globally(s, 99, among=m)),
+        # Active weights are counted once; then it drops, then it grows.
+        "rewire": (5, lambda s, m: rewire(
+            s, m, drop_scores=s, grow_scores=s, fraction=0.3)),
+        "prune": (2, lambda s, m: prune_to(s, m, sparsity=0.9)),
+    }[what]  # fmt: skip
+    compiled = jax.jit(function).lower(scores, masks).compile()
+    assert helpers.assert_exchanges_counts_alone(compiled) == loops
+
+
+def test_passes_are_bounded():
+    # However keys lie: of 2**32 integers the last, of 2**24 indices the first.
+    for low, high, most in ((-(2**31), 2**31 - 1, 11), (-(2**24), 0, 8)):
+        for hidden in (low, low + 1, (low + high) // 3, high - 1):
+            start = Bracket(np.int32([[low], [high]]), np.int32([[9], [0]]))
+
+            def count(trial, hidden=hidden):
+                return jnp.where(trial <= hidden, jnp.int32(9), jnp.int32(0))
+
+            counted = []
+            with jax.disable_jit():
+                found = search(
+                    lambda t, n=counted: n.append(1) or count(t),
+                    jnp.int32([5]), start, trials=7, guesses=0,
+                )  # fmt: skip
+            passes = len(counted)
+            assert int(found.low[0]) == hidden and passes <= most, (hidden, passes)
 
 
 def test_sharded_masks_stay_where_their_scores_are():

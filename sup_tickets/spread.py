@@ -1,0 +1,183 @@
+"""Selection over meshes and accelerators: all leaves of a tree at once.
+
+One loop searches every threshold. A pass counts how many keys reach seven trial keys of
+each comparison, so that 32 bits take 11 passes at most, each of which exchanges one set
+of counts between devices. Nothing as large as a leaf is kept: keys are made of the
+scores in every pass.
+"""
+
+import contextlib
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sup_tickets.counting import MAX_COUNT
+from sup_tickets.keys import index_of, lowest_of
+from sup_tickets.thresholds import Bracket, search, whole_range
+
+_TRIALS = 7
+
+
+class Leaf(NamedTuple):
+    """What keys are made of."""
+
+    keys: Callable[..., jax.Array]  # of the sources
+    sources: tuple[Any, ...]  # arrays of one shape, or None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the keys."""
+        return self.sources[0].shape
+
+
+def largest_at_once(
+    asked: list[tuple[list[Leaf], Any]],
+) -> list[list[jax.Array]]:
+    """Masks of the ``k`` largest keys of each list of leaves, ties by index.
+
+    Args:
+      asked: leaves that are compared together, all with keys of one dtype, and ``k``.
+
+    Raises:
+      ValueError: if one leaf has more than 2**31 - 1 places.
+    """
+    problems = [_Problem(leaves, k) for leaves, k in asked]
+    # A count of more than 2**31 - 1 weights needs 64 bits, which JAX allows by default
+    # only where it is told so.
+    wide = any(problem.places > MAX_COUNT for problem in problems)
+    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+        return _largest(problems, np.dtype(np.int64 if wide else np.int32))
+
+
+class _Problem:
+    """Leaves that are compared together."""
+
+    def __init__(self, leaves: list[Leaf], k: Any):
+        self.leaves, self.k = leaves, k
+        sizes = [prod(leaf.shape) for leaf in leaves]
+        if max(sizes) > MAX_COUNT:
+            raise ValueError(
+                f"at most 2**31 - 1 scores of one leaf can be compared, got "
+                f"{max(sizes)}; split the leaf"
+            )
+        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.places = sum(sizes)
+
+    def summed(self, hits: list[jax.Array], dtype: np.dtype) -> jax.Array:
+        """How many are True, over all leaves."""
+        numbers = [jnp.sum(hit, dtype=jnp.int32).astype(dtype) for hit in hits]
+        return sum(numbers[1:], start=numbers[0])
+
+
+def _largest(problems: list[_Problem], dtype: np.dtype) -> list[list[jax.Array]]:
+    def count(trial: jax.Array, same: jax.Array, level: Any = None) -> jax.Array:
+        """[T, C] counts of keys that reach trial keys; with a level, of ties."""
+        found = []
+        for c, problem in enumerate(problems):
+
+            def of_one(key: jax.Array, problem: _Problem = problem, c: int = c):
+                own = None if level is None else level[c]
+                places = range(len(problem.leaves))
+                hits = [_hits(problem, i, key, own, same) for i in places]
+                return problem.summed(hits, dtype)
+
+            found.append(jax.vmap(of_one)(trial[:, c]))
+        return jnp.stack(found, axis=1)
+
+    places = np.array([problem.places for problem in problems], dtype)
+    members = jnp.asarray(places)
+    k = jnp.stack([jnp.asarray(problem.k, dtype) for problem in problems])
+    k = jnp.clip(k, 0, members)
+    kind = jax.eval_shape(problems[0].leaves[0].keys, *problems[0].leaves[0].sources)
+    options: Any = {"trials": _TRIALS, "guesses": 0}
+    start = whole_range(members, kind.dtype)
+    zero = jnp.zeros(1, jnp.int32)
+    found = search(count, k, start, beside=zero, **options)
+    threshold = found.low
+
+    # Where even the last candidate is chosen there is nothing to decide.
+    tied = (found.at_least > k) & (threshold > lowest_of(threshold))
+    last = -members
+    reached = jnp.stack([jnp.where(tied, found.at_least, k), found.reached[1]])
+    start = Bracket(jnp.stack([last, jnp.zeros_like(last)]), reached)
+    cut = search(
+        lambda trial, given: count(trial, given[:1], given[1:]),
+        k,
+        start,
+        beside=jnp.concatenate([zero.astype(threshold.dtype), threshold]),
+        **options,
+    ).low
+    return _masks(problems, threshold, cut, jnp.any(found.at_least < 0))
+
+
+def _hits(
+    problem: _Problem, i: int, key: jax.Array, level: Any, same: jax.Array
+) -> jax.Array:
+    """Which keys of a leaf reach a trial key; with a level, which ties.
+
+    Args:
+      problem: of the leaf.
+      i: its place there.
+      key: [] trial key; of ties the complement of an index.
+      level: [] the threshold.
+      same: [1] integer, always 0.
+    """
+    leaf = problem.leaves[i]
+    keys = leaf.keys(*(_again(source, same) for source in leaf.sources))
+    if level is None:
+        return keys >= key
+    backwards = ~(index_of(leaf.shape).astype(key.dtype) + problem.starts[i])
+    return (keys > level) | ((keys == level) & (backwards >= key))
+
+
+def _masks(
+    problems: list[_Problem], threshold: Any, cut: Any, never: jax.Array
+) -> list[list[jax.Array]]:
+    """The masks, made in a loop of one step.
+
+    What a loop reads is stored, so that these are the scores that were searched. Made
+    elsewhere, the compiler might compute them once more, rounded differently.
+    """
+
+    def make(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        same = state[0].astype(jnp.int32).reshape(1)
+        masks = []
+        for c, problem in enumerate(problems):
+            made = []
+            for i, leaf in enumerate(problem.leaves):
+                hits = _hits(problem, i, cut[c], threshold[c], same)
+                made.append(hits & _candidates(leaf, same))
+            masks.append(made)
+        return jnp.bool_(True), masks
+
+    none = [
+        [jnp.zeros_like(leaf.sources[0], bool) for leaf in problem.leaves]
+        for problem in problems
+    ]
+    # Whether they are made already, which the compiler must not be able to tell.
+    return lax.while_loop(lambda s: ~s[0], make, (never, none))[1]
+
+
+def _candidates(leaf: Leaf, same: jax.Array) -> jax.Array:
+    keys = leaf.keys(*(_again(source, same) for source in leaf.sources))
+    return keys != lowest_of(keys)
+
+
+def _again(source: Any, same: jax.Array) -> Any:
+    """The source, which the compiler takes for another one in each pass.
+
+    It would make keys of it before the loop, and keep them.
+    """
+    if source is None:
+        return None
+    changed = same.reshape((1,) * source.ndim)
+    if source.dtype == bool:
+        return source ^ (changed != 0)
+    as_integers = np.dtype(f"int{8 * source.dtype.itemsize}")
+    bits = lax.bitcast_convert_type(source, as_integers)
+    return lax.bitcast_convert_type(bits ^ changed.astype(as_integers), source.dtype)

@@ -1,0 +1,170 @@
+"""The search for exact thresholds, of any number of comparisons at once.
+
+In every comparison we look for a key that exactly ``k`` keys reach, or else the largest
+that at least ``k`` reach, by counting how many reach a few trial keys. All comparisons
+are searched together, so that a selection over sharded arrays exchanges one array of
+counts a pass, and never a weight. Shapes: C comparisons, T trial keys of each.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# How many passes guess where the threshold lies from the counts at the ends. They
+# rarely need more; what does, is better divided into equal parts.
+GUESSES = 6
+_DEVIATIONS = 2.0
+
+
+class Bracket(NamedTuple):
+    """Where the thresholds are; an array of both ends is one value to the compiler."""
+
+    ends: jax.Array  # [2, C] keys: what at least k reach, and what lies above
+    reached: jax.Array  # [2, C] how many reach each
+
+    @property
+    def low(self) -> jax.Array:
+        """[C] keys that at least ``k`` reach."""
+        return self.ends[0]
+
+    @property
+    def at_least(self) -> jax.Array:
+        """[C] how many reach them."""
+        return self.reached[0]
+
+    @property
+    def span(self) -> jax.Array:
+        """[C] how many keys the threshold may be, unsigned."""
+        return _unsigned(self.ends[1]) - _unsigned(self.ends[0])
+
+    def undecided(self, k: jax.Array) -> jax.Array:
+        """Where the search has to go on."""
+        return (self.at_least != k) & (self.span > 1)
+
+
+def whole_range(members: jax.Array, dtype: np.dtype) -> Bracket:
+    """The bracket of all keys of a dtype, of comparisons with so many members [C]."""
+    info = np.iinfo(dtype)
+    ends = np.array([[info.min], [info.max]], dtype)
+    return Bracket(
+        jnp.broadcast_to(ends, (2, *members.shape)),
+        jnp.stack([members, jnp.zeros_like(members)]),
+    )
+
+
+def search(
+    count: Callable[..., jax.Array],
+    k: jax.Array,
+    start: Bracket,
+    *,
+    trials: int,
+    first: jax.Array | None = None,
+    guesses: int = GUESSES,
+    beside: jax.Array | None = None,
+) -> Bracket:
+    """Narrows the brackets until all thresholds are found.
+
+    Args:
+      count: how many keys reach trial keys [T, C], in order; of their shape.
+      k: [C] of the dtype of the counts.
+      start: what is known.
+      trials: T, one less than a power of two.
+      first: [T, C], in order, the trial keys of the first pass.
+      guesses: how many passes may take the trial keys from the counts so far, as if
+        keys lay evenly between the ends. The others divide the bracket evenly, so that
+        of 32 bits ``guesses + ceil(32 / log2(T + 1))`` passes are enough.
+
+      beside: integers for ``count`` as its second argument. What is the same in every
+        pass the compiler computes before, and of keys that would be as large as they.
+
+    Returns:
+      Brackets in which ``k`` reach the low end, or the ends are neighbours.
+    """
+
+    def trial(step: jax.Array, slow: jax.Array, b: Bracket) -> jax.Array:
+        offset = _even(b.span, trials)
+        if guesses:
+            guess = ~slow & (step < guesses)
+            offset = jnp.where(guess[None], _likely(b, k, trials), offset)
+        return _moved(b, offset)
+
+    def narrow(state: tuple[jax.Array, Bracket, jax.Array, Any]):
+        step, old, tried, given = state
+        counts = count(tried) if given is None else count(tried, given)
+        new = _narrowed(old, tried, counts, k)
+        slow = new.span > old.span >> _bits(trials)
+        if given is not None:
+            # Always the same, but the compiler does not know that steps are positive.
+            given = given + (step < 0).astype(given.dtype)
+        # Keys to try are handed on, or each place that is counted would find them anew.
+        return step + 1, new, trial(step + 1, slow, new), given
+
+    if first is None:
+        first = trial(jnp.int32(0), jnp.zeros(k.shape, bool), start)
+    else:
+        low, high = start.ends[:1], start.ends[1:]
+        offset = _unsigned(jnp.clip(first, low, high)) - _unsigned(low)
+        first = _moved(start, offset)
+    state = (jnp.int32(0), start, first, beside)
+    return lax.while_loop(lambda s: jnp.any(s[1].undecided(k)), narrow, state)[1]
+
+
+# --- Parts ----------------------------------------------------------------------------
+
+
+def _narrowed(
+    old: Bracket, tried: jax.Array, counts: jax.Array, k: jax.Array
+) -> Bracket:
+    """The part of a bracket, between two neighbours of the trial keys, with ``k``."""
+    (low, high), (at_least, above) = old.ends, old.reached
+    for key, n in zip(tried, counts, strict=True):
+        low, at_least = (
+            jnp.where(n >= k, *pair) for pair in ((key, low), (n, at_least))
+        )
+    for key, n in zip(tried[::-1], counts[::-1], strict=True):
+        high, above = (jnp.where(n < k, *pair) for pair in ((key, high), (n, above)))
+    return Bracket(jnp.stack([low, high]), jnp.stack([at_least, above]))
+
+
+def _even(span: jax.Array, trials: int) -> jax.Array:
+    """Offsets [T, C] that divide a bracket into equal parts."""
+    part = (span >> _bits(trials)) + (span & trials > 0).astype(span.dtype)
+    return part[None] * np.arange(1, trials + 1, dtype=span.dtype)[:, None]
+
+
+def _likely(old: Bracket, k: jax.Array, trials: int) -> jax.Array:
+    """Offsets [T, C] at and around where the thresholds are to be expected.
+
+    Of n keys strewn evenly over a bracket, those above a share p of it vary by the root
+    of n p (1 - p).
+    """
+    at_least, above = old.reached
+    number = jnp.maximum(at_least - above, 1).astype(jnp.float32)
+    share = jnp.clip((at_least - k).astype(jnp.float32) / number, 0.0, 1.0)
+    spread = (_DEVIATIONS * jnp.sqrt(number * share * (1 - share)) + 0.5) / number
+    middle = trials // 2
+    sides = np.float32([(j - middle) / max(middle, 1) for j in range(trials)])[:, None]
+    # Short of 1, for float32 rounds the largest integers up.
+    place = jnp.clip(share[None] + spread[None] * sides, 0.0, 1 - 2.0**-20)
+    return (place * old.span.astype(jnp.float32)[None]).astype(old.span.dtype)
+
+
+def _moved(old: Bracket, offset: jax.Array) -> jax.Array:
+    """Keys [T, C] so far above the low end, but inside the bracket."""
+    one = offset.dtype.type(1)
+    offset = jnp.minimum(jnp.maximum(offset, one), old.span[None] - one)
+    low = _unsigned(old.ends[:1])
+    return lax.bitcast_convert_type(low + offset, old.ends.dtype)
+
+
+def _bits(trials: int) -> int:
+    """By how many bits a pass with so many trial keys narrows a bracket."""
+    return (trials + 1).bit_length() - 1
+
+
+def _unsigned(keys: jax.Array) -> jax.Array:
+    return lax.bitcast_convert_type(keys, np.dtype(f"uint{8 * keys.dtype.itemsize}"))
