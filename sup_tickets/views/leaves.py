@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from sup_tickets.counting import exact, exact_portion, portion
 from sup_tickets.pruning import without
-from sup_tickets.selection import Turn, map_in_turn, top_k
+from sup_tickets.selection import Selecting, map_selecting, top_k
 from sup_tickets.trees import RuleLike, sparse_leaves
 from sup_tickets.types import Masks, Params
 
@@ -110,13 +110,13 @@ def largest(params: Params, scores: Any, counts: Any, splits: Any = None) -> Mas
       splits: `groups.Split` of each leaf, by default none.
     """
 
-    def choose(name: str, turn: Turn, _: Any, score: Any, count: Any, split: Any):
+    def choose(name: str, _: Any, score: Any, count: Any, split: Any) -> Selecting:
         if score is None:
-            return None, turn
-        return top_k(name, turn, jax.lax.stop_gradient(score), count, None, split)
+            return None
+        return (yield top_k(name, jax.lax.stop_gradient(score), count, None, split))
 
     splits = none_like(params) if splits is None else splits
-    return map_in_turn(choose, params, scores, counts, splits)
+    return map_selecting(choose, params, scores, counts, splits)
 
 
 def _active(mask: jax.Array) -> jax.Array:
