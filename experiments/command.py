@@ -132,7 +132,9 @@ def _dropped(unraisable: Any) -> None:
     """Ctrl-C in a callback that drops exceptions, as JAX has one, comes once more."""
     if unraisable.exc_type is KeyboardInterrupt:
         signal.signal(signal.SIGINT, _interrupt)
-        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+        # To the main thread, which only then wakes from what it waits for.
+        again = (threading.main_thread().ident, signal.SIGINT)
+        threading.Timer(0.05, signal.pthread_kill, again).start()
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -106,7 +106,8 @@ time.sleep(60)
 
 def test_ctrl_c_is_not_lost_in_a_callback_and_the_next_one_ends_at_once():
     words = [sys.executable, "-c", CTRL_C]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
+    # Long before what it sleeps.
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False, timeout=50)
     lines = b"SIGINT: stopped; what was saved is kept\nSIGINT: stopped\n"
     assert (done.returncode, done.stderr) == (130, lines)
 
