@@ -147,7 +147,8 @@ def _likely(old: Bracket, k: jax.Array, trials: int) -> jax.Array:
     share = jnp.clip((at_least - k).astype(jnp.float32) / number, 0.0, 1.0)
     spread = (_DEVIATIONS * jnp.sqrt(number * share * (1 - share)) + 0.5) / number
     middle = trials // 2
-    sides = np.float32([(j - middle) / max(middle, 1) for j in range(trials)])[:, None]
+    sides = [(j - middle) / max(middle, 1) for j in range(trials)]
+    sides = np.array(sides, np.float32)[:, None]
     # Short of 1, for float32 rounds the largest integers up.
     place = jnp.clip(share[None] + spread[None] * sides, 0.0, 1 - 2.0**-20)
     return (place * old.span.astype(jnp.float32)[None]).astype(old.span.dtype)
