@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits
 
-.PHONY: run test test-all check bench clean
+.PHONY: run test test-all check bench docs clean
 
 run: $(VENV)/.train
 	$(BIN)/python -m experiments.main --config=configs/digits.py --workdir=$(WORKDIR)
@@ -25,6 +25,9 @@ check: $(VENV)/.dev
 bench: $(VENV)/.train
 	$(BIN)/python -m experiments.benchmarks.core
 
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W -q docs build/docs
+
 clean:
 	rm -rf $(VENV)
 
@@ -37,3 +40,7 @@ $(VENV)/.dev: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $@ $(VENV)/.train
+
+$(VENV)/.docs: setup.py | $(VENV)/.train
+	$(BIN)/pip install --quiet -e ".[docs]"
+	touch $@

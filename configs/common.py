@@ -26,6 +26,7 @@ ALIASES = {
     "cycles": "sup.cycles",
     "cycle_epochs": "sup.cycle_epochs",
     "seed": "seed",
+    "view": "view.name",
     "mask": "mask.name",
     "masks": "masks",
     "tost": "tost.parts",
@@ -50,6 +51,9 @@ def default() -> ConfigDict:
     config.model.dtype = "float32"  # of the computation, or "bfloat16"
     config.model.options = ConfigDict()  # further fields of the model
     config.method = _method()
+    config.view = ConfigDict()
+    config.view.name = ""  # what is seen of the weights, of sup_tickets.views.VIEWS
+    config.view.options = ConfigDict()  # arguments of the view's function; in steps
     config.masks = placeholder(str)  # file of a network whose masks a run starts with
     config.branch_from = placeholder(str)  # run whose phase 1 this one starts after
     config.mask = _mask()

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -21,3 +22,13 @@ if sys.argv[:1] == ["-m"] and (
     signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
     signal.signal(signal.SIGINT, end_at_once)
+
+if sys.argv[:1] == ["-m"]:
+    _missing = [n for n in ("absl", "flax", "ml_collections") if find_spec(n) is None]
+    if _missing:
+        print(
+            f"error: the commands need {', '.join(_missing)}; install the extra "
+            '"train": pip install -e ".[train]"',
+            file=sys.stderr,
+        )
+        sys.exit(2)

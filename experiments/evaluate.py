@@ -14,8 +14,9 @@ from typing import Any
 import jax
 
 from experiments.build import experiment as build
-from experiments.command import Parser, check_devices, folder_path, start
+from experiments.command import check_devices, start
 from experiments.config.fields import as_config
+from experiments.config.flags import Parser, folder_path
 from experiments.reports.columns import score_cells, score_titles, scores_in
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config

@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.command import Parser, folder_path, start
+from experiments.command import start
+from experiments.config.flags import Parser, folder_path
 from experiments.reports.page import Table, aligned
 from experiments.runs.networks import chosen_files
 from experiments.runs.written import Outputs
+from sup_tickets.condensed import condense_params
 from sup_tickets.training.condensed_files import save_condensed
 from sup_tickets.training.flops import active_counts
 from sup_tickets.training.network_files import (
@@ -41,7 +43,7 @@ class Exported(NamedTuple):
     size: int  # bytes
     weights: int  # of the network
     active: int  # of them, those without a mask included
-    ideal: float  # bits a weight: 32 * density + 1 of 32-bit weights, 32 if dense
+    ideal: float  # bits a weight, see `size_table`
 
     @property
     def bits(self) -> float:
@@ -93,6 +95,9 @@ def _described(path: Path, size: int, network: Network, kind: str) -> Exported:
     weights = sum(leaf.size for _, leaf in leaves)
     stored = {n: leaf.size for n, leaf in leaves} if kind == "dense" else active
     bits = sum(8 * leaf.dtype.itemsize * stored[name] for name, leaf in leaves)
+    if kind == "condensed":
+        parts = jax.tree.leaves(condense_params(network.params, network.masks))
+        bits = sum(8 * part.nbytes for part in parts)
     masked = sum(mask.size for mask in jax.tree.leaves(network.masks))
     ideal = (bits + (masked if kind == "sparse" else 0)) / weights
     return Exported(path, size, weights, sum(active.values()), ideal)
@@ -113,7 +118,10 @@ def size_table(written: Sequence[Exported]) -> str:
         ]
         for file in written
     ]
-    note = "ideal: 32 * density, + 1 bit a weight if sparse; 32 if dense; and no names"
+    note = (
+        "ideal: 32 * density, + 1 bit a weight if sparse; 32 if dense; if condensed 64 "
+        "* density of such layers, 32 of all weights of others; and no names"
+    )
     return f"{aligned(Table(head, rows))}\n\n{note}"
 
 

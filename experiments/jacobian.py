@@ -20,8 +20,9 @@ import jax
 import numpy as np
 
 from experiments.build import experiment as build
-from experiments.command import Parser, check_devices, file_path, folder_path, start
+from experiments.command import check_devices, start
 from experiments.config.fields import as_config, flat
+from experiments.config.flags import Parser, file_path, folder_path
 from experiments.reports.figures import panels, shown_name
 from experiments.reports.page import Table, aligned
 from experiments.runs.layout import read_config

@@ -29,8 +29,9 @@ from experiments import run
 from experiments.build.experiment import build
 from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
-from experiments.command import Parser, check_devices, folder_path, numbers, start
+from experiments.command import check_devices, start
 from experiments.config.fields import Config, as_config, check_config
+from experiments.config.flags import Parser, folder_path, numbers
 from experiments.runs.layout import FINAL, RESULTS, SUFFIX, epoch_file
 from experiments.runs.made_by import maker
 from experiments.runs.ownership import check_no_run, check_same_run
@@ -196,6 +197,11 @@ def _checked(config: Config, options: Options) -> tuple[float, ...]:
         raise ValueError(
             "a lottery prunes weights one by one; config.method.structure must be '', "
             f"got {config.method.structure!r}"
+        )
+    if config.view.name:
+        raise ValueError(
+            "a lottery prunes and rewinds the weights themselves; config.view.name "
+            f"must be '', got {config.view.name!r}"
         )
     if config.branch_from is not None:
         raise ValueError(

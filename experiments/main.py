@@ -1,9 +1,12 @@
-"""Runs an experiment.
+r"""Runs an experiment, or goes on with one; at the end there is a report.
 
-    python -m experiments.main --config=configs/digits.py --workdir=/tmp/digits
+    python -m experiments.main --config=configs/digits.py --workdir=runs/digits
+    python -m experiments.main --config=configs/digits.py:method=set,sparsity=0.9 \
+        --config.train.epochs=30 --workdir=runs/set
 
-This file is kept short; see `run.py` for what happens, `command.py` for flags, errors
-and exit codes.
+What stands after the colon, and --config.FIELD=VALUE, change the configuration; every
+field has a comment in configs/common.py, and docs/experiments.md says what a run leaves
+in its folder.
 """
 
 import argparse
@@ -22,7 +25,9 @@ if (
 
 import jax
 
-from experiments.command import Parser, check_devices, folder_path, start
+from experiments.command import check_devices, start
+from experiments.config.fields import check_config
+from experiments.config.flags import Parser, folder_path
 from experiments.run import run
 from experiments.runs.lost import filter_errors
 
@@ -53,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(options: argparse.Namespace) -> None:
     config = options.config.make()
+    check_config(config)
     _join(options)
     check_devices()
     if options.distributed:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command import Parser, folder_path, start
+from experiments.command import start
+from experiments.config.flags import Parser, folder_path
 from sup_tickets.checks import check_one_of
 from sup_tickets.data.datasets import DATASETS, Dataset, load_dataset
 from sup_tickets.data.files import DataNotPrepared, OtherFormat, data_folder

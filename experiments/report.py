@@ -8,7 +8,8 @@ pictures, and `index.html`, which holds all of it in one file.
 
 from collections.abc import Sequence
 
-from experiments.command import Parser, folder_path, start
+from experiments.command import start
+from experiments.config.flags import Parser, folder_path
 from experiments.reports.runs import report
 
 

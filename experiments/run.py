@@ -42,7 +42,7 @@ from sup_tickets.training.processes import (
     on_first,
     say,
 )
-from sup_tickets.training.state import RunState, network_of
+from sup_tickets.training.state import RunState
 
 _PARTING_SECONDS = 10.0
 
@@ -175,7 +175,7 @@ def _train(
     checkpoints = Checkpoints(folder.checkpoints, keep=(ours.plan.phase1_steps,))
     progress = None
     try:
-        start, notes = _start(ours, folder, checkpoints, branch)
+        start, notes = _start(ours, folder, checkpoints, branch, name)
         step = int(start.train.step)
         for line in folder.go_on(step):
             say(f"{folder.path}: made by others than before: {line}")
@@ -191,9 +191,9 @@ def _train(
             step=step,
         )
         if not notes:
-            progress.began(network_of(start.train), step)
+            progress.began(ours.experiment.network(start.train), step)
         if "rows" not in notes and step == ours.plan.phase1_steps:
-            progress.collected(PHASE1, step, network_of(start.train))
+            progress.collected(PHASE1, step, ours.experiment.network(start.train))
         checkpointer = RunCheckpointer(
             config, checkpoints, progress, signals, folder, step=step
         )
@@ -212,7 +212,11 @@ def _train(
 
 
 def _start(
-    ours: Run, folder: RunFolder, checkpoints: Checkpoints, branch: Branch | None
+    ours: Run,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    branch: Branch | None,
+    name: str,
 ) -> tuple[RunState, dict[str, Any]]:
     """The newest good checkpoint, or the beginning."""
     restored = checkpoints.restore(
@@ -233,7 +237,7 @@ def _start(
         folder.start_over()
         folder.write(PLAN, ours.plan_text + "\n")
         if branch is not None:
-            notes = going_on(branch, folder, notes)
+            notes = going_on(branch, folder, notes, name)
         return state, notes
     for line in restored.broken:
         say(f"{folder.path}: a checkpoint is broken and set aside: {line}")

@@ -23,15 +23,9 @@ from typing import Any, NamedTuple
 import experiments.studies as studies
 from experiments import lottery
 from experiments.build.rules import check_options, without_unused
-from experiments.command import (
-    Parser,
-    check_devices,
-    end_with_failures,
-    file_path,
-    folder_path,
-    start,
-)
+from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import Config, check_config
+from experiments.config.flags import Parser, file_path, folder_path
 from experiments.config.reading import Pairs, Source, read_source
 from experiments.reports.study import gather_study, read_table
 from experiments.reports.study_page import page_files, write_page

@@ -22,14 +22,9 @@ from typing import Any, NamedTuple
 from configs.common import ALIASES
 from experiments import run
 from experiments.build import experiment as build
-from experiments.command import (
-    Parser,
-    check_devices,
-    end_with_failures,
-    folder_path,
-    start,
-)
+from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import FIELDS, Config, as_config, check_config, flat
+from experiments.config.flags import Parser, folder_path
 from experiments.config.reading import Source, as_source
 from experiments.config.values import split, unquoted
 from experiments.reports.runs import report, report_files

@@ -29,6 +29,7 @@ import optax
 
 from sup_tickets.averages import running_mean, wide_dtype
 from sup_tickets.checks import check_whole
+from sup_tickets.masks import check_masks
 from sup_tickets.tree_checks import check_same_names
 from sup_tickets.types import Masks, Number, Params
 
@@ -69,7 +70,8 @@ def iterate_averaging(
       `sparse_training`. It needs the parameters.
 
     Raises:
-      ValueError: if the patience is no whole number of at least 1.
+      ValueError: if the patience is no whole number of at least 1; by ``update``
+        without parameters, or with masks of others.
     """
     check_whole("patience", patience, 1)
 
@@ -92,6 +94,8 @@ def iterate_averaging(
         masks: Masks | None = extra.get("masks")
         if params is None:
             raise ValueError("iterate_averaging needs update(updates, state, params)")
+        if masks is not None:
+            check_masks(params, masks)
         on = state.started
         # The parameters are those after the step before, which is what is added.
         average = _each(
@@ -185,7 +189,7 @@ def stalled(watched: Watched, loss: Number) -> tuple[Watched, jax.Array]:
 
     Args:
       watched: what is known of the losses before.
-      loss: the new one; may be traced.
+      loss: the new one; may be traced. NaN is no progress, and no loss to compare with.
 
     Returns:
       What is known then, and a bool scalar.
@@ -199,7 +203,8 @@ def stalled(watched: Watched, loss: Number) -> tuple[Watched, jax.Array]:
     """
     loss = jnp.asarray(loss, jnp.float32)
     recent = jnp.concatenate([watched.recent[1:], loss[None]])
-    best = jnp.minimum(watched.best, watched.recent[0])
+    # A loss that is NaN is none: it says nothing of those that follow.
+    best = jnp.fmin(watched.best, watched.recent[0])
     return Watched(recent, best), loss > watched.best
 
 
@@ -218,7 +223,7 @@ def _each(
 ) -> Params:
     """``function(average, value, count)`` of every leaf."""
     counts = state.count
-    if isinstance(counts, jax.Array):
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(counts)):  # one of all
         counts = jax.tree.map(lambda _: state.count, params)
     return jax.tree.map(function, state.average, params, counts)
 

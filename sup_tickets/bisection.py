@@ -187,7 +187,8 @@ def _best_of_few(
         return ((other > blocks) | ((other == blocks) & (place > j))).astype(jnp.int32)
 
     rank = functools.reduce(jnp.add, [beaten_by(j) for j in range(size)])
-    best = jnp.expand_dims(k, axis + 1) if k.ndim else k
+    # An axis may have several parts apart, and a count for each of them.
+    best = k.reshape(*lead, wide // size, 1, *rest) if k.ndim else k
     chosen = (rank < best) & (blocks != info.min)
     return [chosen.reshape(keys.shape)], -never.astype(jnp.int32)
 

@@ -5,6 +5,7 @@ value yet and passes.
 """
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Iterable
 from math import inf, isfinite
@@ -149,6 +150,22 @@ def check_one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {words}, got {value!r}{hint}")
 
 
+def check_options(
+    what: str, options: Iterable[str], known: Iterable[str], otherwise: str = ""
+) -> None:
+    """Raises unless all options are known.
+
+    Raises:
+      ValueError: naming the first that is not, what has no such option, and the
+        nearest that it has; ``otherwise`` ends the line.
+    """
+    known = sorted(known)
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise ValueError(f"{what} has no option {option!r}{hint}{otherwise}")
+
+
 def did_you_mean(value: Any, known: Iterable[str]) -> str:
     """A hint at the known word nearest to ``value``, to end an error message with."""
     near = difflib.get_close_matches(str(value).lower(), list(known), 1, 0.0)
@@ -182,3 +199,18 @@ def _percent_hint(value: Any) -> str:
     if not (is_number(value) and 1 < value <= 100):
         return ""
     return f"; in percent? {value:g}% is {float(value) / 100:g}"
+
+
+def check_installed(what: str, *packages: str) -> None:
+    """Raises unless packages of the extra "train" are installed; imports none.
+
+    Raises:
+      ModuleNotFoundError: naming those that are missing and how to install them.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"{what} needs {' and '.join(missing)}; in a clone of the repository, "
+            'install the extra "train": pip install -e ".[train]"',
+            name=missing[0],
+        )

@@ -3,25 +3,24 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 
-def only_time_goes_on(replaced: jax.Array, new: Any, old: Any) -> Any:
-    """The old state but for the time if the weight step was replaced, else the new."""
+def tells_time(opt_state: Any) -> list[bool]:
+    """For each leaf of an Optax state whether it counts steps for a schedule."""
 
-    def pick(n: Any, o: Any) -> Any:
-        if not _tells_time(n):
-            return jnp.where(replaced, o, n)
-        if not hasattr(n, "inner_state"):
-            return n
-        return n._replace(
-            inner_state=only_time_goes_on(replaced, n.inner_state, o.inner_state)
-        )
+    def marked(node: Any) -> Any:
+        if not _is_clock(node):
+            return False
+        marks = jax.tree.map(lambda _: True, node)
+        if not hasattr(node, "inner_state"):
+            return marks
+        inner = jax.tree.map(marked, node.inner_state, is_leaf=_is_clock)
+        return marks._replace(inner_state=inner)
 
-    return jax.tree.map(pick, new, old, is_leaf=_tells_time)
+    return jax.tree.leaves(jax.tree.map(marked, opt_state, is_leaf=_is_clock))
 
 
-def _tells_time(node: Any) -> bool:
+def _is_clock(node: Any) -> bool:
     """Whether the node counts steps for a schedule; apart from an ``inner_state``."""
     return type(node).__name__ in _CLOCKS
 

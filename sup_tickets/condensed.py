@@ -6,7 +6,9 @@ ablated neurons have none. Pure JAX: a loop over k of gathers, along the feature
 input, or along the rows of a transposed batch.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +16,35 @@ import numpy as np
 from jax import lax
 
 from sup_tickets.masks import check_masks
-from sup_tickets.trees import map_named
+from sup_tickets.trees import RuleLike, judged_leaves, map_named
 from sup_tickets.types import Masks, Params
 
+# Tables are looked up, and recurrent layers use their kernels within a scan.
+_NO_PRODUCT = re.compile(r"embed|(input|hidden)_kernel\d*$", re.IGNORECASE)
 
-class Condensed(NamedTuple):
-    """A kernel [n_in, n_out] of which ``a`` neurons have ``k`` inputs each."""
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Condensed:
+    """A kernel [n_in, n_out] of which ``a`` neurons have ``k`` inputs; a pytree."""
 
     values: jax.Array  # [k, a], of the dtype of the kernel
     inputs: jax.Array  # [k, a] int32 in [0, n_in), ascending
     places: jax.Array  # [n_out] int32, which of the a neurons; a where it is ablated
+    n_in: int = dataclasses.field(metadata={"static": True})
+
+
+def multiplied(name: str, leaf: Any) -> bool:
+    """Whether a leaf is by its name the kernel of a dense layer: the default rule.
+
+    Tables of embeddings and the kernels of recurrent layers are none.
+
+    Example:
+      >>> [multiplied(n, None) for n in ("decoder/kernel", "layer1/hidden_kernel")]
+      [True, False]
+    """
+    del leaf
+    return not _NO_PRODUCT.search(name)
 
 
 def condense(kernel: Any, mask: Any) -> Condensed:
@@ -59,24 +80,32 @@ def condense(kernel: Any, mask: Any) -> Condensed:
         jnp.asarray(np.take_along_axis(kernel[:, alive], inputs, axis=0)),
         jnp.asarray(inputs, jnp.int32),
         jnp.asarray(places),
+        len(kernel),
     )
 
 
-def condense_params(params: Params, masks: Masks) -> Any:
+def condense_params(
+    params: Params, masks: Masks, *, where: RuleLike = multiplied
+) -> Any:
     """``params`` with a `Condensed` in place of every kernel that can be one.
 
     Args:
       params: pytree of concrete arrays, kernels of dense layers as [n_in, n_out].
       masks: of ``params``; kernels of other ranks, or that are dense or of no constant
         fan-in, stay as they are.
+      where: which leaves are kernels of dense layers, a rule as of `sparse_leaves`; by
+        default all but those of embeddings and of our recurrent layers.
 
     Raises:
-      ValueError: naming the first leaf in which the trees differ.
+      ValueError: naming the first leaf in which the trees differ; or for a rule that
+        does not compile or leaves a leaf undecided.
     """
     check_masks(params, masks)
+    judged = judged_leaves(params, where=where)
+    kernels = {name for name, _, verdict in judged if verdict.sparse}
 
     def condensed(name: str, leaf: Any, mask: Any) -> Any:
-        if mask is None or leaf.ndim != 2:
+        if mask is None or leaf.ndim != 2 or name not in kernels:
             return leaf
         counts = np.asarray(mask).sum(axis=0)
         constant = len(np.unique(counts[counts > 0])) <= 1
@@ -85,15 +114,11 @@ def condense_params(params: Params, masks: Masks) -> Any:
     return map_named(condensed, params, masks)
 
 
-def expand(layer: Condensed, inputs: int) -> jax.Array:
-    """The kernel [n_in, n_out] again, 0 where it is inactive; on the host.
-
-    Args:
-      layer: condensed.
-      inputs: n_in.
-    """
-    values, at, places = (np.asarray(part) for part in layer)
-    alive = np.zeros((inputs, values.shape[1] + 1), values.dtype)
+def expand(layer: Condensed) -> jax.Array:
+    """The kernel [n_in, n_out] again, 0 where it is inactive; on the host."""
+    parts = (layer.values, layer.inputs, layer.places)
+    values, at, places = (np.asarray(part) for part in parts)
+    alive = np.zeros((layer.n_in, values.shape[1] + 1), values.dtype)
     alive[at, np.arange(values.shape[1])] = values
     return jnp.asarray(alive[:, places])
 
@@ -108,10 +133,17 @@ def condensed_matmul(x: jax.Array, kernel: Condensed | jax.Array) -> jax.Array:
 
     Returns:
       [..., n_out], 0 at ablated neurons; sums in the order of the inputs.
+
+    Raises:
+      ValueError: if the inputs are not as many as the kernel has.
     """
     if not isinstance(kernel, Condensed):
         return x @ kernel
-    values, inputs, places = kernel
+    if x.shape[-1:] != (kernel.n_in,):  # indices beyond x would find its last entry
+        raise ValueError(
+            f"x must be [..., n_in={kernel.n_in}] as the kernel, got {x.shape}"
+        )
+    values, inputs, places = kernel.values, kernel.inputs, kernel.places
     dtype = jnp.promote_types(x.dtype, values.dtype)
     rows = x.reshape(-1, x.shape[-1]).astype(dtype)
     values = values.astype(dtype)

@@ -97,8 +97,8 @@ def describe(
       A row for each leaf in tree order; ``print`` shows it as a table.
 
     Raises:
-      ValueError: if an expression does not compile or matches no leaf, or if a leaf
-        matches none of the pairs.
+      ValueError: if an expression does not compile or matches no leaf, if a leaf
+        matches none of the pairs, or if the structure is none.
 
     Example:
       >>> import jax.numpy as jnp
@@ -109,6 +109,10 @@ def describe(
       fc/kernel  30 x 4      120  sparse  a kernel
       sparse leaves: 1 of 2, 96.8% of 124 weights
     """
+    if structure is not None and not isinstance(structure, Structure):
+        raise ValueError(
+            f"structure must be a Structure, such as n_of_m(2, 4), got {structure!r}"
+        )
     return Description(
         tuple(
             LeafRow(

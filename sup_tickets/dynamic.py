@@ -15,9 +15,9 @@ from typing import Any, get_args
 from sup_tickets.checks import (
     check_fraction,
     check_one_of,
+    check_options,
     check_sparsity,
     check_whole,
-    did_you_mean,
 )
 from sup_tickets.counting import MAX_COUNT, Rounding
 from sup_tickets.distributions import distribution_of
@@ -191,7 +191,8 @@ class Method:
           ValueError: for a field that no method has, suggesting the nearest, and as
             `Method` does.
         """
-        check_fields(self.name, fields)
+        names = (field.name for field in dataclasses.fields(Method))
+        check_options(f"method {self.name!r}", fields, names)
         return dataclasses.replace(self, **fields)
 
     # --- What follows from the fields ---
@@ -325,24 +326,6 @@ class Method:
                     "sparsity_stairs may fall to 0 alone, where all weights return; "
                     f"got {before} to {after} at step {step}"
                 )
-
-
-def check_fields(
-    name: str, fields: Mapping[str, Any], also: Sequence[str] = ()
-) -> None:
-    """Raises unless all names are those of fields of `Method`, or in ``also``.
-
-    Raises:
-      ValueError: naming the method and the field, and the nearest one.
-    """
-    known = [field.name for field in dataclasses.fields(Method)] + list(also)
-    for field in fields:
-        if field not in known:
-            hint = did_you_mean(field, known)
-            raise ValueError(f"method {name!r} has no option {field!r}{hint}")
-
-
-# --- Parts ----------------------------------------------------------------------------
 
 
 def _frozen(value: Any) -> Any:

@@ -43,7 +43,7 @@ class Groups:
       others_apart: whether the axes that are not named tell groups apart.
 
     Raises:
-      ValueError: if there is no axis, or an axis has two parts without a size.
+      ValueError: if there is no axis, or an axis has no parts or two without a size.
 
     Example:
       >>> gates = Groups({-1: [Part(4, True), Part(None, False)]})
@@ -57,10 +57,15 @@ class Groups:
     def __post_init__(self) -> None:
         given = self.axes
         pairs = given.items() if isinstance(given, Mapping) else given
-        axes = tuple((axis, tuple(Part(*p) for p in parts)) for axis, parts in pairs)
+        try:
+            axes = tuple((axis, tuple(Part(*p) for p in each)) for axis, each in pairs)
+        except TypeError:
+            axes = ()
         object.__setattr__(self, "axes", axes)
-        if not axes or any(not isinstance(axis, int) for axis, _ in axes):
-            raise ValueError(f"axes must name the axes that are split, got {given!r}")
+        if not axes or any(not isinstance(a, int) or not each for a, each in axes):
+            raise ValueError(
+                f"axes must give parts (size, apart) by axis, got {given!r}"
+            )
         for axis, parts in axes:
             for part in parts:
                 if part.size is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sup_tickets.distributions import allocate
 from sup_tickets.dynamic import Method
+from sup_tickets.groups import splits_of
 from sup_tickets.masks import check_masks, layer_counts, random_masks
 from sup_tickets.pruning import without
 from sup_tickets.structures import group_counts
@@ -47,6 +48,7 @@ def init_topology(
         return MethodState(jax.tree.map(lambda _: None, params), keep)
     counts = _start_counts(method, params)
     groups = None if method.structure is None else method.structure.groups
+    _check_groups(method, params, counts)
     state = MethodState(random_masks(draw, params, counts, groups=groups), keep)
     return _begun(
         state,
@@ -85,6 +87,21 @@ def starting_from(state: MethodState, params: Params, masks: Masks) -> MethodSta
 
 
 # --- Parts ----------------------------------------------------------------------------
+
+
+def _check_groups(method: Method, params: Params, counts: Counts) -> None:
+    """Raises where updates would ask for what the leaves do not have."""
+    if method.structure is not None:
+        method.structure.check_neurons(params, counts)
+    if method.grow_groups is None:
+        return
+    found = splits_of(method.grow_groups, params, counts, "grow_groups")
+    if not jax.tree.leaves(found):
+        raise ValueError(
+            f"method {method.name!r} grows alike in the groups of a leaf, the gates of "
+            "a recurrent matrix, and no leaf has any; give grow_groups= (gates= of "
+            "selfish-rnn), or none (gate_growth='pooled')"
+        )
 
 
 def _start_counts(method: Method, params: Params) -> Counts:

@@ -13,14 +13,18 @@ Within a jitted step nothing is computed for it that does not vary.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from sup_tickets.clocks import tells_time
+from sup_tickets.inside import confined, run_changed
 from sup_tickets.masks import apply_masks, choose
 from sup_tickets.types import Masks, Params
 from sup_tickets.unfit import unfit_parts
-from sup_tickets.zeros import EVERYWHERE, stays_zero
+from sup_tickets.zeros import EVERYWHERE, stays_zero, zeros_of
 
 Path = tuple[Any, ...]
 Shape = tuple[int, ...]
@@ -31,8 +35,6 @@ def reset_slots(
     masks: Masks,
     opt_state: Any,
     params: Params,
-    *,
-    already_new: list[bool] | None = None,
 ) -> Any:
     """``opt_state`` with the slots of inactive weights as ``tx.init`` gives them.
 
@@ -41,7 +43,6 @@ def reset_slots(
       masks: the active weights.
       opt_state: its state; slots that are not per-weight stay as they are.
       params: pytree of arrays; what stands at inactive weights is ignored.
-      already_new: for each leaf of the state whether it is known to need no reset.
 
     Raises:
       ValueError: if the state is of another optimizer or other parameters.
@@ -55,10 +56,9 @@ def reset_slots(
             "these params: it is the state of another optimizer or network"
         )
     owners = slot_masks(tx, masks, params, start)
-    as_new = already_new or [False] * len(slots)
     fresh = [
-        slot if mask is None or is_new else choose(mask, slot, begin.astype(slot.dtype))
-        for slot, mask, begin, is_new in zip(slots, owners, new, as_new, strict=True)
+        slot if mask is None else choose(mask, slot, begin.astype(slot.dtype))
+        for slot, mask, begin in zip(slots, owners, new, strict=True)
     ]
     return structure.unflatten(fresh)
 
@@ -69,12 +69,15 @@ def step_with_slots(
     gradients: Params,
     opt_state: Any,
     params: Params,
+    *,
+    replaced: jax.Array | None = None,
     **extra: Any,
 ) -> tuple[Any, Any]:
     """``tx.update``, after which the slots of inactive weights are as new.
 
-    Slots that the optimizer itself keeps at 0 there are not touched: to clear them
-    once more would cost a pass over memory.
+    Slots that the optimizer itself keeps at 0 there are not touched. The others become
+    as new inside its program, and there it is chosen whether they stay: see `inside`
+    for what it costs to do so afterwards.
 
     Args:
       tx: the Optax optimizer.
@@ -82,6 +85,8 @@ def step_with_slots(
       gradients: pytree of arrays, 0 at inactive weights.
       opt_state: its state, slots of inactive weights as new.
       params: pytree of arrays, 0 at inactive weights.
+      replaced: bool scalar; where it is true time goes on, but the updates are 0 and
+        all else in the state stays. ``None`` if that is never so.
       **extra: what ``tx.update`` asks for besides.
 
     Returns:
@@ -99,14 +104,66 @@ def step_with_slots(
         return tx.update(gradients, opt_state, params, **extra)
 
     arguments = gradients, opt_state, params
-    marks = stays_zero(update, arguments, [*places, *zero_at, *places])
-    updates, inner = update(*arguments)
-    after = marks[len(jax.tree.leaves(updates)) :]
-    already_new = [
-        place is not None and mark in (place, EVERYWHERE)
-        for place, mark in zip(zero_at, after, strict=True)
+    program, form = jax.make_jaxpr(update, return_shape=True)(*arguments)
+    marks = zeros_of(program, [*places, *zero_at, *places])
+    number = len(marks) - len(owners)  # of updates
+    new = jax.tree.leaves(tx.init(params))
+    resets = [
+        partial(_as_new, mask, begin)
+        if mask is not None and (place is None or mark not in (place, EVERYWHERE))
+        else None
+        for mask, place, mark, begin in zip(
+            owners, zero_at, marks[number:], new, strict=True
+        )
     ]
-    return updates, reset_slots(tx, masks, inner, params, already_new=already_new)
+    stays, exact = _replacement(replaced, program.out_avals[:number], opt_state)
+    if not any((*stays, *resets)):
+        return update(*arguments)
+    never: list[Any] = [None] * number
+    here = [None if mask is None else id(mask) for mask in owners]
+    reset_at = [at if do else None for at, do in zip(here, resets, strict=True)]
+    later: list[Any] = [None] * len(resets)
+    if not confined(program, [*never, *reset_at], [*places, *here]):
+        resets, later = later, resets
+    changes = [_then(*both) for both in zip(stays, [*never, *resets], strict=True)]
+    found = run_changed(program, jax.tree.leaves(arguments), changes, exact)
+    found = [do(x) if do else x for do, x in zip([*never, *later], found, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(form), found)
+
+
+def _replacement(
+    replaced: jax.Array | None, updates: Any, opt_state: Any
+) -> tuple[list[Any], list[bool]]:
+    """What a replaced step makes of updates and slots; which of them tell the time."""
+    slots = jax.tree.leaves(opt_state)
+    if replaced is None:
+        number = len(updates) + len(slots)
+        return [None] * number, [False] * number
+
+    def stay(old: Any) -> Any:
+        return lambda new: jnp.where(replaced, old, new)
+
+    ticks = tells_time(opt_state)
+    zeros = [stay(jnp.zeros(u.shape, u.dtype)) for u in updates]
+    stays = [
+        None if tick else stay(old) for tick, old in zip(ticks, slots, strict=True)
+    ]
+    return [*zeros, *stays], [*[False] * len(zeros), *ticks]
+
+
+def _as_new(mask: jax.Array, begin: jax.Array, slot: jax.Array) -> jax.Array:
+    """The slot with its first value at inactive weights.
+
+    By a select: chosen by the bits it would be computed twice, hence copied.
+    """
+    return jnp.where(mask, slot, begin.astype(slot.dtype))
+
+
+def _then(first: Any, second: Any) -> Any:
+    """One change after another, either of which may be ``None``."""
+    if first is None or second is None:
+        return first or second
+    return lambda value: second(first(value))
 
 
 def _leaf_marks(params: Params, masks: Masks) -> list[int | None]:

@@ -36,7 +36,8 @@ class Structure:
         than this share of its fan-in are salient, and gives them to the other neurons
         of the leaf (SRigL); ``None`` for never.
       keep_neurons: expressions of the leaves whose neurons are never ablated; by
-        default those that are named as the last layer of a network.
+        default those that are named as the last layer of a network, "classifier",
+        "head", "decoder" and the like, of which there must be one.
     """
 
     name: str
@@ -79,6 +80,26 @@ class Structure:
         if not self.keep_neurons:
             return set(names)
         return set(names) - matching_names(self.keep_neurons, names, "keep_neurons")
+
+    def check_neurons(self, params: Params, like: Any) -> None:
+        """Raises unless it is known which leaf must keep its neurons.
+
+        Args:
+          params: pytree of arrays.
+          like: pytree with its structure, ``None`` at dense leaves.
+
+        Raises:
+          ValueError: if none is named as the last layer of a network, or an expression
+            of ``keep_neurons`` matches no sparse leaf.
+        """
+        ablated = self.ablates([name for name, _ in named_leaves(like)])
+        named = any(re.search(_LAST, name) for name, _ in named_leaves(params))
+        if ablated and self.keep_neurons is None and not named:
+            raise ValueError(
+                f"structure={self} ablates neurons, and no leaf is named as the last "
+                "layer, which must keep its own; name it by keep_neurons=, or give () "
+                "if there is none"
+            )
 
 
 def n_of_m(n: int, m: int, *, axis: int = -2) -> Structure:

@@ -96,8 +96,16 @@ def update_topology(
         before = intersection(before, now.masks)
     if method.rewires:
         fraction = method.drop_fraction_at(step)
-        rewire_by = _rewired if now.budgets is None else _ablated
-        now = rewire_by(method, now, live, gradients, step, fraction, method.rounding)
+        now = _rewired(
+            method,
+            now,
+            live,
+            gradients,
+            step,
+            fraction,
+            method.rounding,
+            ablates=now.budgets is not None,
+        )
     return _change(params, before, now)
 
 
@@ -200,52 +208,39 @@ def _rewired(
     step: Number,
     fraction: Number,
     rounding: Rounding,
+    *,
+    ablates: bool = False,
 ) -> MethodState:
+    """After a rewire; by SRigL's rule, which may take neurons away, if it ablates."""
     signals, grow_key = _signals(state, params, gradients, step)
     free = without(state.masks, _held(method))
+    scores: dict[str, Any] = {
+        "drop_scores": method.drop_score(signals),
+        "grow_scores": method.grow_score(signals._replace(key=grow_key)),
+        "rounding": rounding,
+    }
+    if ablates:
+        assert method.structure is not None
+        budgets = _at_leaves_of(free, state.budgets)
+        changed = rewire_neurons(
+            params, free, method.structure, budgets, fraction=fraction, **scores
+        )
+        return _with_masks(state, merged(params, state.masks, changed.masks))
     shares = None
     if method.redistribute:
         shares = momentum_shares(free, _at_leaves_of(free, state.momentum))
+    if method.spare_dense:
+        fraction = spared_fractions(free, shares, fraction)
     changed = rewire(
         params,
         free,
-        drop_scores=method.drop_score(signals),
-        grow_scores=method.grow_score(signals._replace(key=grow_key)),
-        fraction=spared_fractions(free, shares, fraction)
-        if method.spare_dense
-        else fraction,
-        rounding=rounding,
+        fraction=fraction,
         regrow_dropped=method.regrow_dropped,
         prefer=_never(state.ever_active) if method.prefer_unexplored else None,
         shares=shares,
         groups=None if method.structure is None else method.structure.groups,
         grow_groups=method.grow_groups,
-    )
-    return _with_masks(state, merged(params, state.masks, changed.masks))
-
-
-def _ablated(
-    method: Method,
-    state: MethodState,
-    params: Params,
-    gradients: Params | None,
-    step: Number,
-    fraction: Number,
-    rounding: Rounding,
-) -> MethodState:
-    """`_rewired` by SRigL's rule, which may take neurons away."""
-    assert method.structure is not None
-    signals, grow_key = _signals(state, params, gradients, step)
-    free = without(state.masks, method.keep_dense)
-    changed = rewire_neurons(
-        params,
-        free,
-        method.structure,
-        _at_leaves_of(free, state.budgets),
-        drop_scores=method.drop_score(signals),
-        grow_scores=method.grow_score(signals._replace(key=grow_key)),
-        fraction=fraction,
-        rounding=rounding,
+        **scores,
     )
     return _with_masks(state, merged(params, state.masks, changed.masks))
 

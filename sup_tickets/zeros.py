@@ -43,12 +43,18 @@ def zeros_of(program: Any, given: list[int | None]) -> list[int | None]:
 
 
 def _marks(equation: Any, marks: list[int | None]) -> list[int | None]:
-    name = equation.primitive.name
-    if name in _CALLS:
-        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-        if hasattr(inner, "jaxpr"):
-            return zeros_of(inner, marks)
-    return [_mark(name, equation, marks)] * len(equation.outvars)
+    inner = program_of(equation)
+    if inner is not None:
+        return zeros_of(inner, marks)
+    return [_mark(equation.primitive.name, equation, marks)] * len(equation.outvars)
+
+
+def program_of(equation: Any) -> Any:
+    """The closed jaxpr that an equation calls; ``None`` if it is no call."""
+    if equation.primitive.name not in _CALLS:
+        return None
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    return inner if hasattr(inner, "jaxpr") else None
 
 
 def _mark(name: str, equation: Any, marks: list[int | None]) -> int | None:

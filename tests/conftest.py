@@ -81,5 +81,12 @@ def fresh_trace_counter() -> None:
 
 
 @pytest.fixture
+def loose() -> Iterator[None]:
+    """Optax mixes dtypes: its Adam multiplies floats by integers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)

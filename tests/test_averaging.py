@@ -106,6 +106,30 @@ def test_the_trigger_is_a_function_of_past_losses(losses, patience):
         past.append(loss)
 
 
+def test_a_loss_that_is_nan_is_no_loss():
+    """It neither starts averages nor keeps them from ever starting."""
+    watched, found = unwatched(2), []
+    for loss in (5.0, 4.0, float("nan"), 6.0, 7.0, 3.0, 8.0):
+        watched, stalls = stalled(watched, loss)
+        found.append(bool(stalls))
+    assert found == [False] * 3 + [True, True, False, True]
+    assert float(watched.best) == 4
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_state_that_was_on_the_host_goes_on(restart):
+    tx, params = (
+        iterate_averaging(restart=restart),
+        {"w": jnp.ones(2), "b": jnp.ones(1)},
+    )
+    state = start_averaging(tx.init(params))
+    for value in (1.0, 2.0, 3.0):
+        _, state = tx.update(params, jax.device_get(state), params)
+        params = jax.tree.map(lambda p, value=value: 0 * p + value, params)
+    found = averaged_params(params, jax.device_get(state))
+    assert jax.tree.map(lambda p: p.tolist(), found) == {"w": [2.5] * 2, "b": [2.5]}
+
+
 def test_within_sparse_training_slots_say_what_is_regrown():
     """In anybody's loop: each average is that of the weight since it was grown."""
     method = sup_tickets.sparse_evolutionary(
@@ -164,6 +188,9 @@ def test_bad_arguments_are_told():
     tx, params = iterate_averaging(), {"w": jnp.ones(2)}
     with pytest.raises(ValueError, match="needs update"):
         tx.update(params, tx.init(params))
+    for masks in ({"w": jnp.ones(3, bool)}, {"v": jnp.ones(2, bool)}):
+        with pytest.raises(ValueError, match=r"masks has .*leaf '[vw]'"):
+            tx.update(params, tx.init(params), params, masks=masks)
     twice = optax.chain(tx, tx).init(params)
     with pytest.raises(ValueError, match="holds 2 averages"):
         averaged_params(params, twice)

@@ -3,8 +3,8 @@
 import json
 import shutil
 
+import chex
 import jax
-import numpy as np
 import pytest
 
 from configs.digits import get_config
@@ -57,7 +57,7 @@ def assert_same(folder, results, straight, kinds=("loss", "update", "explore")):
     ours, theirs = (
         load_sparse(f / "final/network.safetensors") for f in (folder, place)
     )
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    chex.assert_trees_all_equal(ours, theirs)
 
     def losses(path):
         events = read_events(path / "metrics.jsonl")
@@ -69,10 +69,14 @@ def assert_same(folder, results, straight, kinds=("loss", "update", "explore")):
 # --- The same bits --------------------------------------------------------------------
 
 
-def test_a_branch_of_a_whole_run_is_that_run(straight, tmp_path, capsys):
-    results = trained(tmp_path, config_of(branch_from=str(straight[0])))
-    assert f"begins with step 15 of {straight[0]}" in capsys.readouterr().out
+def test_a_branch_of_a_whole_run_is_that_run(straight, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(straight[0].parent)
+    results = trained(tmp_path, config_of(branch_from=straight[0].name))
+    assert f"begins with step 15 of {straight[0].name}" in capsys.readouterr().out
     assert_same(tmp_path, results, straight)
+    # Reports are made anywhere.
+    known = json.loads((tmp_path / "config.json").read_text())["branch_from"]
+    assert known == str(straight[0])
 
 
 def test_a_branch_of_phase_1_alone_is_the_whole_run(straight, tmp_path):
@@ -102,6 +106,39 @@ def test_the_base_goes_on_from_a_run_with_tickets(straight, tmp_path):
     same = (tmp_path / "whole", whole)
     assert_same(tmp_path / "branch", results, same, kinds=("update",))
     assert [row["network"] for row in results["rows"]] == ["final"]
+
+
+def test_lines_that_are_copied_are_of_the_run_that_copies(straight, tmp_path):
+    source = tmp_path / "dense"  # as within another, where it is called so
+    shutil.copytree(straight[0], source)
+    log = source / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"run": "rigl"', '"run": "else"'))
+    assert {event["run"] for event in read_events(log)} == {"else"}
+    trained(tmp_path / "branch", config_of(branch_from=str(source)))
+    events = read_events(tmp_path / "branch" / "metrics.jsonl")
+    assert {event["run"] for event in events} == {"rigl"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method.name": "granet", "method.prune_end_fraction": 0.6},
+        {"method.name": "static", "mask.name": "snip"},
+        {"tost.parts": "soft+labels", "tost.ghost_fraction": 0.4},
+        {"tost.parts": "soft+skips+labels", "tost.released": True},
+        {"method.name": "srigl"},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values())),
+)
+def test_whatever_phase_1_does_a_branch_has_its_bits(fields, tmp_path):
+    """Pruning on the way, masks that were found, ghosts that fade or stay, ablation."""
+    whole = tmp_path / "whole"
+    results = trained(whole, config_of(**fields))
+    trained(tmp_path / "phase1", phase1_of(**fields))
+    config = config_of(**fields, branch_from=str(tmp_path / "phase1"))
+    branch = trained(tmp_path / "branch", config)
+    assert_same(tmp_path / "branch", branch, (whole, results))
 
 
 # --- Refused --------------------------------------------------------------------------
@@ -164,6 +201,10 @@ def test_pruning_and_ghosts_are_compared_by_steps():
     assert difference_before(theirs, ours) is None
     ours = course_of(config_of(**ghosts | longer), epoch_steps=5)
     assert "ghosts fade over a part of the 15 steps" in difference_before(theirs, ours)
+    stay = {"tost.parts": "soft", "tost.released": True}  # to the end, without fading
+    theirs = course_of(phase1_of(**stay), epoch_steps=5)
+    ours = course_of(config_of(**stay | longer), epoch_steps=5)
+    assert difference_before(theirs, ours) is None
 
 
 def test_what_is_no_run_to_branch_from_is_said(straight, tmp_path, monkeypatch):

@@ -197,7 +197,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_good_ones(saved, monkeyp
     def full(folder):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "_write_checksums", full)
+    monkeypatch.setattr(checkpoint_module, "seal", full)
     message = r"step 21 could not be written \(OSError: No space .* of step 20"
     with pytest.raises(OSError, match=message):
         checkpoints.save(RunState(later, found.state.average), {})

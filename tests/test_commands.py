@@ -1,30 +1,22 @@
-"""Every command: its flags, and how it ends where something is wrong."""
+"""Every command: what the user got wrong, and its help."""
 
-import argparse
 import importlib
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
-from experiments import command
-from experiments import main as main_module
-from experiments.command import Ended, Parser, end_with_failures, start
-from experiments.config.reading import BrokenFile, Source
-from experiments.runs.stopping import Stopped
 from sup_tickets.training.network_files import save_sparse
 from sup_tickets.training.state import Network
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     *("main", "sweep", "study", "lottery", "report", "evaluate"),
-    *("export", "jacobian", "prepare_data", "benchmarks.core", "benchmarks.train"),
+    *("export", "jacobian", "prepare_data", "stamp", "ksm", "softnet"),
+    *(
+        f"benchmarks.{name}"
+        for name in ("core", "groups", "condensed", "texts", "views", "train")
+    ),
 )
 
 
@@ -35,6 +27,7 @@ def main_of(name):
 # --- What the user got wrong ----------------------------------------------------------
 
 D, W, OUT, G = "--config=configs/digits.py", "--workdir=W", "--out=O", "--grid=seed=0"
+S = "--config=configs/stamp.py"
 WRONG = {
     "main": [
         ([], "required: --config, --workdir"),
@@ -79,6 +72,8 @@ WRONG = {
         ([D, W, "--config.train.drop_epochs=1.5"], "drop_epochs must be of type ints"),
         ([D, W, "--config.sup=true"], "--config.sup: .* it is a section"),
         ([D, W, "--config.sparsity=0.9"], "mean config.method.sparsity"),
+        ([D, W, "--config.stamp.hidden=9"], "has no field config.stamp.hidden"),
+        ([S, W], "unknown field config.stamp."),
         ([D, W, "--config..seed=1"], "--config..seed: there is no such field"),
         ([D, W, "--config.=1"], "--config.: there is no such field"),
         ([D, W, "--config.model.name=mlp"], "digits.py:model=NAME"),
@@ -194,6 +189,35 @@ WRONG = {
         (["--repeat=3"], "unknown flag '--repeat'; did you mean '--repeats'"),
         (["--repeats=x"], "--repeats: invalid int value"),
     ],
+    "stamp": [
+        ([S], "required: --workdir"),
+        ([S, W, "--seeds=x"], "--seeds: 'x' is not a number"),
+        ([S, W, "--seeds=0.5"], "--seeds: '0.5' has a number that is no seed"),
+        ([S, W, "--seeds=1,1"], "seeds must be all different"),
+        ([S, W, "--config.stamp.flops_ratio=30"], "in percent. 30% is 0.3"),
+        ([S, W, "--config.stamp.flops=0.3"], "did you mean config.stamp.flops_ratio"),
+        ([f"{S}:stamp.episode_classes=9", W], "is more than the 5 classes of the ref"),
+        ([S, W, "--config.method.name=rigl"], "has no field config.method.name"),
+        ([D, W], "unknown field config.branch_from"),
+    ],
+    "ksm": [
+        (["--config=configs/ksm.py"], "required: --workdir"),
+        (["--config=configs/ksm.py", W, "--seeds=1,1"], "must be different whole num"),
+        (["--config=configs/ksm.py", W, "--seeds=0.5"], "must be different whole num"),
+        (["--config=configs/ksm.py:ksm.tasks='4-5,5-6'", W], "class 5, which task 1"),
+        (["--config=configs/ksm.py:ksm.epoch=3", W], "unknown name 'ksm.epoch'"),
+        ([D, W], "has no field config.ksm.data"),
+    ],
+    "softnet": [
+        (["--config=configs/softnet.py"], "required: --workdir"),
+        (["--config=configs/softnet.py:softnet.bases=soft-1.5", W], "c of 'soft-1.5'"),
+        (["--config=configs/softnet.py:softnet.shots=500", W], "shots=500 is more"),
+        ([D, W], "unknown field config."),
+    ],
+    "benchmarks.groups": [(["--repeats=0"], "--repeats must be a whole number of at")],
+    "benchmarks.condensed": [(["--fast"], "unknown flag '--fast'")],
+    "benchmarks.texts": [(["--repeats=x"], "--repeats: invalid int value")],
+    "benchmarks.views": [(["--repeats=0"], "--repeats must be a whole number of at")],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),
         (["--repeats=x"], "--repeats: invalid int value"),
@@ -254,213 +278,3 @@ def test_every_command_has_help(name, capsys):
         text = capsys.readouterr().out
         assert text.startswith(f"usage: python -m experiments.{name}")
         assert "None" not in text
-
-
-# --- Flags ----------------------------------------------------------------------------
-
-
-def parsed(*words):
-    parser = Parser("x", None)
-    parser.add_config()
-    parser.add_switch("--fast", "a switch")
-    parser.add_argument("--number", type=int)
-    parser.add_argument("rest", nargs="*")
-    return parser.read([f"--config={ROOT / 'configs/digits.py'}", *words])
-
-
-@pytest.mark.parametrize(
-    ("words", "overrides"),
-    [
-        ([], []),
-        (["--config.seed=3"], [("seed", "3")]),
-        (["--config.seed", "3"], [("seed", "3")]),
-        (["-config.seed=3"], [("seed", "3")]),
-        (["-config.seed", "-3"], [("seed", "-3")]),
-        (["--config.compare"], [("compare", "true")]),
-        (["--noconfig.compare"], [("compare", "false")]),
-        (["-noconfig.compare"], [("compare", "false")]),
-        (["--config.compare=false"], [("compare", "false")]),
-        (["--config.seed=1", "--config.seed=2"], [("seed", "2")]),
-        (["--config.masks=a=b,c=d"], [("masks", "a=b,c=d")]),
-        (["--config.masks="], [("masks", "")]),
-        (
-            ["--config.method.keep_dense=a", "--config.method.keep_dense=b"],
-            [("method.keep_dense", "a,b")],
-        ),
-        (["--config.model.options.x"], [("model.options.x", "true")]),
-    ],
-)
-def test_overrides_are_written_as_in_ml_collections(words, overrides):
-    source = parsed(*words).config
-    assert isinstance(source, Source)
-    assert list(source.overrides) == overrides
-    # The same words for ml_collections itself.
-    from absl import flags
-    from ml_collections import config_flags
-
-    values = flags.FlagValues()
-    plain = source._replace(overrides=()).make()
-    flags_words = ["x", *words]
-    if "options" in "".join(words) or "--config.masks=" in words:
-        return  # it refuses new fields, and has no way to unset one
-    config_flags.DEFINE_config_dict(
-        "config", plain, flag_values=values, sys_argv=flags_words
-    )
-    values(flags_words)
-    found: Any = values["config"].value
-    theirs = found.to_dict()
-    ours = source.make().to_dict()
-    ours["method"]["name"] = theirs["method"]["name"]  # what follows from masks
-    ours["sup"]["enabled"] = theirs["sup"]["enabled"]
-    assert ours == theirs
-
-
-def test_a_commands_own_flags():
-    assert parsed().fast is False
-    for words in (["--fast"], ["-fast"], ["--fast=true"], ["--fast=1"], ["--fast=T"]):
-        assert parsed(*words).fast is True
-    for words in (["--nofast"], ["--fast=false"], ["--fast", "--nofast"]):
-        assert parsed(*words).fast is False
-    assert parsed("--fast", "a", "b").rest == ["a", "b"]
-    assert parsed("--number", "3").number == parsed("-number=3").number == 3
-    assert parsed("--", "--fast", "--config.x=1").rest == ["--fast", "--config.x=1"]
-
-
-def test_the_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert command.folder_path("~/runs/x") == tmp_path / "runs/x"
-    assert command.folder_path("./~/x") == Path("~/x")
-    assert command.file_path("runs/x") == Path("runs/x")
-    seen = []
-    monkeypatch.setattr(
-        main_module, "run", lambda config, workdir: seen.append(workdir)
-    )
-    main_of("main")([f"--config={ROOT / 'configs/digits.py'}", "--workdir=~/runs/x"])
-    assert seen == [tmp_path / "runs/x"]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_letters_that_the_locale_lacks_are_told_at_once(name, capsys):
-    """As ``LC_ALL=POSIX`` has them: libraries below cannot open such paths."""
-    with pytest.raises(SystemExit) as caught:
-        main_of(name)(["--out=/tmp/l\udcc3\udca4uf"])
-    assert caught.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: '--out=/tmp/läuf' has letters that are not of the")
-    assert "LC_ALL=C.UTF-8" in line
-
-
-def test_a_home_that_the_locale_lacks(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/j\udcfcrg")
-    with pytest.raises(argparse.ArgumentTypeError, match="letters that are not of"):
-        command.folder_path("~/x")
-
-
-# --- Endings --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [
-        (ValueError("a\n  b"), 2, "error: a b"),
-        (ModuleNotFoundError("no x"), 2, "error: no x"),
-        (
-            FileNotFoundError(2, "No such file", "x"),
-            2,
-            "error: [Errno 2] No such file: 'x'",
-        ),
-        (PermissionError(13, "Denied", "x"), 2, "error: [Errno 13] Denied: 'x'"),
-        (IsADirectoryError(21, "Is one", "x"), 2, "error: [Errno 21] Is one: 'x'"),
-        (OSError(28, "No space", "x"), 1, "error: [Errno 28] No space: 'x'"),
-        (OSError(5, "Input/output error"), 1, "error: [Errno 5] Input/output error"),
-        (BrokenFile("error: x\n  File y"), 2, "error: x\n  File y"),
-        (Stopped("all saved", signal.SIGTERM), 143, "all saved"),
-        (Stopped("all saved", signal.SIGINT), 130, "all saved"),
-        (KeyboardInterrupt(), 130, "SIGINT: stopped; what was saved is kept"),
-        (
-            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 bytes\nmore"),
-            1,
-            "error: out of memory: RESOURCE_EXHAUSTED: 3 bytes",
-        ),
-    ],
-)
-def test_how_an_error_ends(error, code, line, capsys):
-    def body(options):
-        raise error
-
-    with pytest.raises(Ended) as caught:
-        start(Parser("x", None), body, [])
-    assert (caught.value.code, str(caught.value)) == (code, line)
-    assert capsys.readouterr().err == f"{line}\n"
-
-
-def test_a_mistake_of_ours_keeps_its_traceback():
-    def body(options):
-        raise KeyError("x")
-
-    with pytest.raises(KeyError):
-        start(Parser("x", None), body, [])
-
-
-def test_some_runs_that_failed(capsys):
-    end_with_failures({})
-    with pytest.raises(Ended) as caught:
-        end_with_failures({"a": "b", "c": "d"})
-    assert caught.value.code == 1
-    assert capsys.readouterr().err == "\n2 failed:\n  a: b\n  c: d\n"
-
-
-def ended(words, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        check=False,
-    )
-
-
-def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path):
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # here
-    text = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
-    (tmp_path / "jax.py").write_text(text)
-    done = ended(["experiments.report"], PYTHONPATH=str(tmp_path))
-    assert (done.returncode, done.stderr) == (130, b"SIGINT: stopped\n")
-
-
-CTRL_C = """
-import os, signal, sys, time
-sys.argv = ["-m"]
-from experiments import command
-class Drops:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
-def body(options):
-    Drops()
-    time.sleep(60)
-try:
-    command.start(command.Parser("x", None), body, [])
-except command.Ended as end:
-    assert end.code == 130
-    os.kill(os.getpid(), signal.SIGINT)
-time.sleep(60)
-"""
-
-
-def test_ctrl_c_is_not_lost_in_a_callback_and_the_next_one_ends_at_once():
-    words = [sys.executable, "-c", CTRL_C]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
-    lines = b"SIGINT: stopped; what was saved is kept\nSIGINT: stopped\n"
-    assert (done.returncode, done.stderr) == (130, lines)
-
-
-def test_a_backend_that_is_not_there_is_one_line(tmp_path):
-    """From end to end, in a locale that is not UTF-8."""
-    words = ["experiments.main", D, f"--workdir={tmp_path}/W"]
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = ended(words, JAX_PLATFORMS="cuda", **ascii_only)
-    assert done.returncode == 2
-    lines = done.stderr.decode("ascii").splitlines()
-    assert lines[-1].startswith("error: JAX finds no device, with JAX_PLATFORMS=cuda")
-    assert not any("Traceback" in line for line in lines) and len(lines) <= 3
-    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,7 @@ def test_it_is_the_masked_dense_layer(ablated):
     kernel, mask = layer(ablated)
     condensed = condense(kernel, mask)
     assert condensed.values.shape == (3, 8 - len(ablated))
-    np.testing.assert_array_equal(expand(condensed, 12), kernel)
+    np.testing.assert_array_equal(expand(condensed), kernel)
     rng = np.random.default_rng(1)
     for shape in [(12,), (1, 12), (5, 12), (2, 3, 12)]:
         x = rng.standard_normal(shape).astype(np.float32)
@@ -50,7 +51,7 @@ def test_it_is_the_masked_dense_layer(ablated):
 def test_all_neurons_may_be_ablated():
     condensed = condense(*layer(range(8)))
     assert not np.asarray(matmul(jnp.ones((2, 12)), condensed)).any()
-    np.testing.assert_array_equal(expand(condensed, 12), np.zeros((12, 8)))
+    np.testing.assert_array_equal(expand(condensed), np.zeros((12, 8)))
 
 
 def test_a_dense_kernel_is_multiplied_as_it_is():
@@ -114,3 +115,71 @@ def test_a_network_without_such_layers_is_refused(tmp_path):
     save_dense(tmp_path / "dense.safetensors", trained)
     with pytest.raises(ValueError, match=r"dense.safetensors holds no condensed layer"):
         load_condensed(tmp_path / "dense.safetensors")
+
+
+# --- Networks that are more than dense layers -----------------------------------------
+
+
+def language_network(name):
+    widths = {
+        "lstm": {"embedding": 8, "features": (8,)},
+        "transformer": {"width": 8, "depth": 1, "heads": 2, "hidden": 16},
+    }
+    model = make_model(name, of_text=True, classes=12, **widths[name])
+    tokens = jax.random.randint(jax.random.key(0), (2, 4), 0, 12)
+    params = model.init(jax.random.key(1), tokens, train=False)["params"]
+    method = st.static(sparsity=0.5).replace(structure=st.fan_in())
+    masks = st.init_topology(method, jax.random.key(2), params).masks
+    return model, tokens, Network(st.apply_masks(masks, params), {}, masks)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("lstm", 1), ("transformer", 4)])
+def test_tables_and_recurrent_kernels_stay(tmp_path, name, layers):
+    """They are looked up, or used within a scan; the file runs all the same."""
+    model, tokens, trained = language_network(name)
+    save_condensed(tmp_path / "network.safetensors", trained)
+    params = load_condensed(tmp_path / "network.safetensors").params
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Condensed))
+    assert sum(isinstance(leaf, Condensed) for leaf in leaves) == layers
+    apply = jax.jit(partial(condensed_apply(model), train=False))
+    wanted = model.apply({"params": trained.params}, tokens, train=False)[0]
+    got = apply({"params": params}, tokens)[0]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_condensed_leaf_that_no_dense_layer_uses_is_named():
+    model, tokens, trained = language_network("lstm")
+    params = condense_params(trained.params, trained.masks, where=".*")
+    message = "leaf 'embedding/embedding' is condensed, but Embed is no nn.Dense"
+    with pytest.raises(ValueError, match=message):
+        condensed_apply(model)({"params": params}, tokens, train=False)
+
+
+def test_general_dense_layers_and_half_precision_run():
+    class General(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.DenseGeneral(8, dtype=jnp.bfloat16)(x)
+            return nn.DenseGeneral((2, 3), use_bias=False, dtype=jnp.bfloat16)(x)
+
+    x = jax.random.normal(jax.random.key(0), (3, 2, 8))
+    params = General().init(jax.random.key(1), x)["params"]
+    method = st.static(sparsity=0.5).replace(structure=st.fan_in())
+    masks = st.init_topology(method, jax.random.key(2), params).masks
+    params = st.apply_masks(masks, params)
+    condensed = condense_params(params, masks)
+    assert isinstance(condensed["DenseGeneral_0"]["kernel"], Condensed)
+    assert not isinstance(condensed["DenseGeneral_1"]["kernel"], Condensed)
+    got = condensed_apply(General())({"params": condensed}, x)
+    wanted = General().apply({"params": params}, x)
+    assert got.dtype == wanted.dtype
+    got, wanted = (np.asarray(y, np.float32) for y in (got, wanted))
+    np.testing.assert_allclose(got, wanted, atol=0.03)
+
+
+def test_inputs_of_another_width_are_refused():
+    condensed = condense(*layer())
+    for width in (11, 13):
+        with pytest.raises(ValueError, match=rf"n_in=12\] .*, got \(2, {width}\)"):
+            st.condensed_matmul(jnp.ones((2, width)), condensed)
+    assert st.condensed_matmul(jnp.ones((0, 12)), condensed).shape == (0, 8)

@@ -40,6 +40,15 @@ CASES = {
     "two axes": (MEMBERS_BY_HEAD, (2, 4, 12)),
     "one group": (Groups({0: [Part(None, False)]}), (5, 7)),
     "alone": (Groups({0: [Part(None, True)]}, others_apart=True), (5, 3)),
+    # Two parts of one axis tell groups apart: a count for each pair of them.
+    "blocks of parts": (
+        Groups({0: [Part(2, True), Part(3, True), Part(4, False)]}, others_apart=True),
+        (24, 5),
+    ),
+    "long blocks of parts": (
+        Groups({1: [Part(2, True), Part(None, True), Part(20, False)]}, True),
+        (3, 80),
+    ),
 }
 
 
@@ -104,8 +113,9 @@ def test_groups_are_values():
 
 
 def test_what_is_no_grouping_is_refused():
-    with pytest.raises(ValueError, match="axes must name the axes that are split"):
-        Groups({})
+    for axes in ({}, 3, {-1: [4]}, {-1: []}, {"a": [Part(4, True)]}):
+        with pytest.raises(ValueError, match=r"axes must give parts \(size, apart\)"):
+            Groups(axes)
     with pytest.raises(ValueError, match="one part of axis 0 at most may be without"):
         Groups({0: [Part(None, True), Part(None, False)]})
     with pytest.raises(ValueError, match="a part of axis -1 must be a whole number of"):
@@ -161,12 +171,15 @@ def test_like_numpy(name, seed, share, masked, alike):
     helpers.assert_same(got, grouped_mask(score, counts, groups, among))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_narrow_scores(dtype):
-    rng = np.random.default_rng(3)
-    score = helpers.scores_with_ties(rng, (40, 6), jnp.dtype(dtype))
-    got = PROGRAMS["outputs"](score, np.int32(7), np.ones((40, 6), bool))
-    helpers.assert_same(got, grouped_mask(score, 7, per_output()))
+@pytest.mark.parametrize(
+    ("dtype", "name", "k"),
+    [("bfloat16", "outputs", 7), ("float16", "outputs", 7), ("bfloat16", "2:4", 2)],
+)
+def test_narrow_scores(dtype, name, k):
+    groups, shape = CASES[name]
+    score = helpers.scores_with_ties(np.random.default_rng(3), shape, jnp.dtype(dtype))
+    got = PROGRAMS[name](score, np.int32(k), np.ones(shape, bool))
+    helpers.assert_same(got, grouped_mask(score, k, groups))
 
 
 @pytest.mark.parametrize(

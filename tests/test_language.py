@@ -400,13 +400,6 @@ def one():
     return jax.devices()[:1]
 
 
-@pytest.fixture
-def loose():
-    """Optax's Adam multiplies floats by integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.mark.parametrize(
     "argument",
     [

@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,7 +224,7 @@ def test_sparse_training_takes_a_name_and_refuses_the_rest():
     tx, params = optax.sgd(0.1), {"w": jnp.ones((8, 8))}
     named = st.sparse_training(tx, "rigl", sparsity=0.75, total_steps=1000)
     given = st.sparse_training(tx, st.rigl(sparsity=0.75, total_steps=1000))
-    jax.tree.map(np.testing.assert_array_equal, named.init(params), given.init(params))
+    chex.assert_trees_all_equal(named.init(params), given.init(params))
     for method, options, message in [
         ("rigle", {}, "did you mean 'rigl'"),
         ("rigl", {}, "sparsity"),
@@ -247,7 +248,7 @@ def test_any_key_will_do():
     ]
     for state in states:
         assert state.key.dtype == jnp.uint32
-        jax.tree.map(np.testing.assert_array_equal, state, states[0])
+        chex.assert_trees_all_equal(state, states[0])
     state = st.init_topology(method, jax.random.key(7, impl="rbg"), params)
     change = st.update_topology(method, state, params, None, 1500)
     assert int(st.count(change.state.masks)) == 16

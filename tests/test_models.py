@@ -4,6 +4,7 @@ import math
 import re
 from functools import partial
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -411,9 +412,9 @@ def test_ghost_skips_are_layers_beside_others_and_leave_no_trace(
     ghosts = {path.split("_ghost")[0] for path in set(params) - set(old)}
     assert ghosts == set(names) if project else ghosts <= set(names)
     # The others are as they were, and so are they all once the ghosts are gone.
-    jax.tree.map(np.testing.assert_array_equal, without_ghosts(both), dict(variables))
+    chex.assert_trees_all_equal(without_ghosts(both), dict(variables))
     again = completed(variables["params"], both["params"])
-    jax.tree.map(np.testing.assert_array_equal, again, both["params"])
+    chex.assert_trees_all_equal(again, both["params"])
     chosen = paths(sparse_leaves(both["params"]))
     assert not any(sparse for path, sparse in chosen.items() if "_ghost" in path)
 
@@ -465,7 +466,7 @@ def test_the_identity_bridge_changes_no_bit(name, variables_of):
         )
         for model in (small(name), small(name, bridge=lambda layers, x, y, path: y))
     ]
-    jax.tree.map(np.testing.assert_array_equal, *scores)
+    chex.assert_trees_all_equal(*scores)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

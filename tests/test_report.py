@@ -18,7 +18,9 @@ from experiments.reports.gather import (
     differing,
     group_runs,
     network_scores,
+    origin_of,
     pair,
+    rivals_of,
     spread,
     write_csv,
 )
@@ -319,6 +321,46 @@ def test_a_base_of_the_same_phase_1_is_paired_by_it(tmp_path):
     ours = next(group for group in groups if group.setting["sup.enabled"])
     found = bases_of(ours, base_rows(runs))
     assert found["accuracy"].to_dict() == {0: 0.90, 1: 0.80}
+
+
+def test_of_several_bases_the_nearest_is_paired_and_of_equals_none(tmp_path):
+    write_run(tmp_path / "first", config_of(), full=False)
+    alone = {"branch_from": str(tmp_path / "first"), "sup.enabled": False}
+    endings = {
+        "far": {"train__drop_epochs": [4], "method__drop_fraction": 0.1},
+        "near": {"train__drop_epochs": [4]},
+        "other": {"train__drop_epochs": [5]},
+    }
+    for accuracy, (name, more) in enumerate(endings.items()):
+        config = config_of(**more) | alone
+        write_run(tmp_path / name, config, accuracy=accuracy / 10, full=False)
+
+    def bases(names):
+        runs = read_runs([tmp_path / name for name in ("first", *names)])
+        groups = group_runs(runs)
+        base = base_rows(runs)
+        return bases_of(groups[0], base), rivals_of(groups[0], base)
+
+    found, rivals = bases(["far", "near"])
+    assert found["accuracy"].to_dict() == {0: 0.1} and not rivals
+    found, rivals = bases(["far", "near", "other"])
+    assert found.empty and rivals == ["train.drop_epochs"]
+    report([tmp_path], tmp_path / "out")
+    text = (tmp_path / "out/report.md").read_text()
+    assert "More than one base, and left out: rigl 90% + Sup-tickets" in text
+    assert "(bases differ in train.drop_epochs)" in text
+
+
+def test_runs_that_were_moved_together_are_paired(tmp_path, monkeypatch):
+    """The folder of phase 1 is where it was, or beside the run."""
+    first, away = tmp_path / "first", tmp_path / "away"
+    write_run(first, config_of(), full=False)
+    for name, source in (("a", str(first)), ("b", "/gone/first"), ("c", "/gone/x")):
+        write_run(tmp_path / name, config_of() | {"branch_from": source}, full=False)
+    away.mkdir()
+    monkeypatch.chdir(away)
+    origins = [origin_of(run) for run in read_runs([tmp_path])]
+    assert origins[:3] == [str(first)] * 2 + ["/gone/x"]
 
 
 def test_only_the_seed_is_set_aside(tmp_path):

@@ -170,6 +170,18 @@ def test_bad_gates_are_told(options, message):
         updated(method(**options), params, masks)
 
 
+def test_networks_without_gates_are_refused_before_training():
+    """Not grown anywhere in silence: equal shares are not to be had."""
+    params = {
+        "dense": {"kernel": jnp.ones((4, 8))},
+        "rnn": {"ordered_kernel": jnp.ones((4, 8))},
+    }
+    with pytest.raises(ValueError, match=r"no leaf has any.*gate_growth='pooled'"):
+        init_topology(method(), 0, params)
+    for ours in (method(gate_growth="pooled"), method(gates=per_part(2))):
+        assert int(init_topology(ours, 0, params).masks["dense"]["kernel"].sum()) == 16
+
+
 def test_two_ways_to_say_what_grows_are_refused():
     params, _ = matrix([6, 6, 7, 6], [1, 3, 4, 4])
     ours = make_method("snfs", sparsity=0.5, total_steps=9, update_every=1)

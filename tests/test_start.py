@@ -30,16 +30,11 @@ from sup_tickets.training.state import network_of
 from sup_tickets.trees import named_leaves
 from tests.test_experiments import config_of, one
 
+pytestmark = pytest.mark.usefixtures("loose")
+
 STATIC = {"method.name": "static", "sup.enabled": False}
 GHOSTS = {"tost.parts": "soft+skips", "tost.ghost_fraction": 0.5}
 ALL = {**GHOSTS, "tost.parts": "soft+skips+rescale+labels", "tost.rescale_steps": 3}
-
-
-@pytest.fixture(autouse=True)
-def loose():
-    """Optax's Adam multiplies floats by integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def started(**changes):

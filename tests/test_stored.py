@@ -177,6 +177,8 @@ def test_one_format_of_all_networks(folder, tmp_path):
     )
     assert len(list((tmp_path / "o").glob("*.safetensors"))) == 12
     export_main([str(folder), f"--out={tmp_path / 'c'}", "--format=condensed"])
+    (condensed,) = export(folder, tmp_path / "c", formats=["condensed"])
+    assert 1 < condensed.bits / condensed.ideal < 1.05
     (path,) = (tmp_path / "c").glob("*.safetensors")
     assert path.name == "final.condensed.safetensors" and load_condensed(path).params
     with pytest.raises(SystemExit, match=r"error: .*no network 'x'"):

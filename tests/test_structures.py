@@ -144,6 +144,8 @@ def test_masks_of_another_structure_are_named():
 
 
 def test_describe_says_which_layers_can_take_it():
+    with pytest.raises(ValueError, match=r"must be a Structure, .*, got '2:4'"):
+        st.describe(PARAMS, structure="2:4")
     text = str(st.describe(PARAMS, structure=st.n_of_m(2, 16)))
     rows = {line.split()[0]: line for line in text.splitlines()}
     assert rows["dense/kernel"].endswith("a kernel  2:16 in 32 groups of 16")
@@ -239,6 +241,30 @@ def test_the_last_layer_keeps_its_neurons():
     assert keep.ablates(names) == set(names[1:])
     with pytest.raises(ValueError, match="keep_neurons 'x' matches no leaf"):
         st.fan_in(ablate_below=0.3, keep_neurons="x").ablates(names)
+
+
+def test_it_is_known_which_layer_is_the_last_before_training():
+    """Else the outputs themselves could be ablated, silently."""
+    method = st.srigl(sparsity=0.5, total_steps=1000)
+    bare = {
+        "Dense_0": {"kernel": jnp.ones((8, 6))},
+        "Dense_1": {"kernel": jnp.ones((6, 4))},
+    }
+
+    def begin(**structure):
+        ours = method.replace(structure=st.fan_in(ablate_below=0.3, **structure))
+        return st.init_topology(ours, 0, bare).masks
+
+    with pytest.raises(ValueError, match=r"is named as the last layer.*keep_ne"):
+        begin()
+    with pytest.raises(ValueError, match="keep_neurons 'Dense_2' matches no leaf"):
+        begin(keep_neurons="Dense_2")
+    for keep in ("Dense_1", ()):
+        assert by_output(begin(keep_neurons=keep)["Dense_0"]["kernel"]) == [3] * 6
+    # A dense last layer is there all the same.
+    params = {"fc": bare["Dense_0"], "classifier": bare["Dense_1"]}
+    ours = method.replace(where="fc")
+    assert st.init_topology(ours, 0, params).masks["classifier"]["kernel"] is None
 
 
 def test_sharded_is_unsharded(key):

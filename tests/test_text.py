@@ -125,6 +125,8 @@ def test_bad_texts_are_told_in_one_line(tmp_path, text, options, message):
 def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no text '.*book.txt'"):
         load_text(f"text:{tmp_path / 'book.txt'}")
+    with pytest.raises(ValueError, match="'text:' must name a file or a folder"):
+        load_text("text:")
     written(tmp_path, "a b", "train.txt")
     with pytest.raises(FileNotFoundError, match=r"has no valid.txt or valid.txt.xz"):
         load_text(f"text:{tmp_path}")

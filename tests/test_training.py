@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,13 +148,6 @@ def finished(name, devices=1, seed=0):
     return jax.device_get(outcome), recorder
 
 
-@pytest.fixture
-def loose():
-    """Optax's Adam multiplies floats by integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def counts(masks):
     return [(row.name, row.active) for row in layer_table(masks)]
 
@@ -169,7 +163,7 @@ def assert_dead_are_zero(state):
 
 
 def assert_same_bits(a, b):
-    jax.tree.map(np.testing.assert_array_equal, data_of(a), data_of(b))
+    chex.assert_trees_all_equal(data_of(a), data_of(b))
 
 
 def data_of(tree):

@@ -1,32 +1,24 @@
-"""Speed of grouped selection and of SRigL's rewire on the shapes of ResNet-50.
+"""Grouped selection and SRigL's rewire on ResNet-50's shapes.
 
     python -m experiments.benchmarks.groups [--repeats 5]
 
-Ratios of medians of the process's own time, what is compared interleaved in one
-process: selection per output neuron, in blocks of 2:4 and in four parts of the outputs
-to selection per leaf, and a rewire with a structure to RigL's.
+Ratios of medians of the process's own time, what is compared in turns, in one process:
+selection per output neuron, in blocks of 2:4 and in four parts of the outputs to
+selection per leaf, and a rewire with a structure to RigL's.
 """
 
 import argparse
-import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 import sup_tickets as st
-from experiments.benchmarks.core import (
-    SHARE,
-    SPARSITY,
-    Case,
-    Row,
-    copy,
-    measure,
-    normal_tree,
-)
-from experiments.command import Parser, check_devices, start
+from experiments.benchmarks.cases import Case, measure_cases
+from experiments.benchmarks.core import ratio
+from experiments.benchmarks.resnet50 import SHARE, SPARSITY, copy, normal_tree
+from experiments.benchmarks.table import Row, table_command
 from sup_tickets.ablation import rewire_neurons
-from sup_tickets.checks import check_whole
 from sup_tickets.groups import split_of
 
 AT_MOST = 1.5
@@ -98,40 +90,22 @@ def rewire_cases(params: Any, gradients: Any) -> dict[str, Case]:
     }
 
 
-def rows_of(params: Any, gradients: Any, repeats: int) -> Iterator[Row]:
-    """The table, each part as soon as it is measured."""
+def rows_of(options: argparse.Namespace) -> Iterator[Row]:
+    """The table."""
+    params, gradients = normal_tree(0), normal_tree(1)
     for what, cases in {
         "select": selection_cases(params),
         "rewire": rewire_cases(params, gradients),
     }.items():
-        found = measure(cases, repeats)
+        found = measure_cases(cases, options.repeats)
         plain, *others = found
         for name in others:
-            own, of = found[name].own, found[plain].own
-            note = f"{own:.1f} / {of:.1f} ms"
-            yield Row(f"{what} {name} / {plain}", own / of, AT_MOST, note)
+            yield ratio(found, f"{what} {name} / {plain}", name, plain, AT_MOST)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser("experiments.benchmarks.groups", __doc__)
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each")
-    start(parser, _main, argv)
-
-
-def _main(options: argparse.Namespace) -> None:
-    check_whole("--repeats", options.repeats, 1)
-    check_devices()
-    print(f"machine: {platform.machine()}, {jax.devices()[0].device_kind}")
-    print(f"jax {jax.__version__}, {options.repeats} repeats")
-    print("\n| what | figure | at most | from |\n| --- | --- | --- | --- |")
-    rows = []
-    for row in rows_of(normal_tree(0), normal_tree(1), options.repeats):
-        rows.append(row)
-        cells = (row.what, f"{row.figure:.3g}", f"{row.target:.3g}", row.note)
-        print(f"| {' | '.join(cells)} |", flush=True)
-    worst = max(rows, key=lambda row: row.figure / row.target)
-    print(f"\nworst: {worst.figure / worst.target:.2f} of its target: {worst.what}")
+    table_command("groups", __doc__, rows_of, repeats=5, argv=argv)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,13 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 _MOST_CALLS = 500  # measured at once
-
-
-class Scale(NamedTuple):
-    """How much is measured."""
-
-    batch_size: int
-    repeats: int
-    examples: int
-    block_steps: int
-    least_s: float
-    quick: bool  # tiny widths
 
 
 class Program(NamedTuple):
@@ -44,26 +33,30 @@ def say(text: str) -> None:
 
 def compiled(name: str, function: Any, *arguments: Any) -> Program:
     """Compiles a jitted function for these arguments."""
-    begun = time.perf_counter()
+    begun, own = time.perf_counter(), time.process_time()
     program = function.lower(*arguments).compile()
-    spent = time.perf_counter() - begun
-    say(f"{name} compiled in {spent:.1f} s")
+    spent, own = time.perf_counter() - begun, time.process_time() - own
+    say(f"{name} compiled in {spent:.1f} s ({own:.1f} s of processor time)")
     return Program(program, spent, program.memory_analysis().temp_size_in_bytes)
 
 
 def measure(
-    cases: dict[str, Callable[[], Any]], order: Sequence[str], scale: Scale
+    cases: Mapping[str, Callable[[], Any]],
+    order: Sequence[str],
+    repeats: int,
+    least_s: float = 0.0,
 ) -> dict[str, list[Time]]:
-    """Times of a call of each case, in turns.
+    """Times of a call of each case, in turns, once each was called in vain.
 
     Args:
       cases: functions that return what is to be waited for.
       order: which are measured, one after the other, in every repeat.
-      scale: how often.
+      repeats: how often.
+      least_s: wall time of the calls that are measured at once.
     """
-    calls = {name: _calls(case, scale.least_s) for name, case in cases.items()}
+    calls = {name: _calls(case, least_s) for name, case in cases.items()}
     times: dict[str, list[Time]] = {name: [] for name in cases}
-    for _ in range(scale.repeats):
+    for _ in range(repeats):
         for name in order:
             times[name].append(_time(cases[name], calls[name]))
     return times
@@ -71,6 +64,8 @@ def measure(
 
 def _calls(case: Callable[[], Any], least_s: float) -> int:
     _time(case, 1)
+    if not least_s:
+        return 1
     once = _time(case, 1).wall / 1e3
     return min(max(round(least_s / once), 1), _MOST_CALLS)
 

@@ -18,28 +18,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks.timing import (
-    Scale,
-    Time,
-    clock,
-    measure,
-    medians,
-    say,
-)
+from experiments.benchmarks.timing import Time, clock, measure, medians, say
 from experiments.benchmarks.train_page import Result, Row, page
-from experiments.benchmarks.trainer import (
-    Trainer,
-    configuration,
-    make_images,
-)
+from experiments.benchmarks.trainer import Scale, Trainer, configuration, make_images
 from experiments.build.experiment import comparisons
 from experiments.build.inputs import Inputs
-from experiments.build.parts import (
-    make_network,
-    make_superposition,
-)
-from experiments.command import Parser, check_devices, file_path, start
+from experiments.build.parts import make_network, make_superposition
+from experiments.command import check_devices, start
 from experiments.config.fields import Config
+from experiments.config.flags import Parser, file_path
 from sup_tickets.checks import check_whole
 from sup_tickets.data.resident import Shardings
 from sup_tickets.training.mesh import data_mesh, data_shardings
@@ -69,7 +56,9 @@ def compare(model: str, scale: Scale, inputs: Inputs, place: Shardings) -> Resul
     cases["prepare"] = _prepare(sparse)
     cases["batches"] = _epoch_of_batches(inputs)
     say(f"{model}: measuring")
-    each = measure(cases, (*cases, "sparse", "dense"), scale)
+    each = measure(
+        cases, (*cases, "sparse", "dense"), repeats=scale.repeats, least_s=scale.least_s
+    )
     sparse.check()
     dense.check()
     times = medians(each)
@@ -255,7 +244,14 @@ def compare_blocks(
 
     say(f"{model}: measuring blocks")
     cases = {"singles": singles, "block": together}
-    times = medians(measure(cases, ("singles", "block", "block", "singles"), scale))
+    times = medians(
+        measure(
+            cases,
+            ("singles", "block", "block", "singles"),
+            repeats=scale.repeats,
+            least_s=scale.least_s,
+        )
+    )
     trainer.check()
     spent = {name: clock(each) / count for name, each in times.items()}
     row = Row(

@@ -1,15 +1,12 @@
 """The page of `experiments.benchmarks.train`."""
 
-import os
-import platform
 import textwrap
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from experiments.benchmarks.table import machine
 from experiments.benchmarks.timing import Program, Time
 
 
@@ -81,29 +78,6 @@ def page(command: str, results: dict[str, list[Result]]) -> str:
         ),
     ]
     return "\n\n".join(lines) + "\n"
-
-
-def machine() -> list[str]:
-    """Where and when this is."""
-    cores = f"{os.cpu_count()} cores"
-    if hasattr(os, "getloadavg"):
-        cores += f", load {os.getloadavg()[0]:.1f} at the end"
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    return [
-        f"machine: {_processor()}, {cores}; device: {devices}",
-        f"python {platform.python_version()}, jax {jax.__version__}, "
-        f"{datetime.now(UTC):%Y-%m-%d}",
-    ]
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from configs import common
-from experiments.benchmarks.timing import Program, Scale, compiled
+from experiments.benchmarks.timing import Program, compiled
 from experiments.build.experiment import make_steps
 from experiments.build.inputs import Inputs, resident_inputs
 from experiments.build.parts import (
@@ -28,6 +28,17 @@ _TINY: dict[str, dict[str, Any]] = {
     "vgg16": {"stages": ((4,),) * 5, "hidden": ()},
     "resnet18": {"widths": (4, 8), "blocks": (1, 1)},
 }
+
+
+class Scale(NamedTuple):
+    """How much is measured."""
+
+    batch_size: int
+    repeats: int
+    examples: int
+    block_steps: int
+    least_s: float
+    quick: bool  # tiny widths
 
 
 class Trainer:

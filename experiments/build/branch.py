@@ -79,7 +79,8 @@ def difference_before(theirs: Course, ours: Course) -> str | None:
         return f"phase 1 ends at step {step} there, and at {phase1} here"
     if step == ours.plan.total_steps:
         return f"there is nothing left to train after its {step} steps"
-    if step != phase1 and GHOSTS & set(tost_parts(ours.config)):
+    ghosts = GHOSTS & set(tost_parts(ours.config))
+    if step != phase1 and ghosts and not ours.config.tost.released:  # these stay
         return (
             f"ghosts fade over a part of the {step} steps there, of the {phase1} here"
         )

@@ -30,6 +30,7 @@ from experiments.build.start import (
     start_flops,
 )
 from experiments.build.tost import Young, with_tost
+from experiments.build.view import checked_view, describe_view, view_of
 from experiments.config.fields import Config, check_config
 from sup_tickets.coverage import coverage
 from sup_tickets.data.resident import Shardings
@@ -49,6 +50,7 @@ from sup_tickets.training.state import Network, RunState, TrainState
 from sup_tickets.training.steps import Spec, Steps, compile_steps
 from sup_tickets.training.task import Metrics, Task
 from sup_tickets.types import Schedule
+from sup_tickets.views.view import View
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,10 +166,11 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     with section("train"):
         _check_parts(config)
-    for make in (make_loss, make_optimizer):  # errors before the data are read
+    for make in (make_loss, make_optimizer, view_of):  # errors before the data are read
         make(config)
     inputs = make_inputs(config, key=data_key, shardings=shardings)
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
+    view = checked_view(config, method, plan)
     model, young = with_tost(
         config,
         checked_network(config, classes=inputs.classes, example=inputs.example),
@@ -175,7 +178,10 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         epoch_steps=plan.epoch_steps,
     )
     steps_of = partial(
-        make_steps, config, inputs, method, rate, sharding=shardings.replicated
+        make_steps,
+        *(config, inputs, method, rate),
+        sharding=shardings.replicated,
+        view=view,
     )
     with section("train"):
         last = Stage(plan.total_steps, steps_of(model))
@@ -183,12 +189,15 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         if young is not None:
             first = Stage(young.until, steps_of(young.form), without_ghosts)
             stages = [first, last]
+    more = [] if young is None else [young.text]
+    if view is not None:
+        drawn = jax.eval_shape(last.steps.begin, init_key)
+        more.insert(0, describe_view(view, drawn.params))
     experiment = _experiment(config, plan, tuple(stages), inputs)
     with section("method"):
         # Allocates the layers, which may be impossible.
         shapes = [experiment.like(stage.until - 1).train for stage in stages][-1]
     covered = str(coverage(shapes.method.masks, shapes.params))
-    more = [] if young is None else [young.text]
     if unused := unused_fields(config):
         more.append(f"of no use to this run: {', '.join(unused)}")
     return Run(
@@ -212,6 +221,7 @@ def make_steps(
     form: nn.Module | Form,
     *,
     sharding: Sharding,
+    view: View | None = None,
 ) -> Steps:
     """The compiled steps of labelling images, or of predicting the words of a text.
 
@@ -222,6 +232,7 @@ def make_steps(
       learning_rate: schedule of the step.
       form: the network, or the form of one.
       sharding: of the state.
+      view: what the forward pass sees of the weights.
     """
     spec = Spec(
         make_task(config, inputs, form),
@@ -231,6 +242,7 @@ def make_steps(
         accumulate=config.train.accumulate,
         block_steps=config.train.block_steps,
         block_at=inputs.block_at,
+        view=view,
     )
     return compile_steps(spec, sharding)
 
@@ -267,7 +279,8 @@ def comparisons(config: Config) -> dict[str, Config]:
     dense.method.name = "dense"
     dense.method.initial_sparsity = None
     dense.method.structure = ""
-    dense.method.options = ConfigDict()
+    dense.method.options = dense.view.options = ConfigDict()
+    dense.view.name = ""
     dense.tost.parts = ""
     forget_masks(dense)
     others: dict[str, Config] = {}
@@ -295,6 +308,7 @@ def validation_steps(epochs: float, epoch_steps: int) -> int:
 def _experiment(
     config: Config, plan: Plan, stages: tuple[Stage, ...], inputs: Inputs
 ) -> Experiment:
+    spec = stages[-1].steps.spec
     validates = config.data.validation_examples != 0
     every = validation_steps(config.train.validate_every_epochs, plan.epoch_steps)
     return Experiment(
@@ -302,7 +316,7 @@ def _experiment(
         stages=stages,
         batches=inputs.batches,
         validation=inputs.splits["validation"] if validates else None,
-        superposition=make_superposition(config, stages[-1].steps.spec.method),
+        superposition=make_superposition(config, spec.method, spec.view),
         include_phase1=config.sup.include_phase1,
         explore_fraction=config.sup.explore_fraction,
         validate_every_steps=every if validates else 0,

@@ -26,6 +26,7 @@ from sup_tickets.training.losses import Loss, smoothed_cross_entropy
 from sup_tickets.training.plan import Plan, drop_steps, make_plan, ticket_plan
 from sup_tickets.trees import map_named
 from sup_tickets.types import Schedule
+from sup_tickets.views.view import View
 
 
 @contextlib.contextmanager
@@ -104,18 +105,27 @@ def make_loss(config: Config) -> Loss:
         )
 
 
-def make_superposition(config: Config, method: Method) -> Superposition | None:
-    """The average of the tickets of a method, or ``None`` if there are none."""
+def make_superposition(
+    config: Config, method: Method, view: View | None = None
+) -> Superposition | None:
+    """The average of the tickets of a method, or ``None`` if there are none.
+
+    With a view tickets are what the forward pass sees, and each leaf, or group of the
+    view, of the average has as many weights as the latest of them.
+    """
     sup, structure = config.sup, method.structure
+    groups = None if structure is None else structure.groups
+    if view is not None:
+        groups = view.groups or groups or (lambda name, leaf: None)
     with section("sup"):
         # Dense tickets are averaged and never pruned.
-        pruned = method.where is not None and structure is None
+        pruned = method.where is not None and groups is None
         ours = superposition(
             sup.kind,
             sparsity=method.sparsity if pruned else None,
             prune_each=sup.prune_each,
             decay=sup.decay,
-            groups=None if structure is None else structure.groups,
+            groups=groups,
         )
     return ours if sup.enabled else None
 

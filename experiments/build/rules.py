@@ -166,7 +166,7 @@ RULES = (
     ),
     Rule(
         ("train.momentum",),
-        lambda c: c.train.optimizer == "sgd",
+        lambda c: c.train.optimizer == "sgd" or not c.train.momentum,
         "config.train.optimizer is 'sgd'",
     ),
     Rule(

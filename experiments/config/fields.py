@@ -12,6 +12,7 @@ from sup_tickets.data.text import UNITS
 from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
 from sup_tickets.pruning import Scope
+from sup_tickets.stamp.gates import GATES
 from sup_tickets.superposition import Kind
 from sup_tickets.training.optimizers import AVERAGING
 
@@ -69,6 +70,7 @@ FIELDS: dict[str, Field] = {
     "method.drop_schedule": Field("str", words=("cosine", "linear", "constant")),
     "method.initial_sparsity": Field("float or none", 0, 1),
     "method.prune_end_fraction": Field("float", 0, 1),
+    "view.name": Field("str"),
     "masks": Field("path or none"),
     "branch_from": Field("path or none"),
     "mask.name": Field("str"),
@@ -135,8 +137,94 @@ FIELDS: dict[str, Field] = {
 }
 """Every field of a configuration by its dotted name."""
 
-# Names and values in these are checked by the model's and the method's own functions.
-OPEN = ("model.options.", "method.options.")
+KSM_FIELDS: dict[str, Field] = FIELDS | {
+    "ksm.data": Field("str"),
+    "ksm.tasks": Field("strs"),
+    "ksm.first_tasks": Field("int", 0),
+    "ksm.methods": Field("strs"),
+    "ksm.backbone": Field("path or none"),
+    "ksm.epochs": Field("int", 1),
+    "ksm.batch_size": Field("int", 1),
+    "ksm.learning_rate": Field("float", 0),
+    "ksm.head_rate": Field("float", 0),
+    "ksm.weights_rate": Field("float", 0),
+    "ksm.start": Field("float"),
+    "ksm.threshold": Field("float"),
+    "ksm.steepness": Field("float", 1e-6),
+    "ksm.temperature": Field("float", 1e-6),
+    "ksm.scale": Field("float", 0, 1),
+}
+"""Likewise of `experiments.ksm`: what is beside those of a run is of its tasks."""
+
+_OF_SOFTNET = (
+    *("seed", "evaluate", "model.name", "model.dtype", "data.name", "data.dir"),
+    *("data.split_seed", "data.validation_examples", "data.shrink", "data.batch_size"),
+    *("data.crop_padding", "data.crop_mode", "data.flip", "data.cutout"),
+    *("train.epochs", "train.learning_rate", "train.schedule", "train.drop_epochs"),
+    *("train.momentum", "train.nesterov", "train.weight_decay"),
+    *("checkpoint.every_minutes", "checkpoint.every_steps"),
+)
+SOFTNET_FIELDS: dict[str, Field] = {name: FIELDS[name] for name in _OF_SOFTNET} | {
+    "softnet.base_classes": Field("int", 2),
+    "softnet.ways": Field("int", 1),
+    "softnet.shots": Field("int", 1),
+    "softnet.split": Field("str", words=("topic", "drawn", "file")),
+    "softnet.rows": Field("path or none"),
+    "softnet.draws": Field("int", 1),
+    "softnet.draw_seed": _SEED,
+    "softnet.bases": Field("strs"),
+    "softnet.soft_epoch": Field("int", 0),
+    "softnet.rules": Field("strs"),
+    "softnet.block": Field("str"),
+    "softnet.epochs": Field("int", 1),
+    "softnet.learning_rate": Field("float", 0),
+    "softnet.metric": Field("str", words=("cosine", "euclidean")),
+}
+"""Likewise of `experiments.softnet`, whose configurations have these alone."""
+
+STAMP_FIELDS: dict[str, Field] = {
+    name: FIELDS[name]
+    for name in (
+        *("seed", "evaluate", "model.name", "model.dtype"),
+        *("data.dir", "data.split_seed", "data.validation_examples"),
+        *("data.training_examples", "data.shrink", "data.batch_size"),
+        *("data.crop_padding", "data.flip"),
+        *("train.learning_rate", "train.momentum", "train.weight_decay"),
+        *("checkpoint.every_minutes", "checkpoint.every_steps"),
+    )
+} | {
+    "stamp.reference": Field("str"),
+    "stamp.targets": Field("strs"),
+    "stamp.pretrain_epochs": Field("int", 1),
+    "stamp.episodes": Field("int", 1),
+    "stamp.episode_classes": Field("int", 2),
+    "stamp.set_size": Field("int", 1),
+    "stamp.inner_steps": Field("int", 1),
+    "stamp.inner_rate": Field("float", 0),
+    "stamp.gate_rate": Field("float", 0),
+    "stamp.meta_rate": Field("float", 0, 1),
+    "stamp.adapt_steps": Field("int", 0),
+    "stamp.hidden": Field("int", 1),
+    "stamp.gate": Field("str", words=tuple(GATES)),
+    "stamp.temperature": Field("float", 1e-3),
+    "stamp.flops_ratio": Field("float"),
+    "stamp.flops_weight": Field("float", 0),
+    "stamp.kl_weight": Field("float", 0),
+    "stamp.kl_prior": Field("float", 1e-6, 1 - 1e-6),
+    "stamp.arms": Field("strs"),
+    "stamp.free_epochs": Field("int", 1),
+    "stamp.dense_epochs": Field("int", 1),
+    "stamp.finetune_epochs": Field("int", 1),
+    "stamp.finetune_rate": Field("float", 0),
+    "stamp.report_epochs": Field("ints", 1),
+}
+"""Likewise of `experiments.stamp`, whose configurations have these alone."""
+
+KNOWN = FIELDS | STAMP_FIELDS | KSM_FIELDS | SOFTNET_FIELDS
+"""Every field of any command."""
+
+# Names and values in these are checked by the functions that take them.
+OPEN = ("model.options.", "method.options.", "view.options.")
 
 
 def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -161,23 +249,29 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean config.{near[0]}?" if near else ""
 
 
-def check_config(config: Config) -> None:
+def check_config(config: Config, fields: Mapping[str, Field] = FIELDS) -> None:
     """Raises unless every field is known, there, of its type and in its range.
+
+    Args:
+      config: of a run, or of another command.
+      fields: that it has.
 
     Raises:
       ValueError: one line, naming the field and its value.
     """
     given = flat(config)
     for name in given:
-        if name not in FIELDS and not name.startswith(OPEN):
-            hint = nearest(name, FIELDS)
+        if name not in fields and not name.startswith(OPEN):
+            hint = nearest(name, fields)
             raise ValueError(f"unknown field config.{name}{hint}")
-    for name, field in FIELDS.items():
+    for name, field in fields.items():
         if name not in given:
             raise ValueError(f"the configuration has no field config.{name}")
         _check_value(f"config.{name}", field, given[name])
-    for section in ("model", "method"):
-        if not isinstance(config[section].get("options"), ConfigDict):
+    for section in dict.fromkeys(name.split(".")[0] for name in OPEN):
+        if f"{section}.name" in fields and not isinstance(
+            config[section].get("options"), ConfigDict
+        ):
             raise ValueError(
                 f"the configuration has no section config.{section}.options"
             )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs.common import ALIASES, settle
-from experiments.config.fields import FIELDS, OPEN, Config, flat, nearest
+from experiments.config.fields import KNOWN, OPEN, Config, flat, nearest
 from experiments.config.values import (
     expanded,
     has_field,
@@ -92,7 +92,7 @@ class Source(NamedTuple):
         except ValueError:  # get_config may have a syntax of its own, or will say so
             pairs = []
         fields = [ALIASES.get(name, name) for name, _ in pairs]
-        if not all(field in FIELDS or field.startswith(OPEN) for field in fields):
+        if not all(field in KNOWN or field.startswith(OPEN) for field in fields):
             pairs, fields = [], []
         if not pairs:
             return ",".join(filter(None, [self.argument, joined(given)])), []
@@ -180,15 +180,15 @@ def as_source(config: Source | str) -> Source:
 
 
 def _check_name(field: str) -> None:
-    if field in FIELDS or field.startswith(OPEN):
+    if field in KNOWN or field.startswith(OPEN):
         return
     *section, last = field.split(".")
     positive = ".".join([*section, last.removeprefix("no")])
-    hint = nearest(field, FIELDS)
-    within = [name for name in FIELDS if name.startswith(f"{field}.")]
+    hint = nearest(field, KNOWN)
+    within = [name for name in KNOWN if name.startswith(f"{field}.")]
     if within:
         hint = f"; it is a section, with config.{within[0]} in it"
-    if last.startswith("no") and FIELDS.get(positive, FIELDS["seed"]).kind == "bool":
+    if last.startswith("no") and KNOWN.get(positive, KNOWN["seed"]).kind == "bool":
         hint = f"; did you mean --noconfig.{positive}?"
     raise ValueError(f"--config.{field}: there is no such field{hint}")
 

@@ -9,7 +9,7 @@ A field is read in the same way wherever its text comes from:
     none     "none" in any case or nothing at all, for a field that may be unset
     lists    (1, 2), [1, 2], 1,2, 1 or nothing; of texts too: a,b or ("a", "b")
 
-Fields of ``model.options`` and ``method.options`` are Python's literals, else texts.
+Fields of ``options``, of model, method and view, are Python's literals, else texts.
 """
 
 import ast
@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.config.fields import FIELDS, OPEN
+from experiments.config.fields import KNOWN, OPEN
 
 _NAME = re.compile(r"\s*[\w.]+=\s*")
 _CLOSING = {"(": ")", "[": "]"}
@@ -128,11 +128,11 @@ def _further_parts(field: str, parts: Sequence[str], names: dict[str, str]) -> i
 
 
 def _is_list(field: str) -> bool:
-    return field in FIELDS and FIELDS[field].kind in ("ints", "strs")
+    return field in KNOWN and KNOWN[field].kind in ("ints", "strs")
 
 
 def _is_path(field: str) -> bool:
-    return field in FIELDS and FIELDS[field].kind.startswith("path")
+    return field in KNOWN and KNOWN[field].kind.startswith("path")
 
 
 def unquoted(text: str) -> str:
@@ -173,7 +173,7 @@ def read_value(name: str, field: str, text: str) -> Any:
     """
     if field.startswith(OPEN):
         return _literal(text)
-    kind = FIELDS[field].kind
+    kind = KNOWN[field].kind
     if kind.endswith(" or none") and text.strip().lower() in ("", "none"):
         return None
     kind = kind.removesuffix(" or none")
@@ -274,7 +274,7 @@ def has_field(config: Any, field: str) -> bool:
         config = config.get(step) if isinstance(config, ConfigDict) else None
     if not isinstance(config, ConfigDict):
         return False
-    return field.startswith(OPEN) or (field in FIELDS and last in config)
+    return field.startswith(OPEN) or (field in KNOWN and last in config)
 
 
 def set_field(config: Any, field: str, value: Any) -> None:

@@ -219,21 +219,57 @@ def bases_of(group: Group, base: Frame) -> Frame:
     """The rows of `base_rows` that a group is compared with, by seed.
 
     Those of the same setting but for Sup-tickets; else those of the same phase 1, from
-    which one branched, as many epochs and the same split.
+    which one branched, as many epochs and the same split: of several settings the one
+    that differs in the fewest fields, and of equals none, see `rivals_of`.
     """
     same = base[base["setting"] == base_setting(group.setting)]
     if not len(same):
-        origins = [origin_of(run) for run in group.runs]
-        epochs = group.setting.get("train.epochs")
-        alike = base["origin"].isin(origins) & (base["epochs"] == epochs)
-        alike &= base["split"] == group.setting.get("evaluate")
-        same = base[alike].drop_duplicates("seed")
+        alike = _of_one_phase1(group, base)
+        nearest = _nearest(group, alike)
+        same = alike[alike["setting"].isin(nearest if len(nearest) == 1 else [])]
     return same.set_index("seed")
 
 
+def rivals_of(group: Group, base: Frame) -> list[str]:
+    """Fields in which equally near bases of a group differ, of which none is taken."""
+    if (base["setting"] == base_setting(group.setting)).any():
+        return []
+    nearest = [json.loads(s) for s in _nearest(group, _of_one_phase1(group, base))]
+    names = sorted({name for setting in nearest for name in setting})
+    return [n for n in names if any(s.get(n) != nearest[0].get(n) for s in nearest)]
+
+
+def _of_one_phase1(group: Group, base: Frame) -> Frame:
+    origins = [origin_of(run) for run in group.runs]
+    alike = base["origin"].isin(origins)
+    alike &= base["epochs"] == group.setting.get("train.epochs")
+    return base[alike & (base["split"] == group.setting.get("evaluate"))]
+
+
+def _nearest(group: Group, alike: Frame) -> list[str]:
+    """Of the settings of some bases those that differ in the fewest fields."""
+    ours = json.loads(base_setting(group.setting))
+
+    def distance(text: str) -> int:
+        theirs = json.loads(text)
+        return sum(ours.get(n) != theirs.get(n) for n in ours.keys() | theirs.keys())
+
+    distances = {text: distance(text) for text in alike["setting"].unique()}
+    least = min(distances.values(), default=0)
+    return [text for text, far in distances.items() if far == least]
+
+
 def origin_of(run: StoredRun) -> str:
-    """The folder of the run that trained phase 1: another's, or its own."""
-    return str(Path(run.config.get("branch_from") or run.path).resolve())
+    """The folder of the run that trained phase 1: another's, or its own.
+
+    Of runs that were moved together, the folder beside this one.
+    """
+    source = run.config.get("branch_from")
+    if not source:
+        return str(run.path.resolve())
+    beside = run.path.parent / Path(source).name
+    moved = not Path(source).is_dir() and beside.is_dir()
+    return str((beside if moved else Path(source)).resolve())
 
 
 def _row_without(run: StoredRun) -> dict[str, Any] | None:

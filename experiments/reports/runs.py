@@ -32,6 +32,7 @@ from experiments.reports.gather import (
     network_scores,
     numbers,
     pair,
+    rivals_of,
     sparsity_text,
     spread,
     spreads,
@@ -137,11 +138,13 @@ def _many(count: int, noun: str) -> str:
 
 
 def _versus(groups: Sequence[Group], base: Frame) -> list[Block]:
-    rows = []
+    rows, left_out = [], []
     for group in groups:
         ours = superposed_rows(group)
         theirs = bases_of(group, base)
         if ours.empty or theirs.empty:
+            if not ours.empty and (rivals := rivals_of(group, base)):
+                left_out.append(f"{group.name} (bases differ in {', '.join(rivals)})")
             continue
         row = [group.name.replace(" + Sup-tickets", "")]
         for column in COMPARED:
@@ -156,18 +159,19 @@ def _versus(groups: Sequence[Group], base: Frame) -> list[Block]:
                 "-" if p is None else f"{p:.3f}",
             ]
         rows.append(row)
+    title = Heading(2, "The method alone, and with Sup-tickets")
+    out = Text(f"More than one base, and left out: {'; '.join(left_out)}.")
     if not rows:
-        return []
+        return [title, out] if left_out else []
     head = ["setting", "seeds"]
     for column in COMPARED:
         alone = f"alone, {column.title} {column.unit}".rstrip()
         head += [alone, "+ Sup-tickets", "difference", "p"]
-    note = (
+    note = Text(
         "Over the seeds that both have. p is that of a paired t-test, two-sided; "
         "- where there are fewer than two pairs, or they do not vary."
     )
-    title = "The method alone, and with Sup-tickets"
-    return [Heading(2, title), Table(head, rows), Text(note)]
+    return [title, Table(head, rows), note, *([out] if left_out else [])]
 
 
 # --- Pictures -------------------------------------------------------------------------

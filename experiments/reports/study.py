@@ -163,8 +163,12 @@ _NOTHING = ("+0.00", "-0.00")
 
 def differences(study: Study, rows: Frame, arm: str, base: str) -> list[Difference]:
     """Of every cell with a seed that both arms have, in the order of the rows."""
-    column = score(study.score)
-    found = []
+    return paired(study.score, rows, arm, base)
+
+
+def paired(score_name: str, rows: Frame, arm: str, base: str) -> list[Difference]:
+    """`differences` in a score, whatever the rows are of."""
+    column, found = score(score_name), []
     for cell, same in rows.groupby("cell", sort=False):
         ours, theirs = (
             column.scale

@@ -17,9 +17,10 @@ from experiments.runs.identity import CONTENTS, TEXT, identity_of
 from experiments.runs.layout import CHECKPOINTS, LOG, read_config
 from experiments.runs.made_by import changed, made_by
 from experiments.runs.ownership import made_by_of
-from sup_tickets.training.checkpoint import Checkpoints, check_checkpoint
+from sup_tickets.training.checkpoint import Checkpoints
+from sup_tickets.training.checkpoint_files import check_checkpoint
 from sup_tickets.training.processes import on_first, say
-from sup_tickets.training.state import RunState, network_of
+from sup_tickets.training.state import RunState
 
 _NOTES = ("changes", "lines", "seconds")  # that go on; rows are made anew
 
@@ -122,11 +123,13 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
     """
     step, experiment = branch.step, ours.experiment
     like = RunState(experiment.like(step).train)
-    theirs = make_superposition(branch.course.config, branch.course.method)
+    theirs = make_superposition(
+        branch.course.config, branch.course.method, experiment.view
+    )
     if theirs is not None:  # its checkpoint has the beginning of an average
         other = dataclasses.replace(experiment, superposition=theirs)
         average = jax.eval_shape(
-            lambda state: other.first_average(network_of(state)), like.train
+            lambda state: other.first_average(other.network(state)), like.train
         )
         like = like.replace(average=average)
     checkpoints = Checkpoints(branch.path / CHECKPOINTS, read_only=True)
@@ -136,12 +139,12 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
         checkpoints.close()
     state, average = found.state.train, None
     if step == ours.plan.phase1_steps:
-        average = experiment.first_average(network_of(state))
+        average = experiment.first_average(experiment.network(state))
     return RunState(state, average), found.notes
 
 
 def going_on(
-    branch: Branch, folder: RunFolder, notes: Mapping[str, Any]
+    branch: Branch, folder: RunFolder, notes: Mapping[str, Any], name: str
 ) -> dict[str, Any]:
     """Copies the lines of the log, and says from where; the notes to go on with.
 
@@ -149,12 +152,13 @@ def going_on(
       branch: where the run starts.
       folder: of the run, empty.
       notes: of `branched`.
+      name: of the run, in its lines.
     """
     say(f"{folder.path}: begins with step {branch.step} of {branch.path}")
     for line in on_first(lambda: _other_maker(branch.path)):
         say(f"{folder.path}: made by others than the steps before: {line}")
     if folder.writes:
-        _copy_log(branch.path, folder, notes)
+        _copy_log(branch.path, folder, notes, name)
     known = {name: notes[name] for name in _NOTES if name in notes}
     return known | {"logged_bytes": folder.logged_bytes()}
 
@@ -175,7 +179,9 @@ def _other_maker(path: Path) -> list[str]:
     return changed(sessions[-1]["by"], made_by()) if sessions else []
 
 
-def _copy_log(path: Path, folder: RunFolder, notes: Mapping[str, Any]) -> None:
+def _copy_log(
+    path: Path, folder: RunFolder, notes: Mapping[str, Any], name: str
+) -> None:
     """The lines of phase 1, as those of this run; without its table."""
     log = path / LOG
     size = notes.get("logged_bytes", 0)
@@ -184,4 +190,4 @@ def _copy_log(path: Path, folder: RunFolder, notes: Mapping[str, Any]) -> None:
         return
     for event in read_events(log, size=size):
         if event.get("event") != "network":
-            folder.log(event)
+            folder.log(event | {"run": name})

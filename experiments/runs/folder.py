@@ -84,6 +84,8 @@ class RunFolder:
         self.writes = is_first()
         self.failure: OSError | None = None  # of the log, until all have learnt of it
         self._config = json.loads(json.dumps(config.to_dict()))
+        if source := self._config.get("branch_from"):  # reports are made anywhere
+            self._config["branch_from"] = os.path.abspath(source)
         self._provenance = {
             "data": config.data.name,
             "model": config.model.name,
@@ -106,7 +108,7 @@ class RunFolder:
         begun = (self.path / WRITTEN).exists()
         self._written = recorded(self.path / WRITTEN)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path)
+        self._lock = locked(self.path)
         for name in self._written:
             for path in leftovers(self.path / name):
                 path.unlink()
@@ -294,7 +296,12 @@ class RunFolder:
         return found >= size
 
 
-def _locked(path: Path) -> filelock.BaseFileLock:
+def locked(path: Path) -> filelock.BaseFileLock:
+    """Takes a folder until the lock is released.
+
+    Raises:
+      ValueError: if another process has it.
+    """
     lock = filelock.FileLock(path / LOCK, timeout=0)
     try:
         lock.acquire()

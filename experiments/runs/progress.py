@@ -129,7 +129,7 @@ class Progress:
     ) -> None:
         """Writes down how much of the topology changed."""
         shares = {}
-        if size := layer_table(network.masks)[-1].size:
+        if size := int(turnover.size):  # of what is stored, which a view may narrow
             shares["overlap"] = int(turnover.kept) / int(turnover.active)
             shares["ever_active"] = int(turnover.ever_active) / size
         self._topology(kind, step, network, **shares)

@@ -89,7 +89,8 @@ def cost_of(
             _history(ours, uses, active, changes),
             dense=dense,
             batch_size=size,
-            all_gradients=ours.method.observes,
+            # Most views train what the forward pass does not see, too.
+            all_gradients=ours.method.observes or ours.experiment.view is not None,
         )
         + ours.ghost_flops * size
         + ours.start_flops(dense=dense, sparse=flops_of(uses, active)),
@@ -105,10 +106,9 @@ def _history(
     changes: Sequence[Mapping[str, Any]],
 ) -> list[Stretch]:
     """The stretches between changes of the topology."""
-    names = [
-        name
-        for name, _ in named_leaves(ours.like(ours.plan.total_steps).train.method.masks)
-    ]
+    last = ours.like(ours.plan.total_steps).train
+    seen = jax.eval_shape(ours.experiment.network, last)
+    names = [name for name, _ in named_leaves(seen.masks)]
     method = ours.method
     looks_at_all = {
         "update": method.update_needs_gradients,

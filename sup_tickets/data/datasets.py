@@ -6,6 +6,7 @@ test is for the final numbers.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from sup_tickets.data.files import (
     require,
 )
 from sup_tickets.data.folders import read_folder
+from sup_tickets.data.incremental import Classes, check_disjoint, read_classes
 from sup_tickets.data.prepared import read_prepared
 
 
@@ -105,7 +107,8 @@ def load_dataset(
 
     Args:
       name: of `DATASETS`, or "folder:NAME" for image files in ``data_dir/NAME/train``
-        and ``val``, as `sup_tickets.data.folders` reads them.
+        and ``val``, as `sup_tickets.data.folders` reads them. With ":0-4" or ":0+3+7-9"
+        behind it of these classes alone, which count from 0 in that order.
       data_dir: the folder of all sets; by default $TFDS_DATA_DIR, else
         ~/tensorflow_datasets.
       validation_examples: how many of the training set become the validation split, at
@@ -125,8 +128,56 @@ def load_dataset(
     """
     check_whole("training_examples", training_examples, 0)
     check_whole("shrink", shrink, 1)
-    whole = _whole(name, data_dir, validation_examples, split_seed)
+    source, classes = parted(name)
+    whole = _whole(source, data_dir, validation_examples, split_seed)
+    if classes is not None:
+        check_disjoint({repr(name): classes}, whole.classes)
+        whole = of_classes(whole, classes)
     return _smaller(whole, training_examples, shrink, split_seed)
+
+
+def parted(name: str) -> tuple[str, Classes | None]:
+    """The data set of a name and its classes; ``None`` if these are all.
+
+    Raises:
+      ValueError: if what is behind the colon are no classes.
+
+    Example:
+      >>> parted("cifar100:0-2")
+      ('cifar100', (0, 1, 2))
+    """
+    match = re.fullmatch(r"(.+?):([\d+\-\s]+)", name)
+    if match is None or f"{match[1]}:" == _FOLDER:
+        return name, None
+    return match[1], read_classes(match[2])
+
+
+def of_classes(data: Dataset, classes: Classes) -> Dataset:
+    """The examples of some classes, which are numbered in their order.
+
+    Args:
+      data: whose validation split may lack them.
+      classes: labels.
+
+    Raises:
+      ValueError: if there is one only, or none of its examples is there to train on.
+    """
+    if len(classes) < 2:
+        raise ValueError(f"classes must be two or more, got {classes}")
+    number = np.full(data.classes, -1, np.int32)
+    number[list(classes)] = np.arange(len(classes))
+
+    def some(split: Split) -> Split:
+        labels = number[split.labels]
+        return Split(split.images[labels >= 0], labels[labels >= 0])
+
+    train, validation, test = map(some, (data.train, data.validation, data.test))
+    for i, label in enumerate(classes):
+        if i not in train.labels:
+            raise ValueError(f"class {label} has no example to train on")
+    return data._replace(
+        classes=len(classes), train=train, validation=validation, test=test
+    )
 
 
 def _whole(

@@ -107,6 +107,32 @@ def open_split(builder: Any, split: str, *, examples: int) -> Any:
     return source
 
 
+def original_positions(name: str, folder: Path, *, examples: int) -> np.ndarray:
+    """Where each training example was before TFDS shuffled the set: [N] int64.
+
+    Args:
+      name: of a set whose records have an "id" that ends in that number, as the CIFARs.
+      folder: of all sets.
+      examples: N.
+
+    Raises:
+      DataNotPrepared: as `read_prepared`.
+      ValueError: if the records do not say.
+    """
+    source = open_split(open_builder(name, folder), "train", examples=examples)
+    found = np.empty(examples, np.int64)
+    for start in range(0, examples, _BATCH):
+        rows = list(range(start, min(start + _BATCH, examples)))
+        for row, record in zip(rows, source.__getitems__(rows), strict=True):
+            text = record.get("id", b"")
+            text = text.decode() if isinstance(text, bytes) else str(text)
+            digits = text.rpartition("_")[2]
+            found[row] = int(digits) if digits.isdecimal() else -1
+    if not np.array_equal(np.sort(found), np.arange(examples)):
+        raise ValueError(f"{name} in {folder} does not say where an example was first")
+    return found
+
+
 def decode_image(data: bytes, shape: tuple[int, ...], *, name: str) -> np.ndarray:
     """The pixels of a PNG or JPEG, with the channels that it has.
 

@@ -74,10 +74,12 @@ def read_text(name: str) -> Raw:
 
     Raises:
       FileNotFoundError: one line, for what is not there.
-      ValueError: one line, for a file that is empty or no text.
+      ValueError: one line, for a file that is empty or no text, or for no name.
     """
     if name == TOPICS:
         return Raw((_topics(),))
+    if name == _FILE:
+        raise ValueError(f"{name!r} must name a file or a folder after the colon")
     path = Path(os.path.expanduser(name.removeprefix(_FILE)))
     if path.is_dir():
         return Raw(tuple(_read(_part(path, part)) for part in _PARTS))

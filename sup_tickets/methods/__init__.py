@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sup_tickets.checks import did_you_mean
-from sup_tickets.dynamic import Method, check_fields
+from sup_tickets.dynamic import Method
 from sup_tickets.methods.fixed import dense, static
 from sup_tickets.methods.pruning import (
     acdc,
@@ -78,7 +78,6 @@ def make_method(name: str, **options: Any) -> Method:
         full = {preset.__name__: short for short, preset in METHODS.items()}
         hint = did_you_mean(full.get(name, name), METHODS)
         raise ValueError(f"unknown method {name!r}{hint}")
-    check_fields(name, options, also=BEYOND)
     try:
         return METHODS[name](**options)
     except TypeError as error:

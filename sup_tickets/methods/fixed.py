@@ -1,11 +1,11 @@
 """Methods whose masks never change."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from sup_tickets.checks import check_whole
 from sup_tickets.dynamic import Method
-from sup_tickets.trees import RuleLike, default_rule
+from sup_tickets.methods.shared import Leaves, options_of
 
 
 def dense() -> Method:
@@ -18,10 +18,8 @@ def static(
     sparsity: float,
     total_steps: int | None = None,
     update_every: int = 0,
-    distribution: str | Callable[..., Any] = "erk",
     distribution_options: Mapping[str, Any] | None = None,
-    where: RuleLike = default_rule,
-    keep_dense: Sequence[str] | str = (),
+    **leaves: Unpack[Leaves],
 ) -> Method:
     """A random mask that never changes (random pruning).
 
@@ -32,7 +30,8 @@ def static(
       sparsity: in [0, 1).
       total_steps: of the training, as every sparse method takes it.
       update_every: 0, for never.
-      distribution, distribution_options, where, keep_dense: see `Method`.
+      distribution_options: see `Method`.
+      **leaves: `Leaves`.
     """
     if update_every:
         raise ValueError(
@@ -45,8 +44,6 @@ def static(
         "static",
         sparsity=sparsity,
         update_every=0,
-        distribution=distribution,
         distribution_options=distribution_options,
-        where=where,
-        keep_dense=keep_dense,
+        **options_of("static", leaves, Leaves),
     )

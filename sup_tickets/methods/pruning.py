@@ -1,11 +1,17 @@
 """Methods that become sparse while they train: GraNet, gradual pruning, AC/DC."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Unpack
 
 from sup_tickets.checks import check_sparsity, check_whole
 from sup_tickets.dynamic import Method
-from sup_tickets.methods.spans import LAST_DROP, Drop, annealed, prune_end, update_span
+from sup_tickets.methods.shared import (
+    Leaves,
+    Updates,
+    options_of,
+    prune_end,
+    rewiring,
+)
 from sup_tickets.pruning import Scope
 from sup_tickets.trees import RuleLike, default_rule
 
@@ -13,91 +19,57 @@ from sup_tickets.trees import RuleLike, default_rule
 def granet(
     *,
     sparsity: float,
-    total_steps: int | None = None,
     initial_sparsity: float = 0.5,
     prune_end_step: int | None = None,
-    update_every: int | None = None,
-    end_step: int | None = None,
-    drop_fraction: Drop | None = None,
     keep_pruned: bool = False,
     prune_scope: Scope = "global",
-    distribution: str | Callable[..., Any] = "erk",
-    where: RuleLike = default_rule,
-    keep_dense: Sequence[str] | str = (),
+    **options: Unpack[Updates],
 ) -> Method:
     """GraNet: prune globally along a cubic schedule, and rewire, at every update.
 
-    The drop fraction falls along a cosine to 0.005 at ``end_step``. A weight that is
-    pruned and grown again in one update starts anew, as in the release; one that is
-    dropped and grown again keeps its value and its slots.
+    A weight that is pruned and grown again in one update starts anew, as in the
+    release; one that is dropped and grown again keeps its value and its slots.
 
     Args:
       sparsity: in [0, 1), at the end.
-      total_steps: of the training.
       initial_sparsity: 0.5 is the sparse-to-sparse form, 0 the dense-to-sparse one.
       prune_end_step: end of the pruning window; by default 110 of 160 parts of
         ``total_steps``.
-      update_every: 1000 by default.
-      end_step: last step that may have an update; ``total_steps`` by default.
-      drop_fraction: at the start, 0.5 by default. With neither ``total_steps`` nor
-        ``end_step`` it must be given and stays for ever.
-      keep_pruned, prune_scope, distribution, where, keep_dense: see `Method`.
+      keep_pruned, prune_scope: see `Method`.
+      **options: `Updates`. By default every 1000 steps, up to ``total_steps``; the drop
+        fraction falls from 0.5 to 0.005.
 
     References:
       Liu et al., Sparse Training via Boosting Pruning Plasticity with
       Neuroregeneration, 2021, https://arxiv.org/abs/2106.10404. The release stops one
       update short of the final sparsity; here it is met exactly.
     """
-    every, end = update_span(
-        "granet", sparsity, total_steps, update_every, end_step, default=1000
-    )
-    return Method(
+    check_sparsity(sparsity)  # the first thing to say
+    return rewiring(
         "granet",
+        options,
+        every=1000,
+        drop=0.5,
         sparsity=sparsity,
         initial_sparsity=initial_sparsity,
-        prune_end_step=prune_end("granet", total_steps, prune_end_step),
-        update_every=every,
-        end_step=end,
-        **annealed("granet", drop_fraction, end, initial=0.5, final=LAST_DROP),
+        prune_end_step=prune_end("granet", options.get("total_steps"), prune_end_step),
         keep_pruned=keep_pruned,
         prune_scope=prune_scope,
         rounding="ceil",
-        distribution=distribution,
-        where=where,
-        keep_dense=keep_dense,
     )
+
+
+class _Granet(Updates, total=False):
+    prune_end_step: int | None
+    keep_pruned: bool
+    prune_scope: Scope
 
 
 def granet_dense(
-    *,
-    sparsity: float,
-    total_steps: int | None = None,
-    initial_sparsity: float = 0.0,
-    prune_end_step: int | None = None,
-    update_every: int | None = None,
-    end_step: int | None = None,
-    drop_fraction: Drop | None = None,
-    keep_pruned: bool = False,
-    prune_scope: Scope = "global",
-    distribution: str | Callable[..., Any] = "erk",
-    where: RuleLike = default_rule,
-    keep_dense: Sequence[str] | str = (),
+    *, sparsity: float, initial_sparsity: float = 0.0, **options: Unpack[_Granet]
 ) -> Method:
     """GraNet from a dense network; see `granet`."""
-    method = granet(
-        sparsity=sparsity,
-        total_steps=total_steps,
-        initial_sparsity=initial_sparsity,
-        prune_end_step=prune_end_step,
-        update_every=update_every,
-        end_step=end_step,
-        drop_fraction=drop_fraction,
-        keep_pruned=keep_pruned,
-        prune_scope=prune_scope,
-        distribution=distribution,
-        where=where,
-        keep_dense=keep_dense,
-    )
+    method = granet(sparsity=sparsity, initial_sparsity=initial_sparsity, **options)
     return method.replace(name="granet-dense")
 
 
@@ -112,9 +84,7 @@ def gradual_magnitude(
     begin_step: int | None = None,
     end_step: int | None = None,
     prune_scope: Scope = "global",
-    distribution: str | Callable[..., Any] = "erk",
-    where: RuleLike = default_rule,
-    keep_dense: Sequence[str] | str = (),
+    **leaves: Unpack[Leaves],
 ) -> Method:
     """GMP: prune a dense network by magnitude along a cubic schedule, never grow.
 
@@ -129,7 +99,7 @@ def gradual_magnitude(
       begin_step: first step that may have an update; ``update_every`` by default.
       end_step: last step that may have an update; ``prune_end_step`` by default.
       prune_scope: "layer" prunes each layer alike.
-      distribution, where, keep_dense: see `Method`.
+      **leaves: `Leaves`.
 
     References:
       Zhu and Gupta, To prune, or not to prune, 2017, https://arxiv.org/abs/1710.01878
@@ -147,9 +117,7 @@ def gradual_magnitude(
         end_step=pruned if end_step is None else end_step,
         prune_scope=prune_scope,
         rewires=False,
-        distribution=distribution,
-        where=where,
-        keep_dense=keep_dense,
+        **options_of("gmp", leaves, Leaves),
     )
 
 

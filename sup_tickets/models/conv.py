@@ -37,16 +37,7 @@ class ConvNet(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = Layers(
-            train=train,
-            bridge=self.bridge,
-            dtype=self.dtype,
-            bn_momentum=self.bn_momentum,
-            bn_epsilon=self.bn_epsilon,
-            bn_unbiased=self.bn_unbiased,
-            conv_init="lecun",
-            dense_init="lecun",
-        )
+        layers = Layers.of(self, train=train, conv_init="lecun", dense_init="lecun")
         x = images.astype(self.dtype)
         for i, features in enumerate(self.features, start=1):
             x = self.activation(layers.conv_norm(x, features, self.path, i))

@@ -79,6 +79,13 @@ class Layers:
         check_one_of("conv_init", self.conv_init, CONV_INITS)
         check_one_of("dense_init", self.dense_init, DENSE_INITS)
 
+    @classmethod
+    def of(cls, model: nn.Module, *, train: bool, **inits: Any) -> "Layers":
+        """With those of our fields that a model has."""
+        names = (field.name for field in dataclasses.fields(cls))
+        own = {name: getattr(model, name) for name in names if hasattr(model, name)}
+        return cls(train=train, **own, **inits)
+
     def conv(
         self,
         x: jax.Array,

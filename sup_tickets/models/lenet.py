@@ -34,7 +34,7 @@ class LeNet300(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = Layers(train=train, bridge=self.bridge, dtype=self.dtype)
+        layers = Layers.of(self, train=train)
         x = images.astype(self.dtype).reshape(images.shape[0], -1)
         for i, width in enumerate(self.hidden, start=1):
             y = layers.dense(x, width, f"dense{i}")
@@ -66,7 +66,7 @@ class LeNet5(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = Layers(train=train, bridge=self.bridge, dtype=self.dtype)
+        layers = Layers.of(self, train=train)
         x = images.astype(self.dtype)
         for i, features in enumerate(self.features, start=1):
             y = layers.conv(x, features, f"conv{i}", size=5, padding=0, bias=True)

@@ -23,6 +23,41 @@ def uniform(edge: float) -> Callable[..., jax.Array]:
     return draw
 
 
+def over_tokens(
+    layer: Any,
+    x: jax.Array,
+    carry: Any,
+    one: Callable[..., Any],
+    wide: int,
+    prefix: str = "",
+) -> tuple[jax.Array, Any]:
+    """A compact layer whose gates are made of each input and the last output.
+
+    Args:
+      layer: with the fields ``features``, ``dropout_weights`` and ``dtype``.
+      x: [B, T, D].
+      carry: (cell, hidden) before the first token, [B, H] each.
+      one: from a cell and gates, [B, ``wide``], to the next cell and the output.
+      wide: columns of the kernels.
+      prefix: before the names of the kernels.
+    """
+    init = uniform(layer.features**-0.5)
+    inward = layer.param(f"{prefix}input_kernel", init, (x.shape[-1], wide))
+    hidden = layer.param(f"{prefix}hidden_kernel", init, (layer.features, wide))
+    bias = layer.param("bias", init, (wide,)).astype(layer.dtype)
+    hidden = nn.Dropout(layer.dropout_weights, deterministic=False)(hidden)
+    hidden = hidden.astype(layer.dtype)
+    given = x @ inward.astype(layer.dtype) + bias[None, None]
+
+    def step(state: Any, given: jax.Array) -> Any:
+        cell, out = state
+        state = one(cell, given + out @ hidden)
+        return state, state[1]
+
+    carry, outs = jax.lax.scan(step, carry, jnp.swapaxes(given, 0, 1))
+    return jnp.swapaxes(outs, 0, 1), carry
+
+
 class LSTMLayer(nn.Module):
     """One LSTM layer, drawn as PyTorch's; the input's products are made all at once.
 
@@ -43,24 +78,13 @@ class LSTMLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
         """[B, T, D] and (cell, hidden) to [B, T, H] and the states after the last."""
-        size, wide = self.features, GATES * self.features
-        init = uniform(size**-0.5)
-        inward = self.param("input_kernel", init, (x.shape[-1], wide))
-        hidden = self.param("hidden_kernel", init, (size, wide))
-        bias = self.param("bias", init, (wide,)).astype(self.dtype)
-        hidden = nn.Dropout(self.dropout_weights, deterministic=False)(hidden)
-        hidden = hidden.astype(self.dtype)
-        given = x @ inward.astype(self.dtype) + bias[None, None]
 
-        def one(state: Any, given: jax.Array) -> Any:
-            cell, out = state
-            i, f, g, o = jnp.split(given + out @ hidden, GATES, axis=-1)
+        def one(cell: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
+            i, f, g, o = jnp.split(gates, GATES, axis=-1)
             cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
-            out = nn.sigmoid(o) * jnp.tanh(cell)
-            return (cell, out), out
+            return cell, nn.sigmoid(o) * jnp.tanh(cell)
 
-        carry, outs = jax.lax.scan(one, carry, jnp.swapaxes(given, 0, 1))
-        return jnp.swapaxes(outs, 0, 1), carry
+        return over_tokens(self, x, carry, one, GATES * self.features)
 
     def kernel_uses(self, x: jax.Array) -> dict[str, int]:
         """How often each weight of a kernel is used for one row of inputs."""

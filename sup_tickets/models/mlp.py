@@ -34,15 +34,7 @@ class MLP(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = Layers(
-            train=train,
-            bridge=self.bridge,
-            dtype=self.dtype,
-            bn_momentum=self.bn_momentum,
-            bn_epsilon=self.bn_epsilon,
-            bn_unbiased=self.bn_unbiased,
-            dense_init="lecun",
-        )
+        layers = Layers.of(self, train=train, dense_init="lecun")
         x = images.astype(self.dtype).reshape(images.shape[0], -1)
         for i, features in enumerate(self.features, start=1):
             y = layers.dense(x, features, f"dense{i}", bias=not self.batch_norm)

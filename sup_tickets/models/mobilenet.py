@@ -53,7 +53,7 @@ class MobileNetV1(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = _layers(self, train)
+        layers = Layers.of(self, train=train, conv_init="fan_out", dense_init="normal")
         x = images.astype(self.dtype)
         stride = 1 if self.small_images else 2
         x = layers.conv_norm(x, _round(32, self.width), self.path, stride=stride)
@@ -110,7 +110,7 @@ class MobileNetV2(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = _layers(self, train)
+        layers = Layers.of(self, train=train, conv_init="fan_out", dense_init="normal")
         x = images.astype(self.dtype)
         stride = 1 if self.small_images else 2
         x = layers.conv_norm(x, _round(32, self.width), self.path, stride=stride)
@@ -166,20 +166,6 @@ class InvertedResidual(nn.Module):
         y = act(conv_norm(y, wide, self.path, 2, **depth))
         y = conv_norm(y, self.features, self.path, 3, size=1)
         return x + y if x.shape == y.shape else y
-
-
-def _layers(model: MobileNetV1 | MobileNetV2, train: bool) -> Layers:
-    return Layers(
-        train=train,
-        activation=model.activation,
-        bridge=model.bridge,
-        dtype=model.dtype,
-        bn_momentum=model.bn_momentum,
-        bn_epsilon=model.bn_epsilon,
-        bn_unbiased=model.bn_unbiased,
-        conv_init="fan_out",
-        dense_init="normal",
-    )
 
 
 def _round(channels: int, width: float) -> int:

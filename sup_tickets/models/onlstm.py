@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.models.lstm import GATES, uniform
+from sup_tickets.models.lstm import GATES, LSTMLayer, over_tokens
 
 
 class OrderedLSTMLayer(nn.Module):
@@ -25,10 +25,7 @@ class OrderedLSTMLayer(nn.Module):
     chunk: int = 10  # H / C, features that a place of a master gate is for
     dtype: Any = jnp.float32
 
-    @staticmethod
-    def start(rows: int, features: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
-        """Cell and hidden state before the first token, [B, H] zeros each."""
-        return jnp.zeros((rows, features), dtype), jnp.zeros((rows, features), dtype)
+    start = staticmethod(LSTMLayer.start)
 
     @nn.compact
     def __call__(self, x: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
@@ -41,18 +38,8 @@ class OrderedLSTMLayer(nn.Module):
         if size % self.chunk:
             raise ValueError(f"features must be a multiple of {self.chunk}, got {size}")
         chunks = size // self.chunk
-        wide = GATES * size + 2 * chunks
-        init = uniform(size**-0.5)
-        inward = self.param("ordered_input_kernel", init, (x.shape[-1], wide))
-        hidden = self.param("ordered_hidden_kernel", init, (size, wide))
-        bias = self.param("bias", init, (wide,)).astype(self.dtype)
-        hidden = nn.Dropout(self.dropout_weights, deterministic=False)(hidden)
-        hidden = hidden.astype(self.dtype)
-        given = x @ inward.astype(self.dtype) + bias[None, None]
 
-        def one(state: Any, given: jax.Array) -> Any:
-            cell, out = state
-            gates = given + out @ hidden
+        def one(cell: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
             masters, rest = gates[:, : 2 * chunks], gates[:, 2 * chunks :]
             forget, enter = jnp.split(masters, 2, axis=-1)
             forget = self._spread(_cumulative(forget))  # rises from 0 to 1
@@ -62,11 +49,10 @@ class OrderedLSTMLayer(nn.Module):
             keep = nn.sigmoid(f) * both + forget - both
             add = nn.sigmoid(i) * both + enter - both
             cell = keep * cell + add * jnp.tanh(g)
-            out = nn.sigmoid(o) * jnp.tanh(cell)
-            return (cell, out), out
+            return cell, nn.sigmoid(o) * jnp.tanh(cell)
 
-        carry, outs = jax.lax.scan(one, carry, jnp.swapaxes(given, 0, 1))
-        return jnp.swapaxes(outs, 0, 1), carry
+        wide = GATES * size + 2 * chunks
+        return over_tokens(self, x, carry, one, wide, "ordered_")
 
     def _spread(self, gate: jax.Array) -> jax.Array:
         return jnp.repeat(gate, self.chunk, axis=-1)

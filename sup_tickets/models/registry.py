@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from sup_tickets.checks import check_whole, did_you_mean
+from sup_tickets.checks import check_options, check_whole, did_you_mean
 from sup_tickets.models.conv import ConvNet
 from sup_tickets.models.language import Recurrent, Transformer
 from sup_tickets.models.lenet import LeNet5, LeNet300
@@ -83,11 +83,7 @@ def make_model(name: str, *, of_text: bool = False, **options: Any) -> nn.Module
         raise ValueError(f"model {name!r} is not one of {what}, {', '.join(models)}")
     if name not in models:
         raise ValueError(f"unknown model {name!r}{did_you_mean(name, models)}")
-    known = model_options(name)
-    for option in options:
-        if option not in known:
-            hint = did_you_mean(option, known)
-            raise ValueError(f"model {name!r} has no option {option!r}{hint}")
+    check_options(f"model {name!r}", options, model_options(name))
     if "classes" in options:
         check_whole("classes", options["classes"], 1)
     return models[name](**options)

@@ -56,17 +56,7 @@ class ResNet(nn.Module):
                 "blocks and widths must have one number for each stage,"
                 f" got {self.blocks!r} and {self.widths!r}"
             )
-        layers = Layers(
-            train=train,
-            activation=self.activation,
-            bridge=self.bridge,
-            dtype=self.dtype,
-            bn_momentum=self.bn_momentum,
-            bn_epsilon=self.bn_epsilon,
-            bn_unbiased=self.bn_unbiased,
-            conv_init=self.conv_init,
-            dense_init=self.dense_init,
-        )
+        layers = Layers.of(self, train=train)
         x = images.astype(self.dtype)
         stem = {} if self.small_images else {"size": 7, "stride": 2}
         x = layers.conv_norm(x, self.widths[0], self.path, **stem)

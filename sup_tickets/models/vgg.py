@@ -48,17 +48,7 @@ class VGG(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = Layers(
-            train=train,
-            activation=self.activation,
-            bridge=self.bridge,
-            dtype=self.dtype,
-            bn_momentum=self.bn_momentum,
-            bn_epsilon=self.bn_epsilon,
-            bn_unbiased=self.bn_unbiased,
-            conv_init=self.conv_init,
-            dense_init=self.dense_init,
-        )
+        layers = Layers.of(self, train=train)
         x = images.astype(self.dtype)
         for i, features in enumerate(self.stages, start=1):
             x = VGGStage(layers, features, name=f"stage{i}")(x)

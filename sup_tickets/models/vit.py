@@ -56,12 +56,8 @@ class ViT(nn.Module):
           ValueError: for images of another size, or a size or width that does not
             divide by the patch size or the number of heads.
         """
-        layers = Layers(
-            train=train,  # of ghosts alone: there is no other batch norm
-            activation=self.activation,
-            bridge=self.bridge,
-            dtype=self.dtype,
-        )
+        # Batch norm is of ghosts alone.
+        layers = Layers.of(self, train=train)
         self._check(images)
         size, width = (self.patch_size, self.patch_size), self.width
         x = nn.Conv(

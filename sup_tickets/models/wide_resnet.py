@@ -42,16 +42,7 @@ class WideResNet(nn.Module):
         Returns:
           [B, classes] float32 array.
         """
-        layers = Layers(
-            train=train,
-            activation=self.activation,
-            bridge=self.bridge,
-            dtype=self.dtype,
-            bn_momentum=self.bn_momentum,
-            bn_epsilon=self.bn_epsilon,
-            bn_unbiased=self.bn_unbiased,
-            conv_init="fan_out",
-        )
+        layers = Layers.of(self, train=train, conv_init="fan_out")
         images = images.astype(self.dtype)
         x = layers.conv(images, self.stem_width, "conv")
         x = layers.bridged(images, x, (*self.path, "conv"))

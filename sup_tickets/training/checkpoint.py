@@ -11,31 +11,23 @@ Of several processes the first alone reads and writes; the others get the state 
 its memory, and its errors.
 """
 
-import contextlib
-import json
 import os
 import re
 import shutil
-import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
-from orbax.checkpoint import checkpoint_managers
 
-from sup_tickets.files import atomic_write, sync_file, sync_folder
-from sup_tickets.masks import pack, unpack
+from sup_tickets.training.checkpoint_files import check_files, is_sealed, seal
+from sup_tickets.training.orbax_manager import in_silence, one_line, open_manager
+from sup_tickets.training.packed_state import pack_state, unpack_state
 from sup_tickets.training.processes import on_first, on_host, placed, share
 from sup_tickets.training.state import RunState
 
-_KEPT = 2  # the newest, and the one to go back to
-_CLOSED = "Event loop is closed"  # what Tensorstore's threads say after an error
-_CHECKSUMS = "checksums.json"
 _UNFINISHED = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
 
 
@@ -76,7 +68,7 @@ class Checkpoints:
         self._read_only = read_only
         self._manager: Any = None  # of the first process
         self._read: Any = None  # a state, until it is handed out
-        self._pack = jax.jit(_packed)
+        self._pack = jax.jit(pack_state)
         on_first(self._open)
 
     def save(
@@ -139,12 +131,12 @@ class Checkpoints:
         def read() -> dict[str, Any]:
             folder = self._path / str(step)
             try:
-                _check_files(folder)
+                check_files(folder)
                 self._read = self._arrays(step, like)
                 return self._restored(step, notes=ocp.args.JsonRestore()).notes
             except Exception as error:  # Whatever broken bytes lead to.
                 raise ValueError(
-                    f"{folder} cannot be read: {_one_line(error)}"
+                    f"{folder} cannot be read: {one_line(error)}"
                 ) from error
 
         notes = on_first(read)
@@ -152,9 +144,11 @@ class Checkpoints:
 
     def _handed(self, shapes: RunState, sharding: jax.sharding.Sharding) -> RunState:
         """What the first process read, on the devices of all."""
-        packed = share(self._read, jax.eval_shape(_packed, shapes))
+        packed = share(self._read, jax.eval_shape(pack_state, shapes))
         self._read = None
-        unpack = jax.jit(lambda state: _unpacked(state, shapes), out_shardings=sharding)
+        unpack = jax.jit(
+            lambda state: unpack_state(state, shapes), out_shardings=sharding
+        )
         return unpack(placed(packed, sharding))
 
     def close(self) -> None:
@@ -165,40 +159,12 @@ class Checkpoints:
     # --- The first process ------------------------------------------------------------
 
     def _open(self) -> None:
-        alone = {}
-        if jax.process_count() > 1:
-            alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
-                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
-            )
-        if self._read_only:
-            with _in_silence():
-                options = ocp.CheckpointManagerOptions(
-                    read_only=True, create=False, **alone
-                )
-                self._manager = ocp.CheckpointManager(self._path, options=options)
-            return
-        self._path.mkdir(parents=True, exist_ok=True)
-        for folder in self._path.iterdir():
-            if _UNFINISHED.fullmatch(folder.name) and folder.is_dir():
-                shutil.rmtree(folder)
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: next(iter(metrics.values())),
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        latest = checkpoint_managers.LatestN(_KEPT)
-        kept = checkpoint_managers.CustomSteps(self._keep)
-        # Not in the background: an error comes at once, and a step that has returned
-        # is safe.
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                [latest, best, kept]
-            ),
-            enable_async_checkpointing=False,
-            create=False,
-            **alone,
-        )
-        self._manager = ocp.CheckpointManager(self._path, options=options)
+        if not self._read_only:
+            self._path.mkdir(parents=True, exist_ok=True)
+            for folder in self._path.iterdir():
+                if _UNFINISHED.fullmatch(folder.name) and folder.is_dir():
+                    shutil.rmtree(folder)
+        self._manager = open_manager(self._path, self._keep, read_only=self._read_only)
 
     def _save(
         self, step: int, packed: Any, notes: dict[str, Any], rank: float | None
@@ -206,7 +172,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         try:
-            with _in_silence():
+            with in_silence():
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
@@ -216,13 +182,13 @@ class Checkpoints:
                     metrics=None if rank is None else {"rank": rank},
                     force=True,
                 )
-            _write_checksums(self._path / str(step))
+            seal(self._path / str(step))
         except Exception as error:  # Tensorstore's errors are of many types.
             shutil.rmtree(self._path / str(step), ignore_errors=True)
             sealed = [s for s in self._manager.all_steps() if self._is_sealed(s)]
             raise OSError(
                 f"{self._path}: the checkpoint of step {step} could not be written "
-                f"({_one_line(error)}); the last good one is of step "
+                f"({one_line(error)}); the last good one is of step "
                 f"{max(sealed, default=None)}"
             ) from error
 
@@ -237,16 +203,16 @@ class Checkpoints:
             return None
         for step in steps:
             try:
-                _check_files(self._path / str(step))
+                check_files(self._path / str(step))
                 notes = self._restored(step, notes=ocp.args.JsonRestore()).notes
             except Exception as error:  # Whatever broken bytes lead to.
-                broken.append(f"step {step}: {_one_line(error)}")
+                broken.append(f"step {step}: {one_line(error)}")
                 continue
             check(notes)
             try:
                 self._read = self._arrays(step, like(step))
             except Exception as error:
-                broken.append(f"step {step}: {_one_line(error)}")
+                broken.append(f"step {step}: {one_line(error)}")
             else:
                 self._set_aside([s for s in steps if s > step])
                 return step, notes, broken
@@ -257,14 +223,14 @@ class Checkpoints:
         )
 
     def _is_sealed(self, step: int) -> bool:
-        return (self._path / str(step) / _CHECKSUMS).exists()
+        return is_sealed(self._path / str(step))
 
     def _restored(self, step: int, **args: Any) -> Any:
         return self._manager.restore(step, args=ocp.args.Composite(**args))
 
     def _arrays(self, step: int, like: RunState) -> Any:
         target = jax.tree.map(
-            lambda s: np.zeros(s.shape, s.dtype), jax.eval_shape(_packed, like)
+            lambda s: np.zeros(s.shape, s.dtype), jax.eval_shape(pack_state, like)
         )
         read = self._restored(step, state=ocp.args.StandardRestore(target)).state
         if int(read.train.step) != step:
@@ -281,128 +247,3 @@ class Checkpoints:
             number = len(list(self._path.parent.glob(f"broken-{step}-*")))
             folder.rename(self._path.parent / f"broken-{step}-{number}")
         self._open()
-
-
-def check_checkpoint(path: Path, step: int) -> None:
-    """Raises unless the files of a checkpoint are those that were written.
-
-    Args:
-      path: the folder of the checkpoints.
-      step: completed steps.
-
-    Raises:
-      FileNotFoundError: if there is none of that step.
-      ValueError: naming the folder and what is wrong.
-    """
-    folder = path / str(step)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no {folder}")
-    try:
-        _check_files(folder)
-    except ValueError as error:
-        raise ValueError(f"{folder} cannot be read: {error}") from error
-
-
-# --- Arrays ---------------------------------------------------------------------------
-
-
-def _packed(state: RunState) -> RunState:
-    """Masks in bits, and random keys as numbers."""
-    state = _with_masks(state, pack)
-    return jax.tree.map(
-        lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state
-    )
-
-
-def _unpacked(state: RunState, like: RunState) -> RunState:
-    def as_it_was(leaf: Any, shape: Any) -> Any:
-        if not _is_key(shape):
-            return leaf
-        return jax.random.wrap_key_data(leaf, impl=_key_impl(shape))
-
-    shapes = jax.eval_shape(lambda s: _with_masks(s, pack), like)
-    state = jax.tree.map(as_it_was, state, shapes)
-    return _with_masks(state, lambda masks: unpack(masks, state.train.params))
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _key_impl(shape: Any) -> Any:
-    """Of the shape of a key."""
-    found: list[Any] = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), shape)
-    return found[0]
-
-
-def _with_masks(state: RunState, change: Callable[[Any], Any]) -> RunState:
-    """The masks of the average are packed all the time."""
-    method = state.train.method
-    ever = method.ever_active
-    method = method._replace(
-        masks=change(method.masks), ever_active=None if ever is None else change(ever)
-    )
-    return state.replace(train=state.train.replace(method=method))
-
-
-# --- Files ----------------------------------------------------------------------------
-
-
-def _write_checksums(folder: Path) -> None:
-    """Once all files of a checkpoint are on the disk."""
-    for path in [*folder.rglob("*"), folder, folder.parent]:
-        (sync_folder if path.is_dir() else sync_file)(path)
-    atomic_write(folder / _CHECKSUMS, json.dumps(_checksums(folder)))
-
-
-def _check_files(folder: Path) -> None:
-    """Raises unless the files of a checkpoint are those that were written."""
-    try:
-        wanted = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{_CHECKSUMS} is missing or broken") from error
-    found = _checksums(folder)
-    for name in wanted:
-        if found.get(name) != wanted[name]:
-            state = "missing" if name not in found else "not as it was written"
-            raise ValueError(f"its file {name} is {state}")
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of every file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
-        for path in files
-        if not path.name.endswith(_CHECKSUMS)
-    }
-
-
-@contextlib.contextmanager
-def _in_silence() -> Iterator[None]:
-    """Without the 100 lines that threads print of an error that is raised as well."""
-    verbosity = logging.get_verbosity()
-    hook, dropped = sys.excepthook, sys.unraisablehook
-
-    def said(kind: Any, error: Any, trace: Any) -> None:
-        if str(error) != _CLOSED:
-            hook(kind, error, trace)
-
-    def unraisable(one: Any) -> None:
-        if str(one.exc_value) != _CLOSED:
-            dropped(one)
-
-    logging.set_verbosity(logging.FATAL)
-    sys.excepthook, sys.unraisablehook = said, unraisable
-    try:
-        yield
-        # After an error Tensorstore's threads call them yet.
-        sys.excepthook, sys.unraisablehook = hook, dropped
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"

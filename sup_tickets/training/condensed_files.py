@@ -1,19 +1,21 @@
 """Networks whose dense layers are condensed, each in one file.
 
-A file is a dense one, see `network_files`, with the three arrays of a `Condensed` under
-the name of its leaf: "params/NAME/values", "params/NAME/inputs", "params/NAME/places".
+A file is a dense one, see `network_files`, with the parts of a `Condensed` under the
+name of its leaf: "params/NAME/values", ".../inputs", ".../places", ".../n_in".
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sup_tickets.condensed import Condensed, condense_params
 from sup_tickets.training.network_files import Path_, load_dense, save_dense
 from sup_tickets.training.state import Network
 
-_PARTS = set(Condensed._fields)
+_PARTS = {field.name for field in dataclasses.fields(Condensed)}
 
 
 def save_condensed(path: Path_, network: Network) -> int:
@@ -39,7 +41,7 @@ def save_condensed(path: Path_, network: Network) -> int:
             "structure 'fan-in', or with SRigL"
         )
     params = jax.tree.map(
-        lambda leaf: leaf._asdict() if _is_condensed(leaf) else leaf,
+        lambda leaf: _parts(leaf) if _is_condensed(leaf) else leaf,
         found,
         is_leaf=_is_condensed,
     )
@@ -67,8 +69,13 @@ def _condensed(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     if tree.keys() == _PARTS:
-        return Condensed(**{name: jnp.asarray(tree[name]) for name in tree})
+        arrays = {name: jnp.asarray(tree[name]) for name in _PARTS - {"n_in"}}
+        return Condensed(**arrays, n_in=int(tree["n_in"]))
     return {name: _condensed(part) for name, part in tree.items()}
+
+
+def _parts(layer: Condensed) -> dict[str, Any]:
+    return {**vars(layer), "n_in": np.int32(layer.n_in)}
 
 
 def _is_condensed(leaf: Any) -> bool:

@@ -24,7 +24,9 @@ from sup_tickets.training.state import (
 )
 from sup_tickets.training.steps import Steps
 from sup_tickets.training.task import Task
+from sup_tickets.training.viewed import check_view
 from sup_tickets.types import Number
+from sup_tickets.views.view import View
 
 
 class Source(Protocol):
@@ -62,7 +64,8 @@ class Experiment:
     """All that a run computes.
 
     Raises:
-      ValueError: unless the stages end one after the other, the last with the plan.
+      ValueError: unless the stages end one after the other, the last with the plan; or
+        if masks are explored, and the view does not take it.
     """
 
     plan: Plan
@@ -85,6 +88,8 @@ class Experiment:
                 f"stages must end one after the other, the last at step "
                 f"{self.plan.total_steps}, got {ends[1:]}"
             )
+        explores = bool(self.plan.explorations)
+        check_view(self.view, self.method, explores=explores)
 
     @property
     def task(self) -> Task:
@@ -95,6 +100,15 @@ class Experiment:
     def method(self) -> Method:
         """Of the last stage."""
         return self.stages[-1].steps.spec.method
+
+    @property
+    def view(self) -> View | None:
+        """What the forward pass sees of the weights; ``None`` for themselves."""
+        return self.stages[-1].steps.spec.view
+
+    def network(self, state: TrainState) -> Network:
+        """The live network as the forward pass sees it, see `network_of`."""
+        return network_of(state, self.view)
 
     def stage_at(self, step: int) -> Stage:
         """The stage of the step after ``step`` completed ones."""
@@ -119,7 +133,7 @@ class Experiment:
         state = jax.eval_shape(steps.init, jax.random.key(0), None, batch)
         if step < self.plan.phase1_steps:
             return RunState(state)
-        average = jax.eval_shape(lambda s: self.first_average(network_of(s)), state)
+        average = jax.eval_shape(lambda s: self.first_average(self.network(s)), state)
         return RunState(state, average)
 
     def first_average(self, network: Network) -> SuperpositionState | None:
@@ -134,7 +148,7 @@ class Experiment:
         at = self.stages.index(self.stage_at(step))
         for stage in self.stages[at:-1]:
             state = stage.then(state)
-        return network_of(state)
+        return self.network(state)
 
     def _first_batch(self, steps: Steps) -> Any:
         return self.batches(0) if steps.spec.task.carry is not None else None

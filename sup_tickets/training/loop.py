@@ -26,7 +26,6 @@ from sup_tickets.training.state import (
     TrainState,
     as_trees,
     from_trees,
-    network_of,
 )
 from sup_tickets.training.steps import Turnover
 from sup_tickets.training.task import Metrics, Report
@@ -89,11 +88,7 @@ class Outcome(NamedTuple):
 
     state: RunState  # the live network and the average, at the end
     superposed: Network | None  # with averaged statistics ("AV"), or none
-
-    @property
-    def network(self) -> Network:
-        """The live network."""
-        return network_of(self.state.train)
+    network: Network  # the live one
 
 
 def train(
@@ -136,7 +131,7 @@ def train(
         if step in ours.keep_steps:
             callbacks.kept(step, ours.final_form(state, step))
         if ends:
-            average = add(step, average, network_of(state))
+            average = add(step, average, ours.network(state))
         if checkpointer is not None:
             stops = checkpointer.stopping(step)
             if ends or stops or checkpointer.due(step):
@@ -144,7 +139,8 @@ def train(
                 checkpointer.save(RunState(state, average))
             if stops:
                 raise TrainingStopped(step)
-    return Outcome(RunState(state, average), _superposed(ours, average))
+    superposed = _superposed(ours, average)
+    return Outcome(RunState(state, average), superposed, ours.network(state))
 
 
 def _check_start(ours: Experiment, step: int, average: Any) -> None:
@@ -183,10 +179,10 @@ class _Advance:
         if step in self._explorations:
             batch = ours.batches(step)
             state, turnover = steps.explore(state, batch, ours.explore_fraction)
-            changed("explore", step, network_of(state), turnover)
+            changed("explore", step, ours.network(state), turnover)
         if step in self._updates:
             state, turnover = steps.topology(state, ours.batches(step))
-            changed("update", step, network_of(state), turnover)
+            changed("update", step, ours.network(state), turnover)
             if steps.spec.method.consumes_step:
                 return state, turnover.report
         count = steps.spec.block_steps
@@ -277,7 +273,7 @@ def _validated(
     if ours.validation is None:
         return state
     stage = ours.stage_at(step)
-    network, task = network_of(state), stage.task
+    network, task = ours.network(state), stage.task
     metrics = evaluate(task, network, ours.validation(), step)
     # A step's loss is that before its update; this is the first look at the last one.
     loss = task.value_of(metrics)

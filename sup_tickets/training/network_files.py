@@ -54,7 +54,7 @@ def save_dense(path: Path_, network: Network) -> int:
     Raises:
       ValueError: if a tree is not made of dicts, or has a dtype that cannot be stored.
     """
-    return write(path, sealed(save(_arrays(network))))
+    return write(path, sealed(save(arrays_of(network))))
 
 
 def load_dense(path: Path_) -> Network:
@@ -136,7 +136,7 @@ def load_sparse(path: Path_) -> Network:
 def parse_sparse(path: Path_, data: bytes) -> Network:
     """`load_sparse` of a file that was read already; ``path`` is for its errors."""
     arrays, metadata, intact = _parse_sparse(path, data)
-    shapes = _shapes(path, metadata)
+    shapes = shapes_in(path, metadata)
     values: dict[str, dict[str, np.ndarray]] = {
         part: {} for part in ("params", "batch_stats", "mask", "active")
     }
@@ -149,7 +149,7 @@ def parse_sparse(path: Path_, data: bytes) -> Network:
         raise wrong(path, "its masks, weights and shapes are not of the same leaves")
     masks = {}
     for name, shape in shapes.items():
-        mask = _unpack(path, name, values["mask"][name], shape)
+        mask = unpacked(path, name, values["mask"][name], shape)
         values["params"][name] = _spread(path, name, mask, values["active"][name])
         masks[name] = mask
     network = _network(path, values["params"], values["batch_stats"], masks)
@@ -166,7 +166,7 @@ def provenance_of(path: Path_) -> dict[str, Any]:
     """
     _, metadata, intact = _parse_sparse(path, Path(path).read_bytes())
     check_intact(path, intact)
-    return _json(path, metadata, "provenance")
+    return json_in(path, metadata, "provenance")
 
 
 def contents_digest(path: Path_) -> str:
@@ -180,7 +180,7 @@ def contents_digest(path: Path_) -> str:
     _, metadata, intact = parse(path, data)
     check_intact(path, intact)
     if "provenance" in metadata:
-        origin = _json(path, metadata, "provenance")
+        origin = json_in(path, metadata, "provenance")
         origin.pop("made_by", None)
         metadata["provenance"] = json.dumps(origin, sort_keys=True)
     return digest_with(data, metadata)
@@ -190,7 +190,7 @@ def _sparse(network: Network, provenance: Mapping[str, Any]) -> bytes:
     check_masks(network.params, network.masks)
     masks = {name: np.asarray(mask) for name, mask in named_leaves(network.masks)}
     arrays: dict[str, np.ndarray] = {}
-    for key, array in _arrays(network).items():
+    for key, array in arrays_of(network).items():
         part, _, name = key.partition("/")
         if part != "params" or name not in masks:
             arrays[key] = array
@@ -224,7 +224,8 @@ def _parse_sparse(
     return arrays, metadata, intact
 
 
-def _json(path: Path_, metadata: dict[str, str], key: str) -> dict[str, Any]:
+def json_in(path: Path_, metadata: dict[str, str], key: str) -> dict[str, Any]:
+    """The object that the metadata of a file have under a key."""
     try:
         value = json.loads(metadata.get(key, ""))
     except ValueError as error:
@@ -234,8 +235,9 @@ def _json(path: Path_, metadata: dict[str, str], key: str) -> dict[str, Any]:
     return value
 
 
-def _shapes(path: Path_, metadata: dict[str, str]) -> dict[str, tuple[int, ...]]:
-    shapes = _json(path, metadata, "shapes")
+def shapes_in(path: Path_, metadata: dict[str, str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the leaves with masks, by their names."""
+    shapes = json_in(path, metadata, "shapes")
     for name, shape in shapes.items():
         whole = isinstance(shape, list) and all(
             isinstance(side, int) and side >= 0 for side in shape
@@ -245,9 +247,10 @@ def _shapes(path: Path_, metadata: dict[str, str]) -> dict[str, tuple[int, ...]]
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def _unpack(
+def unpacked(
     path: Path_, name: str, bits: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
+    """A mask of a shape from its bits."""
     size = prod(shape)
     if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
         raise wrong(
@@ -276,7 +279,7 @@ def _spread(path: Path_, name: str, mask: np.ndarray, active: np.ndarray) -> np.
 # --- Both -----------------------------------------------------------------------------
 
 
-def _arrays(network: Network) -> dict[str, np.ndarray]:
+def arrays_of(network: Network) -> dict[str, np.ndarray]:
     """All leaves as contiguous arrays on the host, by their names in a file."""
     found = {}
     # The name in files is older than that of the field.
@@ -305,13 +308,14 @@ def _network(path: Path_, params: Any, batch_stats: Any, masks: Any) -> Network:
         raise wrong(path, "it has no weights")
     masks = {name: masks.get(name) for name in params}
     return Network(
-        params=_nested(path, params),
-        model_state=_nested(path, batch_stats),
-        masks=_nested(path, masks),
+        params=nested(path, params),
+        model_state=nested(path, batch_stats),
+        masks=nested(path, masks),
     )
 
 
-def _nested(path: Path_, flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(path: Path_, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts of leaves by names with slashes."""
     tree: dict[str, Any] = {}
     for name in sorted(flat):
         *sections, last = name.split("/")

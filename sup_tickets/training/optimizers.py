@@ -56,8 +56,9 @@ def make_optimizer(
         ]
     decayed = optax.add_decayed_weights(weight_decay, mask=decay)
     if name == "sgd":
-        trace = optax.trace(decay=momentum, nesterov=nesterov)
-        return optax.chain(*clip, decayed, trace, *averages)
+        # Without momentum there is nothing to keep, nor to pass over at every step.
+        trace = [optax.trace(decay=momentum, nesterov=nesterov)] if momentum else []
+        return optax.chain(*clip, decayed, *trace, *averages)
     if name == "adamw":
         return optax.chain(*clip, optax.scale_by_adam(), decayed, *averages)
     raise ValueError(f"optimizer must be 'sgd' or 'adamw', got {name!r}")

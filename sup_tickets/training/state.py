@@ -1,5 +1,6 @@
 """The state of a training run: everything that a step reads and writes."""
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -10,6 +11,12 @@ from sup_tickets.averaging import averaged_params, is_averaging
 from sup_tickets.superposition import SuperpositionState
 from sup_tickets.types import Masks, Number, Params
 from sup_tickets.updates import MethodState
+from sup_tickets.views.view import (
+    View,
+    seen_network,
+    trainable,
+    with_trained,
+)
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -26,6 +33,7 @@ class TrainState(flax.struct.PyTreeNode):
     method: MethodState  # masks, and what else the method carries
     key: jax.Array  # never changes; step t draws from fold_in(key, t)
     carry: Any = None  # from batch to batch, if the task says so: a hidden state
+    view: Any = None  # the `Extra` that a view keeps beside the weights
 
 
 class RunState(flax.struct.PyTreeNode):
@@ -55,17 +63,33 @@ class Start(NamedTuple):
     step: Number = 0  # completed already
 
 
-def network_of(state: TrainState) -> Network:
+def network_of(state: TrainState, view: View | None = None) -> Network:
     """The live network, of averaged weights where the optimizer has them.
 
+    With a view it is what the forward pass sees, masked where that is 0.
+
     Its buffers are donated with the state at the next step.
+
+    Args:
+      state: of the run.
+      view: that it is trained with.
     """
-    params = state.params
-    if is_averaging(state.opt_state):
+    params, masks = state.params, state.method.masks
+    if view is not None:
+        params, masks = _seen(view, state)
+    elif is_averaging(state.opt_state):
         params = jax.jit(averaged_params)(params, state.opt_state)
-    return Network(
-        params=params, model_state=state.model_state, masks=state.method.masks
-    )
+    return Network(params=params, model_state=state.model_state, masks=masks)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _seen(view: View, state: TrainState) -> tuple[Params, Masks]:
+    params, extra = state.params, state.view
+    if is_averaging(state.opt_state):
+        trained = trainable(view, params, extra)
+        trained = averaged_params(trained, state.opt_state)
+        params, extra = with_trained(params, extra, trained)
+    return seen_network(view, params, extra, state.method.masks)
 
 
 def as_trees(network: Network) -> tuple[Any, Any]:

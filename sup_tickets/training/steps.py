@@ -22,10 +22,19 @@ from sup_tickets.checks import check_whole
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import apply_masks, count, difference, intersection
 from sup_tickets.method_state import init_topology, starting_from
-from sup_tickets.slots import reset_slots
-from sup_tickets.training.gradients import dense_gradient, unrolled
+from sup_tickets.slots import reset_slots, step_with_slots
+from sup_tickets.training.gradients import Told, unrolled
 from sup_tickets.training.state import Start, TrainState, completed
 from sup_tickets.training.task import Report, Task
+from sup_tickets.training.viewed import (
+    after_step,
+    after_training,
+    check_view,
+    gradient_of_trained,
+    gradient_of_weights,
+    masks_of_trained,
+    trained_of,
+)
 from sup_tickets.types import Masks, Number, Params, Schedule
 from sup_tickets.updates import (
     Change,
@@ -33,6 +42,7 @@ from sup_tickets.updates import (
     observe_gradients,
     update_topology,
 )
+from sup_tickets.views.view import View
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +51,8 @@ class Spec:
 
     Raises:
       ValueError: if ``block_steps`` is above 1 without ``block_at``, or the parts of a
-        batch would have to share what is carried from batch to batch.
+        batch would have to share what is carried from batch to batch, or the masks
+        change in a way that the view does not take.
     """
 
     task: Task
@@ -54,6 +65,7 @@ class Spec:
     block_steps: int = 1  # weight steps of a call of `train_block`, K
     block_at: Callable[[Any, jax.Array], Any] | None = None
     """``(block, i) -> batch`` of the i-th step in it; needed if K > 1."""
+    view: View | None = None  # what the forward pass sees; None for the weights
 
     def __post_init__(self) -> None:
         """Checks what does not go together."""
@@ -65,6 +77,7 @@ class Spec:
                 f"accumulate={self.accumulate} cuts batches into parts, but the task "
                 "carries state from each whole batch to the next"
             )
+        check_view(self.view, self.method)
 
 
 class Turnover(NamedTuple):
@@ -74,6 +87,7 @@ class Turnover(NamedTuple):
     active: jax.Array  # int32, weights active now
     kept: jax.Array  # int32, of them those that were active before
     ever_active: jax.Array  # int32, weights active at any time so far; -1 if untracked
+    size: jax.Array  # int32, weights that have a mask
 
     @property
     def loss(self) -> jax.Array:
@@ -117,16 +131,22 @@ def init_state(
         )
         if start.masks is not None:
             state = starting_from(state, own.params, start.masks)
-    params = apply_masks(state.masks, own.params)
-    return TrainState(
+    params, extra = apply_masks(state.masks, own.params), None
+    if spec.view is not None:
+        params = spec.view.store(params)
+        view_key = jax.random.fold_in(jax.random.split(method_key)[0], 0)
+        extra = spec.view.init(view_key, params, state.masks)
+    begun = TrainState(
         step=jnp.asarray(own.step, jnp.int32),
         params=params,
         model_state=own.model_state,
-        opt_state=spec.tx.init(params),
+        opt_state=None,
         method=state,
         key=key,
         carry=_first_carry(spec.task, batch, key),
+        view=extra,
     )
+    return begun.replace(opt_state=spec.tx.init(trained_of(spec.view, begun)))
 
 
 def _first_carry(task: Task, batch: Any, key: jax.Array) -> Any:
@@ -143,22 +163,29 @@ def _first_carry(task: Task, batch: Any, key: jax.Array) -> Any:
 def train_step(spec: Spec, state: TrainState, batch: Any) -> tuple[TrainState, Report]:
     """One weight step; the report is that of the weights before it."""
     # The parameters are masked already, so the gradient here is the dense one.
-    dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
-    topology = observe_gradients(spec.method, state.method, dense)
-    masks = topology.masks
-    updates, opt_state = spec.tx.update(
-        apply_masks(masks, dense), state.opt_state, state.params
+    dense, told = _gradient(spec, state, batch)
+    view, weights = spec.view, gradient_of_weights(spec.view, state, dense)
+    topology = observe_gradients(spec.method, state.method, weights)
+    trained = trained_of(view, state)
+    masks = masks_of_trained(view, state, topology.masks)
+    updates, opt_state = step_with_slots(
+        spec.tx, masks, apply_masks(masks, dense), state.opt_state, trained
     )
-    params = _descend(state.params, updates, spec.learning_rate(state.step))
-    state = state.replace(
+    trained = _descend(trained, updates, spec.learning_rate(state.step))
+    state = after_training(view, state, apply_masks(masks, trained)).replace(
         step=state.step + 1,
-        params=apply_masks(masks, params),
         model_state=told.model_state,
-        opt_state=reset_slots(spec.tx, masks, opt_state, params),
+        opt_state=opt_state,
         method=topology,
         carry=told.carry,
     )
     return state, told.report
+
+
+def _gradient(spec: Spec, state: TrainState, batch: Any) -> tuple[Params, Told]:
+    return gradient_of_trained(
+        spec.task, spec.view, state, batch, accumulate=spec.accumulate
+    )
 
 
 def train_block(
@@ -190,13 +217,14 @@ def topology_step(
     spec: Spec, state: TrainState, batch: Any
 ) -> tuple[TrainState, Turnover]:
     """The method's update; it takes the dense gradient, and leaves statistics alone."""
-    dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
-    method = spec.method
-    change = update_topology(method, state.method, state.params, dense, state.step)
+    dense, told = _gradient(spec, state, batch)
+    method, weights = spec.method, gradient_of_weights(spec.view, state, dense)
+    change = update_topology(method, state.method, state.params, weights, state.step)
     state, turnover = _changed(spec, state, change, told.report)
     if not method.consumes_step:
         return state, turnover
     # Nothing else will look at this batch: what is carried has passed through it.
+    state = after_step(spec.view, state)
     return state.replace(step=state.step + jnp.int32(1), carry=told.carry), turnover
 
 
@@ -207,9 +235,10 @@ def explore_step(
 
     Averages of the weights begin anew, so that a ticket is that of its own cycle.
     """
-    dense, told = dense_gradient(spec.task, state, batch, accumulate=spec.accumulate)
+    dense, told = _gradient(spec, state, batch)
+    weights = gradient_of_weights(spec.view, state, dense)
     change = explore_topology(
-        spec.method, state.method, state.params, dense, state.step, fraction
+        spec.method, state.method, state.params, weights, state.step, fraction
     )
     state = state.replace(opt_state=restart_averages(state.opt_state))
     return _changed(spec, state, change, told.report)
@@ -227,12 +256,13 @@ def _changed(
     # Slots of inactive weights are as new; of what was pruned and regrown, not yet.
     kept = difference(change.state.masks, change.grown)
     turnover = _turnover(report, state.method.masks, change)
-    state = state.replace(
-        params=change.params,
-        method=change.state,
-        opt_state=reset_slots(spec.tx, kept, state.opt_state, change.params),
+    state = state.replace(params=change.params, method=change.state)
+    masks, trained = (
+        masks_of_trained(spec.view, state, kept),
+        trained_of(spec.view, state),
     )
-    return state, turnover
+    slots = reset_slots(spec.tx, masks, state.opt_state, trained)
+    return state.replace(opt_state=slots), turnover
 
 
 def _turnover(report: Report, before: Masks, change: Change) -> Turnover:
@@ -242,6 +272,7 @@ def _turnover(report: Report, before: Masks, change: Change) -> Turnover:
         active=count(masks),
         kept=count(intersection(before, masks)),
         ever_active=jnp.int32(-1) if ever is None else count(ever),
+        size=count(jax.tree.map(jnp.ones_like, masks)),
     )
 
 

@@ -78,6 +78,34 @@ def linen_network(module: nn.Module | Form, example: Any) -> PureNetwork:
     return PureNetwork(init, apply, statistics)
 
 
+def linen_features(
+    module: nn.Module, head: str = "classifier"
+) -> Callable[[Params, Any, jax.Array], jax.Array]:
+    """What the head of a Linen module is given, in evaluation mode.
+
+    Args:
+      module: called as ``module(inputs, train=False)``, with a layer ``head`` whose
+        output it returns.
+      head: its name.
+
+    Returns:
+      ``(params, model_state, inputs) -> [B, D]``, with the model state of
+      `linen_network` where "batch_stats" is its only collection.
+    """
+
+    def skip(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        at_head = context.module.name == head and context.method_name == "__call__"
+        return args[0] if at_head else call(*args, **kwargs)
+
+    def features(params: Params, model_state: Any, inputs: jax.Array) -> jax.Array:
+        with nn.intercept_methods(skip):
+            variables = {"params": params, _STATS: model_state}
+            found: Any = module.apply(variables, inputs, train=False)
+            return found
+
+    return features
+
+
 def linen_language(module: Any, *, length: int) -> LanguageNetwork:
     """The functions of a Linen module that predicts the next token.
 

@@ -1,0 +1,11 @@
+"""Sphinx: `make docs` builds the pages and the reference into build/docs."""
+
+project = "sup-tickets"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_heading_anchors = 3
+exclude_patterns = ["**/*.csv"]
+suppress_warnings = ["myst.xref_missing"]  # paths of the repository; tests follow them
+autodoc_typehints = "none"
+napoleon_google_docstring = True
+html_theme = "alabaster"
+html_theme_options = {"description": "Sparse training in JAX", "page_width": "1100px"}
