@@ -1,4 +1,4 @@
-"""Exact top-k by bisection: the one hot kernel of sparse training.
+"""Exact top-k in the groups of a leaf by bisection, and counting.
 
 The largest ``k`` keys are found by bisection on the *bit pattern* of the score: read as
 ordered integers, 32 bits need at most 32 counts of "how many are at least t", for any

@@ -51,23 +51,6 @@ def lowest_of(keys: jax.Array) -> Any:
     return keys.dtype.type(np.iinfo(keys.dtype).min)
 
 
-def tie_keys(keys: jax.Array, threshold: jax.Array, index: jax.Array) -> jax.Array:
-    """Keys of which those above the threshold come first, then its ties by index.
-
-    Ties have negative keys. What never is chosen stays so.
-
-    Args:
-      keys: signed integers.
-      threshold: to be compared with them.
-      index: of every place, less than the largest integer.
-    """
-    info = np.iinfo(keys.dtype)
-    first, never = keys.dtype.type(info.max - 1), keys.dtype.type(info.min)
-    ties = (keys == threshold) & (keys != never)
-    tied = jnp.where(ties, ~index.astype(keys.dtype), never)
-    return jnp.where(keys > threshold, first, tied)
-
-
 def index_of(shape: tuple[int, ...]) -> jax.Array:
     """The row-major index of every place, int32, without a reshape."""
     index = jnp.zeros(shape, jnp.int32)
