@@ -22,7 +22,7 @@ from typing import Any
 from experiments.build.stamp import Setup, build_stamp
 from experiments.command import check_devices, start
 from experiments.config.fields import STAMP_FIELDS, Config, as_config, check_config
-from experiments.config.flags import Parser, folder_path, numbers
+from experiments.config.flags import Parser, folder_path
 from experiments.reports.stamp import write_stamp_report
 from experiments.runs.folder import locked
 from experiments.runs.identity import named_fields
@@ -130,21 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("experiments.stamp", __doc__)
     parser.add_config()
     parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
-    parser.add_argument(
-        "--seeds",
-        type=_seeds,
-        default=(),
-        metavar="SEED,...",
-        help="by default the configuration's",
-    )
+    parser.add_seeds()
     start(parser, _main, argv)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    found = numbers(text)
-    if any(seed != int(seed) for seed in found):
-        raise argparse.ArgumentTypeError(f"{text!r} has a number that is no seed")
-    return tuple(map(int, found))
 
 
 def _main(options: argparse.Namespace) -> None:

@@ -192,8 +192,8 @@ WRONG = {
     "stamp": [
         ([S], "required: --workdir"),
         ([S, W, "--seeds=x"], "--seeds: 'x' is not a number"),
-        ([S, W, "--seeds=0.5"], "--seeds: '0.5' has a number that is no seed"),
-        ([S, W, "--seeds=1,1"], "seeds must be all different"),
+        ([S, W, "--seeds=0.5"], "--seeds: '0.5' must be different whole numbers"),
+        ([S, W, "--seeds=1,1"], "--seeds: '1,1' must be different whole numbers"),
         ([S, W, "--config.stamp.flops_ratio=30"], "in percent. 30% is 0.3"),
         ([S, W, "--config.stamp.flops=0.3"], "did you mean config.stamp.flops_ratio"),
         ([f"{S}:stamp.episode_classes=9", W], "is more than the 5 classes of the ref"),

@@ -106,6 +106,16 @@ class Parser(argparse.ArgumentParser):
             help="and --config.section.field=value for any of its fields",
         )
 
+    def add_seeds(self) -> None:
+        """Adds ``--seeds``, of which there may be none."""
+        self.add_argument(
+            "--seeds",
+            type=seeds,
+            default=(),
+            metavar="SEED,...",
+            help="by default the configuration's",
+        )
+
     def add_fields(self) -> None:
         """Takes ``--config.FIELD=TEXT`` without ``--config``: pairs in "fields"."""
         self._takes_fields = True
