@@ -28,6 +28,7 @@ STUDY = dataclasses.replace(
         Cell(f"dropout {rate}", {f"model.options.{name}": rate for name in DROPOUTS})
         for rate in ("0.2", "0", "0.4")
     ),
+    choice="dropout",
     arms=_ARMS,
     versus=tuple(p for p in selfish_rnn.STUDY.versus if {*p} <= {*_NAMES}),
     remarks=(
