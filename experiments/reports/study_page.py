@@ -128,8 +128,8 @@ def _choice(study: Study, rows: Frame, arms: Sequence[str]) -> list[Block]:
     return [
         Heading(2, f"The choice of {study.choice}"),
         Text(
-            f"{column.heading.capitalize()} at the end on the validation split, by which "
-            "each arm gets its best; the differences above are between these."
+            f"{column.heading.capitalize()} at the end on the validation split, by "
+            "which each arm gets its best; the differences above are between these."
         ),
         Table(["cell", *arms], lines),
     ]
