@@ -1,7 +1,7 @@
 """How a new value enters a running average: a `Rule` for each kind, in a wide dtype.
 
 The rules step from one towards the other instead of weighting both, so that equal
-values give themselves exactly.
+values give themselves exactly. `superposition` chooses between them.
 """
 
 from collections.abc import Callable

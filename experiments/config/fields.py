@@ -1,4 +1,8 @@
-"""Checks a configuration before anything is computed: names, types, ranges."""
+"""Checks a configuration before anything is computed: names, types, ranges.
+
+A new field has its default and comment in `configs.common`, its type and range here,
+and what it cannot be combined with in `experiments.build.rules`.
+"""
 
 import difflib
 from collections.abc import Iterable, Mapping

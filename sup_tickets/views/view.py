@@ -4,7 +4,8 @@ In half of the field's methods a network uses a *function* of its weights, which
 gradient of its own: a learned score thresholded into a mask, N of M weights chosen anew
 at every step, a wider set of weights in the backward pass than in the forward pass. A
 `View` is such a function as a value. It acts on the tree of parameters, outside of the
-model, so that any network takes it. In a loop of one's own:
+model, so that any network takes it. The family, and how to add to it, is in
+`sup_tickets.views`. In a loop of one's own:
 
     view = sr_ste(2, 4)
     extra = view.init(key, params)
