@@ -34,6 +34,7 @@ LAYERS = [
     {"transforms"},
     {"training"},
     {"stamp"},
+    {"__main__"},
 ]
 # These know nothing of masks, and nothing below them knows of them.
 ASIDE = {"models", "data"}
