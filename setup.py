@@ -52,7 +52,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sup_tickets", "sup_tickets.*"]),
-    package_data={"sup_tickets": ["py.typed"]},
+    package_data={"sup_tickets": ["py.typed", "*.mplstyle"]},
     install_requires=core,
     extras_require={
         "train": train,
