@@ -59,7 +59,7 @@ setup(
         "tf": ["tensorflow>=2.20"],
         "test": train + test,
         "dev": [*train, *test, "ruff>=0.14", "pyright>=1.1.400"],
-        "docs": ["sphinx>=8.0", "myst-parser>=4.0"],
+        "docs": ["sphinx>=8.0", "myst-nb>=1.2"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
