@@ -6,6 +6,7 @@ has a comment, that is what it prints. So do the cells of the notebook, whose ou
 configuration is made. Every link to a file or a heading of ours finds it.
 """
 
+import argparse
 import ast
 import contextlib
 import importlib
@@ -26,13 +27,12 @@ import pytest
 import sup_tickets as st
 from experiments.benchmarks import table
 from sup_tickets import training
+from tests.test_commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "docs/tutorial.ipynb"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), NOTEBOOK]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-COMMANDS = ["main", "sweep", "lottery", "study", "report", "evaluate", "export"]
-COMMANDS += ["jacobian", "prepare_data"]
 
 
 def text_of(page):
@@ -186,11 +186,23 @@ def test_the_studies_that_are_named_are_there():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_ends_well_and_shows_an_example(name, capsys):
+def test_help_ends_well_and_shows_an_example(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "88")
+    parsers = []
+    taken = argparse.ArgumentParser.format_help
+    monkeypatch.setattr(
+        argparse.ArgumentParser,
+        "format_help",
+        lambda parser: [parsers.append(parser), taken(parser)][1],
+    )
     with pytest.raises(SystemExit) as caught:
         importlib.import_module(f"experiments.{name}").main(["--help"])
     assert not caught.value.code
-    assert f"python -m experiments.{name} " in capsys.readouterr().out.partition("]")[2]
+    said = capsys.readouterr().out
+    assert f"\n    python -m experiments.{name} " in said.partition("]")[2]
+    assert max(map(len, said.splitlines())) <= 88  # continued lines are two lines
+    for option in parsers[0]._actions:
+        assert option.help, f"{option.dest} is not explained"
 
 
 def test_the_commands_are_those_of_the_makefile():
