@@ -52,14 +52,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sup_tickets", "sup_tickets.*"]),
-    package_data={"sup_tickets": ["py.typed"]},
+    package_data={"sup_tickets": ["py.typed", "*.mplstyle"]},
     install_requires=core,
     extras_require={
         "train": train,
         "tf": ["tensorflow>=2.20"],
         "test": train + test,
         "dev": [*train, *test, "ruff>=0.14", "pyright>=1.1.400"],
-        "docs": ["sphinx>=8.0", "myst-parser>=4.0"],
+        "docs": ["sphinx>=8.0", "myst-nb>=1.2"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

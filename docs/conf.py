@@ -1,8 +1,12 @@
-"""Sphinx: `make docs` builds the pages and the reference into build/docs."""
+"""Sphinx: `make docs` runs the notebook and builds the pages into build/docs."""
 
 project = "sup-tickets"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
 exclude_patterns = ["**/*.csv"]
 suppress_warnings = ["myst.xref_missing"]  # paths of the repository; tests follow them
 autodoc_typehints = "none"

@@ -129,8 +129,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.export", __doc__)
     parser.add_argument("run", metavar="RUN", type=folder_path, help="its folder")
-    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
-    parser.add_argument("--format", choices=(*FORMATS, "both"), default="both")
+    parser.add_argument(
+        "--out", required=True, type=folder_path, metavar="DIR", help="for the files"
+    )
+    parser.add_argument(
+        "--format",
+        choices=(*FORMATS, "both"),
+        default="both",
+        help="both (the default) is dense and sparse",
+    )
     parser.add_argument(
         "--network",
         action="append",

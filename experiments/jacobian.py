@@ -216,7 +216,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME",
         help='"final" (the default), "tickets/ticket-1", ..., "all", or "initial"',
     )
-    parser.add_argument("--examples", type=int, default=8, metavar="N")
+    parser.add_argument(
+        "--examples", type=int, default=8, metavar="N", help="inputs looked at (8)"
+    )
     parser.add_argument(
         "--out", type=file_path, metavar="FILE.png", help="by default RUN/jacobian.png"
     )

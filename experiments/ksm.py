@@ -25,7 +25,7 @@ from experiments import run
 from experiments.build.ksm import Setup, build_ksm, is_head, read_backbone
 from experiments.command import check_devices, start
 from experiments.config.fields import KSM_FIELDS, Config, as_config, check_config
-from experiments.config.flags import Parser, folder_path
+from experiments.config.flags import Parser
 from experiments.ksm_tasks import Lab, Place
 from experiments.reports.ksm import write_ksm_report
 from experiments.runs.folder import locked
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.ksm", __doc__)
     parser.add_config()
-    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
+    parser.add_workdir()
     parser.add_seeds()
     start(parser, _main, argv)
 

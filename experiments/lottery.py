@@ -31,7 +31,7 @@ from experiments.build.rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
 from experiments.command import check_devices, start
 from experiments.config.fields import Config, as_config, check_config
-from experiments.config.flags import Parser, folder_path, numbers
+from experiments.config.flags import Parser, numbers
 from experiments.runs.layout import FINAL, RESULTS, SUFFIX, epoch_file
 from experiments.runs.made_by import maker
 from experiments.runs.ownership import check_no_run, check_same_run
@@ -320,8 +320,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.lottery", __doc__)
     parser.add_config()
-    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
-    parser.add_argument("--variant", choices=VARIANTS, default="iterative")
+    parser.add_workdir()
+    ways = "in rounds (the default), all at once, or while training"
+    parser.add_argument("--variant", choices=VARIANTS, default="iterative", help=ways)
     parser.add_argument(
         "--prune_fraction", type=float, default=0.2, help="of each round (0.2)"
     )

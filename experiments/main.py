@@ -27,7 +27,7 @@ import jax
 
 from experiments.command import check_devices, start
 from experiments.config.fields import check_config
-from experiments.config.flags import Parser, folder_path
+from experiments.config.flags import Parser
 from experiments.run import run
 from experiments.runs.lost import filter_errors
 
@@ -36,13 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.main", __doc__)
     parser.add_config()
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=folder_path,
-        metavar="DIR",
-        help="for everything written",
-    )
+    parser.add_workdir()
     parser.add_switch("--distributed", "one of several processes, each started alike")
     parser.add_argument(
         "--coordinator",

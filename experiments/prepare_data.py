@@ -1,6 +1,6 @@
 """Prepares data sets for training; the one program here that may download.
 
-python -m experiments.prepare_data cifar10 cifar100 --data_dir=DIR
+    python -m experiments.prepare_data cifar10 cifar100 --data_dir=DIR
 
 TensorFlow Datasets writes them as array_record, which is then read without TensorFlow.
 (Its parquet loses examples, and tfrecord cannot be read at random places.) On a machine
@@ -171,7 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("experiments.prepare_data", __doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument(
-        "--data_dir", type=folder_path, help="by default $TFDS_DATA_DIR"
+        "--data_dir",
+        type=folder_path,
+        metavar="DIR",
+        help="by default $TFDS_DATA_DIR",
     )
     parser.add_argument(
         "--from_files", type=folder_path, metavar="FILES", help="nothing is downloaded"

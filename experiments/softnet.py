@@ -28,7 +28,7 @@ import numpy as np
 from experiments.build.softnet import Setup, build_softnet
 from experiments.command import check_devices, start
 from experiments.config.fields import SOFTNET_FIELDS, Config, as_config, check_config
-from experiments.config.flags import Parser, folder_path
+from experiments.config.flags import Parser
 from experiments.reports.softnet import write_softnet_report
 from experiments.runs.folder import locked
 from experiments.runs.identity import named_fields
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.softnet", __doc__)
     parser.add_config()
-    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
+    parser.add_workdir()
     parser.add_seeds()
     start(parser, _main, argv)
 

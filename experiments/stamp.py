@@ -22,7 +22,7 @@ from typing import Any
 from experiments.build.stamp import Setup, build_stamp
 from experiments.command import check_devices, start
 from experiments.config.fields import STAMP_FIELDS, Config, as_config, check_config
-from experiments.config.flags import Parser, folder_path
+from experiments.config.flags import Parser
 from experiments.reports.stamp import write_stamp_report
 from experiments.runs.folder import locked
 from experiments.runs.identity import named_fields
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.stamp", __doc__)
     parser.add_config()
-    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
+    parser.add_workdir()
     parser.add_seeds()
     start(parser, _main, argv)
 

@@ -216,9 +216,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.study", __doc__)
     parser.add_argument("name", metavar="NAME", help=", ".join(study_names()))
-    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
-    parser.add_argument("--part", default=(1, 1), type=read_part, metavar="I/N")
-    parser.add_argument("--csv", type=file_path, metavar="FILE")
+    folder, part = "for the runs and the page", "of the runs (1/1: all)"
+    parser.add_argument(
+        "--out", required=True, type=folder_path, metavar="DIR", help=folder
+    )
+    parser.add_argument(
+        "--part", default=(1, 1), type=read_part, metavar="I/N", help=part
+    )
+    table = "a finished table, of which the page is written"
+    parser.add_argument("--csv", type=file_path, metavar="FILE", help=table)
     parser.add_fields()
     parser.add_switch("--dry_run", "check and name the runs only")
     start(parser, _main, argv)

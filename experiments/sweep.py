@@ -1,4 +1,4 @@
-"""Runs every combination of some values of a configuration's fields.
+r"""Runs every combination of some values of a configuration's fields.
 
     python -m experiments.sweep --config=configs/digits.py --out=runs/sweep \
         --grid='method=set,rigl sparsity=0.8,0.9,0.95 seed=0..4'
@@ -304,8 +304,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("experiments.sweep", __doc__)
     parser.add_config()
-    parser.add_argument("--out", required=True, type=folder_path, metavar="DIR")
-    parser.add_argument("--grid", required=True, metavar="'name=value,value ...'")
+    folder = "for the runs and their report"
+    parser.add_argument(
+        "--out", required=True, type=folder_path, metavar="DIR", help=folder
+    )
+    grid, values = "'name=value,value ...'", "what is combined with what"
+    parser.add_argument("--grid", required=True, metavar=grid, help=values)
     parser.add_switch("--dry_run", "check and print only")
     start(parser, _main, argv)
 

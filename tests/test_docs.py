@@ -1,16 +1,19 @@
 """What README and docs show is true: code runs and prints what it says, links lead.
 
 Every Python block of a page runs, one after the other in one namespace; where a print
-has a comment, that is what it prints. Every command of ours is read by its own parser,
-and its configuration is made. Every link to a file or a heading of ours finds it.
+has a comment, that is what it prints. So do the cells of the notebook, whose outputs
+`make docs` shows. Every command of ours is read by its own parser, and its
+configuration is made. Every link to a file or a heading of ours finds it.
 """
 
+import argparse
 import ast
 import contextlib
 import importlib
 import importlib.util
 import inspect
 import io
+import json
 import re
 import shlex
 import sys
@@ -24,12 +27,24 @@ import pytest
 import sup_tickets as st
 from experiments.benchmarks import table
 from sup_tickets import training
+from tests.test_commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOK = ROOT / "docs/tutorial.ipynb"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), NOTEBOOK]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-COMMANDS = ["main", "sweep", "lottery", "study", "report", "evaluate", "export"]
-COMMANDS += ["jacobian", "prepare_data"]
+
+
+def text_of(page):
+    """Of a page, or of a notebook as if it were one."""
+    text = page.read_text("utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    fence = {"code": "```python\n{}\n```", "markdown": "{}"}
+    cells = json.loads(text)["cells"]
+    return "\n\n".join(
+        fence[c["cell_type"]].format("".join(c["source"])) for c in cells
+    )
 
 
 # --- Python ---------------------------------------------------------------------------
@@ -40,7 +55,7 @@ def blocks_of(page, language):
 
     A block may name a package that it needs, and is left out where that is missing.
     """
-    text = page.read_text("utf-8")
+    text = text_of(page)
     for found in re.finditer(rf"^```{language}( \w+)?\n(.*?)^```", text, re.S | re.M):
         if found[1] is None or importlib.util.find_spec(found[1].strip()):
             yield text[: found.start(2)].count("\n"), found[2]
@@ -63,6 +78,7 @@ def run_page(page):
     """Runs the blocks of a page; its namespace."""
     space = {"__name__": page.stem}
     for before, source in blocks_of(page, "python"):
+        source = re.sub(r"^%", "# %", source, flags=re.M)  # magic of notebooks
         lines = source.splitlines()
         tree = ast.parse("\n" * before + source, page.name)
         for statement in tree.body:
@@ -70,13 +86,24 @@ def run_page(page):
             code = compile(ast.Module([statement], []), page.name, "exec")
             with contextlib.redirect_stdout(heard):
                 exec(code, space)
-            if heard.getvalue():
+            if heard.getvalue() and page != NOTEBOOK:
                 last = statement.end_lineno - 1 - before
                 expected = expected_after(lines, last).split()
                 where = f"{page.name}, line {statement.end_lineno}"
                 assert expected, f"{where} does not say what it prints"
                 assert heard.getvalue().split() == expected, where
     return space
+
+
+def check_tutorial(space):
+    """What the notebook says of its numbers."""
+    assert int(st.count(space["masks"])) == 5020
+    assert len(space["tickets"]) == 3
+    for network in (*space["tickets"].values(), space["superposed"]):
+        assert space["accuracy"](network) > 0.93
+    assert space["small"] < space["whole"] / 5
+    same = np.testing.assert_array_equal
+    jax.tree.map(same, space["loaded"].params, space["superposed"])
 
 
 @pytest.mark.parametrize(
@@ -88,6 +115,8 @@ def test_the_code_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         space = run_page(page)
+        if page == NOTEBOOK:
+            check_tutorial(space)
     if page.stem == "README":
         masks, params = space["masks"], space["params"]
         assert int(st.count(masks)) == 237
@@ -107,7 +136,7 @@ def commands_of(page):
         for _, block in blocks_of(page, "sh")
         for line in block.replace("\\\n", " ").splitlines()
     ]
-    lines += re.findall(r"`(python -m[^`]*)`", page.read_text("utf-8"))
+    lines += re.findall(r"`(python -m[^`]*)`", text_of(page))
     for line in lines:
         found = OURS.search(line.replace("\n", " "))
         if found:
@@ -157,11 +186,23 @@ def test_the_studies_that_are_named_are_there():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_ends_well_and_shows_an_example(name, capsys):
+def test_help_ends_well_and_shows_an_example(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "88")
+    parsers = []
+    taken = argparse.ArgumentParser.format_help
+    monkeypatch.setattr(
+        argparse.ArgumentParser,
+        "format_help",
+        lambda parser: [parsers.append(parser), taken(parser)][1],
+    )
     with pytest.raises(SystemExit) as caught:
         importlib.import_module(f"experiments.{name}").main(["--help"])
     assert not caught.value.code
-    assert f"python -m experiments.{name} " in capsys.readouterr().out.partition("]")[2]
+    said = capsys.readouterr().out
+    assert f"\n    python -m experiments.{name} " in said.partition("]")[2]
+    assert max(map(len, said.splitlines())) <= 88  # continued lines are two lines
+    for option in parsers[0]._actions:
+        assert option.help, f"{option.dest} is not explained"
 
 
 def test_the_commands_are_those_of_the_makefile():
@@ -172,7 +213,7 @@ def test_the_commands_are_those_of_the_makefile():
     for target in ("run", "test"):
         assert f"make {target}" in readme
     for page in PAGES:
-        for target in re.findall(r"`?make ([a-z-]+)\b(?=`| +#|\n)", page.read_text()):
+        for target in re.findall(r"`?make ([a-z-]+)\b(?=`| +#|\n)", text_of(page)):
             assert re.search(rf"^{target}:", makefile, re.M), target
 
 
@@ -181,14 +222,14 @@ def test_the_commands_are_those_of_the_makefile():
 
 def anchors_of(page):
     """What GitHub calls the headings of a page."""
-    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.S | re.M)
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.S | re.M)
     headings = re.findall(r"^#+ (.*)$", text, re.M)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
 @every_page
 def test_every_link_leads_somewhere(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.S | re.M)
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.S | re.M)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("https://", "mailto:")):
             continue
@@ -204,7 +245,14 @@ def test_every_page_is_linked_from_the_readme():
     pages = {page.name for page in PAGES[1:]} - {"index.md"}
     assert {name for name in pages if f"docs/{name})" not in readme} == set()
     index = (ROOT / "docs/index.md").read_text("utf-8").splitlines()
-    assert pages <= {f"{line}.md" for line in index}
+    assert {name.partition(".")[0] for name in pages} <= set(index)
+
+
+def test_the_notebook_has_no_outputs():
+    notebook = json.loads(NOTEBOOK.read_text("utf-8"))
+    assert notebook["nbformat"] == 4
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
 
 
 # --- Tables ---------------------------------------------------------------------------

@@ -106,6 +106,16 @@ class Parser(argparse.ArgumentParser):
             help="and --config.section.field=value for any of its fields",
         )
 
+    def add_workdir(self) -> None:
+        """Adds ``--workdir``, which must be given."""
+        self.add_argument(
+            "--workdir",
+            required=True,
+            type=folder_path,
+            metavar="DIR",
+            help="for everything written; the same folder goes on where it was stopped",
+        )
+
     def add_seeds(self) -> None:
         """Adds ``--seeds``, of which there may be none."""
         self.add_argument(

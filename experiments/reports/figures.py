@@ -1,18 +1,21 @@
-"""Figures of panels in the style of reports, which is in ``report.mplstyle``."""
+"""Figures of panels that are saved as files, in the look of all pictures."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_STYLE = Path(__file__).with_name("report.mplstyle")
+from sup_tickets import panels as drawn
+from sup_tickets.panels import shown_name
+
+__all__ = ["panels", "shown_name"]
 
 
 @contextlib.contextmanager
 def panels(
     path: Path, count: int, height: float, *, share_x: bool = False, ratios: Any = None
 ) -> Iterator[tuple[Any, list[Any]]]:
-    """A figure of panels one above the other, saved once they are drawn.
+    """`sup_tickets.panels.panels`, saved once they are drawn.
 
     Args:
       path: of the picture.
@@ -21,24 +24,6 @@ def panels(
       share_x: whether they have one horizontal axis.
       ratios: of the heights of the panels.
     """
-    # Not pyplot: it keeps figures, and may look for a screen.
-    from matplotlib import rcParams, style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with style.context(_STYLE):
-        figure = Figure(figsize=(rcParams["figure.figsize"][0], height))
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(
-            count, 1, sharex=share_x, squeeze=False, height_ratios=ratios
-        )
-        yield figure, list(axes[:, 0])
+    with drawn.panels(count, height, share_x=share_x, ratios=ratios) as (figure, axes):
+        yield figure, axes
         figure.savefig(path)
-
-
-def shown_name(name: str) -> str:
-    """A name as it is: Matplotlib takes what is between two $ for mathematics, and
-    leaves out of a legend what begins with an underscore.
-    """
-    plain = name.replace("$", r"\$")
-    return f" {plain}" if plain.startswith("_") else plain

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.reports.columns import is_number
 from experiments.reports.figures import panels, shown_name
+from sup_tickets import pictures
 
 Layers = Mapping[str, Sequence[Mapping[str, Any]]]
 """Counts of each sparse leaf by network: ``{"layer", "active", "size"}``."""
@@ -29,39 +30,25 @@ def draw_curves(path: Path, events: Mapping[str, Sequence[Mapping[str, Any]]]) -
       path: of the picture.
       events: of each run by its name; the first is the one whose cycles are marked.
     """
-    shown = [
-        (title, kind, field, scale)
+    quantities = {
+        title: {
+            name: [(step, scale * value) for step, value in _series(run, kind, field)]
+            for name, run in events.items()
+        }
         for title, kind, field, scale in (
             ("training loss, nats", "loss", "loss", 1),
             ("validation perplexity", "validation", "perplexity", 1),
             ("validation accuracy, %", "validation", "accuracy", 100),
             ("learning rate", "loss", "learning_rate", 1),
         )
-        if any(_series(run, kind, field)[0] for run in events.values())
-    ]
-    if not shown:
+        if any(_series(run, kind, field) for run in events.values())
+    }
+    if not quantities:
         return False
-    height = 0.4 + 2.3 * len(shown)
-    with panels(path, len(shown), height, share_x=True) as (figure, axes):
-        for place, (title, kind, field, scale) in zip(axes, shown, strict=True):
-            for name, run in events.items():
-                steps, values = _series(run, kind, field)
-                look = {}
-                if kind == "loss":
-                    steps, values = _means(steps, values)
-                    look = {"marker": ""}
-                scaled = [scale * v for v in values]
-                place.plot(steps, scaled, label=shown_name(name), **look)
-            _mark_cycles(place, next(iter(events.values())))
-            place.set_ylabel(title)
-            if field == "loss":
-                place.set_yscale("log")
-        figure.legend(
-            *axes[0].get_legend_handles_labels(),
-            loc="outside upper left",
-            ncols=2,
-        )
-        axes[-1].set_xlabel("step")
+    first = next(iter(events.values()))
+    marks = [e["step"] for e in first if e.get("event") == "explore"]
+    log = [title for title in quantities if title.startswith("training loss")]
+    pictures.draw_curves(quantities, log=log, marks=marks).savefig(path)
     return True
 
 
@@ -72,56 +59,23 @@ def draw_topology(path: Path, events: Sequence[Mapping[str, Any]]) -> bool:
       path: of the picture.
       events: of one run.
     """
-    changes = [e for e in events if e.get("event") in ("update", "explore")]
-    shown = [
-        (title, field)
-        for title, field in (
-            ("overlap with the\nmasks before, %", "overlap"),
-            ("weights active\nat any time, %", "ever_active"),
-            ("active weights", "active"),
-        )
-        if any(is_number(e.get(field)) for e in changes)
+    fields = ("overlap", "ever_active", "active")
+    changes = [
+        {"event": e["event"], "step": e["step"]}
+        | {field: e[field] for field in fields if is_number(e.get(field))}
+        for e in events
+        if e.get("event") in ("update", "explore")
     ]
-    if len({e.get("active") for e in changes}) <= 1:  # a straight line says nothing
-        shown = [pair for pair in shown if pair[1] != "active"]
-    if not shown:
+    varies = len({change.get("active") for change in changes}) > 1
+    if not any(change.keys() & fields[: 2 + varies] for change in changes):
         return False
-    height = 0.5 + 2.0 * len(shown)
-    with panels(path, len(shown), height, share_x=True) as (_, axes):
-        for place, (title, field) in zip(axes, shown, strict=True):
-            scale = 1 if field == "active" else 100
-            _draw_changes(place, changes, field, scale)
-            place.set_ylabel(title)
-        axes[0].legend()
-        axes[-1].set_xlabel("step")
+    pictures.draw_changes(changes).savefig(path)
     return True
-
-
-def _draw_changes(place: Any, changes: Any, field: str, scale: float) -> None:
-    steps, values = zip(
-        *((e["step"], scale * e[field]) for e in changes if is_number(e.get(field))),
-        strict=True,
-    )
-    place.plot(steps, values, "-", marker="", color="0.6", linewidth=0.8)
-    for i, (kind, label) in enumerate(
-        [("update", "topology update"), ("explore", "exploration")]
-    ):
-        chosen = [e for e in changes if e["event"] == kind and is_number(e.get(field))]
-        place.plot(
-            [e["step"] for e in chosen],
-            [scale * e[field] for e in chosen],
-            marker="o" if i == 0 else "^",
-            markerfacecolor="white" if i == 0 else "black",
-            color="black",
-            linestyle="",
-            markersize=3.5 if i == 0 else 6,
-            label=label if chosen else None,
-        )
 
 
 def _series(
     events: Sequence[Mapping[str, Any]], kind: str, field: str
-) -> tuple[list[int], list[float]]:
+) -> list[tuple[int, float]]:
     """Steps and numbers of one kind of event; of a step told twice the last."""
     found = {
         e["step"]: e[field]
@@ -130,23 +84,7 @@ def _series(
         and is_number(e.get(field))
         and is_number(e.get("step"))
     }
-    steps = sorted(found)
-    return steps, [found[step] for step in steps]
-
-
-def _means(steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:
-    """Means of about 200 groups of steps; the last may be smaller."""
-    size = max(len(values) // 200, 1)
-    groups = [slice(i, i + size) for i in range(0, len(values), size)]
-    means = [sum(values[g]) / len(values[g]) for g in groups]
-    return [steps[g][-1] for g in groups], means
-
-
-def _mark_cycles(place: Any, events: Sequence[Mapping[str, Any]]) -> None:
-    starts = [e["step"] for e in events if e.get("event") == "explore"]
-    for i, step in enumerate(sorted(set(starts))):
-        label = "a cycle starts" if i == 0 else None
-        place.axvline(step, color="0.6", linewidth=0.8, zorder=0, label=label)
+    return sorted(found.items())
 
 
 # --- Networks -------------------------------------------------------------------------
@@ -154,28 +92,13 @@ def _mark_cycles(place: Any, events: Sequence[Mapping[str, Any]]) -> None:
 
 def draw_layers(path: Path, layers: Layers) -> bool:
     """The sparsity of each layer of some networks, one below the other."""
-    names = [row["layer"] for row in next(iter(layers.values()), [])]
-    if not names:
+    counts = {
+        network: [(row["layer"], None, row["size"], row["active"]) for row in rows]
+        for network, rows in layers.items()
+    }
+    if not next(iter(counts.values()), []):
         return False
-    with panels(path, 1, 1.2 + max(0.24 * len(names), 0.8)) as (figure, (place,)):
-        rows = np.arange(len(names))
-        for i, (network, counts) in enumerate(layers.items()):
-            place.plot(
-                [100 * (1 - row["active"] / (row["size"] or 1)) for row in counts],
-                rows,
-                linestyle="",
-                marker=("o", "x", "s", "^")[i % 4],
-                markersize=8 - 2 * (i % 4),
-                markerfacecolor="white" if i % 4 != 1 else "black",
-                color="black",
-                label=shown_name(network),
-            )
-        shown = [shown_name(name.removesuffix("/kernel")) for name in names]
-        place.set_yticks(rows, shown, fontsize=8)
-        place.set_ylim(len(names) - 0.5, -0.5)  # in their order from the top
-        place.grid(axis="y")
-        place.set_xlabel("sparsity, %")
-        figure.legend(loc="outside upper right", ncols=len(layers))
+    pictures.draw_layer_counts(counts).savefig(path)
     return True
 
 

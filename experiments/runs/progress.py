@@ -11,6 +11,7 @@ from experiments.runs.board import Board
 from experiments.runs.folder import RunFolder
 from experiments.runs.layout import LAST, LOG, epoch_file, ticket_file
 from experiments.runs.lines import Lines
+from experiments.runs.pace import Pace, span
 from sup_tickets.masks import layer_table
 from sup_tickets.training.plan import Plan
 from sup_tickets.training.processes import say
@@ -54,7 +55,7 @@ class Progress:
         self.run, self._plan, self._folder = run, plan, folder
         self._evaluate, self._task, self._rate = evaluate, task, learning_rate
         self._validation, self._printed = "", 0.0
-        self._rated: tuple[int, float] | None = None  # after the first compilations
+        self._pace = Pace()
         self._begun = time.perf_counter()
         notes = notes or {}
         self._seconds_before: float = notes.get("seconds", 0.0)
@@ -107,12 +108,11 @@ class Progress:
         done, loss = steps[-1] + 1, means["loss"]
         self._lines.reports(phase, steps, report)
         now = time.perf_counter()
-        if self._rated is None:
-            self._rated = (done, now)
+        self._pace.add(done, now)
         at_end = done == self._plan.total_steps
         if now - self._printed >= _SECONDS_BETWEEN_LINES or at_end:
             self._printed = now
-            say(self._line(phase, done, now, loss))
+            say(self._line(phase, done, loss))
 
     def validated(
         self, phase: str, step: int, metrics: Metrics, network: Network
@@ -199,26 +199,14 @@ class Progress:
         except OSError as error:
             self._folder.fail(error)
 
-    def _line(self, phase: str, done: int, now: float, loss: float) -> str:
-        assert self._rated is not None
-        first, since = self._rated
-        rate, left = "compiling", ""
-        if done > first:
-            per_second = (done - first) / (now - since)
-            seconds = (self._plan.total_steps - done) / per_second
-            rate, left = f"{per_second:.3g} steps/s", f", {_span(seconds)} left"
+    def _line(self, phase: str, done: int, loss: float) -> str:
+        rate = "compiling"
+        if per_second := self._pace.steps_per_second:
+            left = (self._plan.total_steps - done) / per_second
+            rate = f"{per_second:.3g} steps/s, {span(left)} left"
         epochs = self._plan.total_steps // self._plan.epoch_steps
         epoch = -(-done // self._plan.epoch_steps)
         return (
-            f"{self.run}: {phase}, epoch {epoch}/{epochs}, step {done}, {rate}{left}, "
+            f"{self.run}: {phase}, epoch {epoch}/{epochs}, step {done}, {rate}, "
             f"loss {loss:.4f}{self._validation}"
         )
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return (
-        f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-    )
