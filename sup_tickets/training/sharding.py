@@ -7,6 +7,7 @@ place in the tree, which contains that of its parameter, and by its shape. All t
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ class Layout:
     def __post_init__(self) -> None:
         """Checks axes."""
         for text, spec in (*self.rules, *self.annotated.items()):
-            names = _names_in(spec)
+            names = names_in(spec)
             for i, name in enumerate(names):
                 if name not in self.mesh.axis_names:
                     raise ValueError(
@@ -109,6 +110,18 @@ class Layout:
 
         return jax.tree_util.tree_map_with_path(place, tree)
 
+    def share(self, tree: Any, params: Params) -> float:
+        """The part of the bytes of a tree that one device has; arguments as of `of`."""
+        leaves, where = jax.tree.leaves(tree), self.of(tree, params)
+        one = isinstance(where, NamedSharding)
+        places = [where] * len(leaves) if one else jax.tree.leaves(where)
+        own = sum(
+            math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf, place in zip(leaves, places, strict=True)
+        )
+        whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        return own / whole if whole else 1.0
+
     def _spec(self, name: str, leaf: Any, given: PartitionSpec | None) -> PartitionSpec:
         axes = [*(given or ())]
         if len(axes) > leaf.ndim:
@@ -129,17 +142,14 @@ class Layout:
             for i, axis in enumerate(axes)
             if axis is None and leaf.shape[i] and leaf.shape[i] % parts == 0
         ]
-        if self.fsdp and free and leaf.size >= _SMALL and DATA not in _names_in(axes):
+        if self.fsdp and free and leaf.size >= _SMALL and DATA not in names_in(axes):
             axes[max(free, key=lambda i: (leaf.shape[i], i))] = DATA
         while axes and axes[-1] is None:
             axes.pop()
         return PartitionSpec(*axes)
 
     def _parts(self, axis: Any) -> int:
-        names, parts = _names_in([axis]), 1
-        for name in names:
-            parts *= self.mesh.shape[name]
-        return parts
+        return math.prod(self.mesh.shape[name] for name in names_in([axis]))
 
 
 class _Owner(NamedTuple):
@@ -175,7 +185,8 @@ def _axis(word: str) -> Any:
     return tuple(word.split("+")) if "+" in word else word
 
 
-def _names_in(axes: Any) -> list[str]:
+def names_in(axes: Any) -> list[str]:
+    """The axes of the mesh in a `PartitionSpec`."""
     found: list[str] = []
     for axis in axes:
         if axis is not None:
@@ -184,5 +195,5 @@ def _names_in(axes: Any) -> list[str]:
 
 
 def _shown(axes: Any) -> str:
-    words = ("+".join(_names_in([axis])) or "-" for axis in axes)
+    words = ("+".join(names_in([axis])) or "-" for axis in axes)
     return repr(" ".join(words))
