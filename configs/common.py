@@ -66,6 +66,11 @@ def default() -> ConfigDict:
     config.checkpoint.every_steps = 0  # 0: not by steps; alone with several processes
     config.checkpoint.keep_epochs = ()  # networks to keep in networks/; 0: the first
 
+    config.mesh = ConfigDict()  # see docs/pods.md
+    config.mesh.model = 1  # devices along the axis "model"; the others are along "data"
+    config.mesh.fsdp = False  # True: each device along "data" has a part of each weight
+    config.mesh.rules = ()  # "EXPRESSION = AXES", as "dense/kernel$ = - model"
+
     config.report = ConfigDict()
     config.report.path_points = 11  # networks between two tickets; 0 leaves paths out
     config.report.plane_points = 0  # a side of the loss plane; 0 leaves it out

@@ -59,7 +59,8 @@ def evaluate(
             check_same_leaves(
                 str(files[name]), network.params, "the model", like.params
             )
-            placed = jax.device_put(network, ours.shardings.replicated)
+            where = ours.layout.of(network, network.params)
+            placed = jax.device_put(network, where)
             found[name] = ours.score(placed, split or config.evaluate), network
     finally:
         ours.inputs.close()

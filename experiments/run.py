@@ -16,7 +16,7 @@ from experiments.config.fields import Config
 from experiments.reports.run import table, write_report
 from experiments.runs.branch import Branch, branch_of, branched, going_on
 from experiments.runs.folder import RunFolder
-from experiments.runs.identity import named_fields
+from experiments.runs.identity import mesh_fields, named_fields
 from experiments.runs.layout import (
     CHECKPOINTS,
     FINAL,
@@ -96,7 +96,7 @@ def _run(
     name: str,
 ) -> dict[str, Any] | None:
     """The results, or ``None`` if they were there already."""
-    check_agreement(named_fields(config) | versions())
+    check_agreement(named_fields(config) | mesh_fields(config) | versions())
     beside = list(itertools.chain(*gather(outputs(workdir))))
     if on_first(lambda: is_finished(workdir, config, beside=beside)):
         say(f"{workdir}: this run is finished; see {workdir}/report/summary.md")
@@ -221,7 +221,7 @@ def _start(
     """The newest good checkpoint, or the beginning."""
     restored = checkpoints.restore(
         ours.like,
-        ours.shardings.replicated,
+        ours.place,
         saved=folder.saved,
         check=folder.check_notes,
     )

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from sup_tickets.inside import confined, run_changed
 from sup_tickets.masks import apply_masks, choose
 from sup_tickets.schedule_counts import tells_time
+from sup_tickets.trees import parts_of_path
 from sup_tickets.types import Masks, Params
 from sup_tickets.unfit import unfit_parts
 from sup_tickets.zeros import EVERYWHERE, stays_zero, zeros_of
@@ -217,17 +218,12 @@ def _probed(tx: Any, masks: Masks, params: Params) -> _Probed:
 
 
 def _owner(path: Path, slot: Any, probe: _Probed) -> _SparseLeaf | None:
-    """The leaf of whose weights this is a slot, if there is one.
-
-    Runs of the path that end with it come first, the longest before the others: then
-    those of optimizers that keep a structure of its own for each parameter.
-    """
+    """The leaf of whose weights this is a slot, if there is one."""
     shapes = [state.get(path) for state in probe.states]
-    for end in range(len(path), -1, -1):
-        for start in range(end + 1):
-            leaf = probe.sparse.get(path[start:end])
-            if leaf and _is_per_weight(leaf, slot, shapes):
-                return leaf
+    for part in parts_of_path(path):
+        leaf = probe.sparse.get(part)
+        if leaf and _is_per_weight(leaf, slot, shapes):
+            return leaf
     return None
 
 

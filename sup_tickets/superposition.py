@@ -66,7 +66,7 @@ from sup_tickets.running_averages import (
 )
 from sup_tickets.saliency import magnitude
 from sup_tickets.selection import select_globally
-from sup_tickets.tree_checks import check_same_leaves
+from sup_tickets.tree_checks import check_same_dtypes, check_same_leaves
 from sup_tickets.trees import named_leaves
 from sup_tickets.types import Masks, Params
 
@@ -84,7 +84,7 @@ class SuperpositionState(NamedTuple):
 
     tickets: jax.Array  # [] int32, how many were added
     average: Params  # S, shapes and dtypes of params, +0 where inactive
-    masks: Any  # "cia", "cima": packed masks of S, [ceil(size / 8)] uint8 a sparse leaf
+    masks: Any  # "cia", "cima": of S, packed [ceil(size / 8)] uint8 a leaf, or bools
     counts: Any  # "caa": uint8 shaped as the sparse leaves, tickets averaged in a place
     kept: Any = None  # with groups: int32, active weights of each in the latest ticket
 
@@ -110,6 +110,7 @@ def superposition(
     prune_each: bool = True,
     decay: float | None = None,
     groups: GroupsLike = None,
+    packed: bool = True,
 ) -> Superposition:
     """The running average of tickets, pruned globally by magnitude to an exact count.
 
@@ -149,6 +150,8 @@ def superposition(
       groups: who competes with whom, see `select`, where the sparsity is ``None``: each
         group of S has as many active weights as that of the latest ticket, and so has
         every leaf without groups. S keeps the structure of its tickets.
+      packed: whether the masks of S are kept in bits. As bools, eight times as large,
+        each lies as its leaf does: packing would gather masks that are sharded.
 
     Returns:
       The three functions. ``init`` and ``update`` raise a ValueError for trees whose
@@ -176,7 +179,7 @@ def superposition(
         params: Params, masks: Masks, as_ticket: bool = False
     ) -> SuperpositionState:
         check_masks(params, masks)
-        state = _no_tickets(params, masks, counted, groups)
+        state = _no_tickets(params, masks, counted, groups, packed)
         return update(state, params, masks) if as_ticket else state
 
     def update(
@@ -204,36 +207,34 @@ def superposition(
 
 
 def _no_tickets(
-    params: Params, masks: Masks, counted: bool, groups: GroupsLike
+    params: Params, masks: Masks, counted: bool, groups: GroupsLike, packed: bool
 ) -> SuperpositionState:
     average = jax.tree.map(
         lambda p: jnp.zeros_like(p) if is_inexact(p) else jnp.array(p), params
     )
+    kind = jnp.uint8 if counted else bool
+    none = jax.tree.map(lambda mask: jnp.zeros_like(mask, kind), masks)
     return SuperpositionState(
         tickets=jnp.int32(0),
         average=average,
-        masks=None if counted else pack(jax.tree.map(jnp.zeros_like, masks)),
-        counts=_zero_counts(masks) if counted else None,
+        masks=None if counted else _stored(none, packed),
+        counts=none if counted else None,
         kept=None if groups is None else layer_counts(masks, groups=groups),
     )
-
-
-def _zero_counts(masks: Masks) -> Any:
-    return jax.tree.map(lambda mask: jnp.zeros_like(mask, jnp.uint8), masks)
 
 
 def _add(
     state: SuperpositionState, ticket: Params, masks: Masks, rule: Rule
 ) -> SuperpositionState:
     """Connection independent: the same rule everywhere. ``ticket`` is masked."""
-    tickets = state.tickets + 1
+    tickets, new_masks = state.tickets + 1, _stored(masks, _is_packed(state))
     # Both are +0 outside of their masks, and so is their average: no mask is unpacked.
     return state._replace(
         tickets=tickets,
         average=jax.tree.map(
             lambda old, new: averaged(rule, old, new, tickets), state.average, ticket
         ),
-        masks=jax.tree.map(jnp.bitwise_or, state.masks, pack(masks)),
+        masks=jax.tree.map(jnp.bitwise_or, state.masks, new_masks),
     )
 
 
@@ -265,11 +266,7 @@ def _add_counted(
 
 
 def _pruned(
-    average: Params,
-    masks: Masks,
-    sparsity: float | None,
-    groups: GroupsLike,
-    kept: Any,
+    average: Params, masks: Masks, sparsity: float | None, groups: Any, kept: Any
 ) -> tuple[Params, Masks]:
     """S pruned to the count for its sparsity, or of its groups, among ``masks``."""
     if groups is not None:
@@ -290,14 +287,22 @@ def _pruned_state(
     active = _active(state)
     average, kept = _pruned(state.average, active, sparsity, groups, state.kept)
     if state.counts is None:
-        return state._replace(average=average, masks=pack(kept))
+        return state._replace(average=average, masks=_stored(kept, _is_packed(state)))
     return state._replace(average=average, counts=apply_masks(kept, state.counts))
 
 
 def _active(state: SuperpositionState) -> Masks:
-    if state.counts is None:
-        return unpack(state.masks, state.average)
-    return jax.tree.map(lambda count: count > 0, state.counts)
+    if state.counts is not None:
+        return jax.tree.map(lambda count: count > 0, state.counts)
+    return unpack(state.masks, state.average) if _is_packed(state) else state.masks
+
+
+def _stored(masks: Masks, packed: bool) -> Any:
+    return pack(masks) if packed else masks
+
+
+def _is_packed(state: SuperpositionState) -> bool:
+    return any(leaf.dtype != bool for leaf in jax.tree.leaves(state.masks))
 
 
 # --- Checks ---------------------------------------------------------------------------
@@ -325,16 +330,11 @@ def _check_arguments(kind: Any, sparsity: Any, decay: Any, groups: Any) -> None:
 def _check_ticket(state: SuperpositionState, params: Params, masks: Masks) -> None:
     """Raises unless the ticket fits the state, naming the first leaf that does not."""
     check_masks(params, masks)
-    # Both ways round, for a None on the left agrees with anything.
-    check_same_leaves("params", params, "state.average", state.average)
-    check_same_leaves("state.average", state.average, "params", params)
-    kept = dict(named_leaves(state.average))
-    for name, leaf in named_leaves(params):
-        if leaf.dtype != kept[name].dtype:
-            raise TypeError(
-                f"params has dtype {leaf.dtype} at leaf {name!r}, "
-                f"where state.average has {kept[name].dtype}"
-            )
+    ours = "params", params, "state.average", state.average
+    check_same_leaves(*ours)
+    # The other way round too, for a None on the left agrees with anything.
+    check_same_leaves(*ours[2:], *ours[:2])
+    check_same_dtypes(*ours)
     before = state.masks if state.counts is None else state.counts
     given, sparse = (dict(named_leaves(tree)).keys() for tree in (masks, before))
     for name in sorted(given ^ sparse):

@@ -49,6 +49,21 @@ def check_same_names(
     return given, wanted
 
 
+def check_same_dtypes(name: str, tree: Any, like_name: str, like: Any) -> None:
+    """Raises unless leaves, of the names of those of ``like``, have their dtypes.
+
+    Raises:
+      TypeError: naming the first leaf that has another.
+    """
+    wanted = dict(named_leaves(like))
+    for leaf, value in named_leaves(tree):
+        if value.dtype != wanted[leaf].dtype:
+            raise TypeError(
+                f"{name} has dtype {value.dtype} at leaf {leaf!r}, "
+                f"where {like_name} has {wanted[leaf].dtype}"
+            )
+
+
 def check_counts(
     name: str,
     counts: Any,

@@ -6,7 +6,7 @@ nothing for the others.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -182,6 +182,17 @@ def uniform_draws(key: jax.Array, tree: Any) -> Any:
 
 
 # --- Parts ----------------------------------------------------------------------------
+
+
+def parts_of_path(path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The runs of keys in a path: those that end with it first, the longest before.
+
+    A leaf of an optimizer's state has the path of its parameter among them: usually at
+    the end, and before it where each parameter has a structure of its own.
+    """
+    for end in range(len(path), -1, -1):
+        for start in range(end + 1):
+            yield path[start:end]
 
 
 def _without_value(path: tuple[Any, ...]) -> tuple[Any, ...]:

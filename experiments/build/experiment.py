@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from experiments.build.checks import checked_network
 from experiments.build.inputs import Inputs, make_inputs
 from experiments.build.mask_file import check_file
+from experiments.build.mesh import check_layout, describe_layout, make_layout
 from experiments.build.parts import (
     make_loss,
     make_optimizer,
@@ -42,10 +43,11 @@ from sup_tickets.training.evaluation import evaluate, predictions, reestimate
 from sup_tickets.training.experiment import Experiment, Stage
 from sup_tickets.training.language import language_modelling
 from sup_tickets.training.libraries.linen import Form, linen_language, linen_network
-from sup_tickets.training.mesh import data_mesh, data_shardings
+from sup_tickets.training.mesh import data_shardings
 from sup_tickets.training.plan import Plan, describe
 from sup_tickets.training.predictions import Predictions
 from sup_tickets.training.processes import say
+from sup_tickets.training.sharding import Layout
 from sup_tickets.training.state import Network, RunState, TrainState
 from sup_tickets.training.steps import Spec, Steps, compile_steps
 from sup_tickets.training.task import Metrics, Task
@@ -62,7 +64,8 @@ class Run:
     model: nn.Module  # of the last stage
     young: Young | None  # the network of the first stage, if it differs
     inputs: Inputs
-    shardings: Shardings
+    shardings: Shardings  # of batches
+    layout: Layout  # of the state
     learning_rate: Schedule
     begin: Begin  # what the run starts with
     reestimates: bool  # the superposed network's statistics ("BU"), or averages ("AV")
@@ -121,6 +124,10 @@ class Run:
         """The shapes of the state after ``step`` completed steps."""
         return self.experiment.like(step)
 
+    def place(self, like: RunState) -> Any:
+        """The shardings of a state."""
+        return self.layout.of(like, like.train.params)
+
     def evaluate(self, network: Network, batches: Iterable[Any]) -> Metrics:
         """The metrics of a network on some batches."""
         return evaluate(self.experiment.task, network, batches)
@@ -159,10 +166,10 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     check_config(config)
     check_options(config)
     check_start(config)
+    layout = make_layout(config, devices)
     with section("data"):
-        shardings = data_shardings(
-            data_mesh(devices), batch_size=config.data.batch_size
-        )
+        size = config.data.batch_size
+        shardings = data_shardings(layout.mesh, batch_size=size)
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     with section("train"):
         _check_parts(config)
@@ -181,6 +188,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         make_steps,
         *(config, inputs, method, rate),
         sharding=shardings.replicated,
+        layout=layout,
         view=view,
     )
     with section("train"):
@@ -197,6 +205,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
     with section("method"):
         # Allocates the layers, which may be impossible.
         shapes = [experiment.like(stage.until - 1).train for stage in stages][-1]
+    more += describe_layout(layout, shapes)
     covered = str(coverage(shapes.method.masks, shapes.params))
     if unused := unused_fields(config):
         more.append(f"of no use to this run: {', '.join(unused)}")
@@ -207,6 +216,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         young=young,
         inputs=inputs,
         shardings=shardings,
+        layout=layout,
         learning_rate=rate,
         begin=Begin(config, model, inputs, last.steps, init_key, method.structure),
         reestimates=config.sup.batch_norm != "av",
@@ -221,6 +231,7 @@ def make_steps(
     form: nn.Module | Form,
     *,
     sharding: Sharding,
+    layout: Layout | None = None,
     view: View | None = None,
 ) -> Steps:
     """The compiled steps of labelling images, or of predicting the words of a text.
@@ -232,6 +243,7 @@ def make_steps(
       learning_rate: schedule of the step.
       form: the network, or the form of one.
       sharding: of the state.
+      layout: of the state, where not all devices have all of it.
       view: what the forward pass sees of the weights.
     """
     spec = Spec(
@@ -244,7 +256,12 @@ def make_steps(
         block_at=inputs.block_at,
         view=view,
     )
-    return compile_steps(spec, sharding)
+    if layout is None or layout.is_replicated:
+        return compile_steps(spec, sharding)
+    check_layout(layout, spec.task)
+    batch = None if spec.task.carry is None else inputs.batches(0)
+    with section("method"):  # allocates the layers, which may be impossible
+        return compile_steps(spec, layout=layout, batch=batch)
 
 
 def make_task(config: Config, inputs: Inputs, form: Any) -> Task:

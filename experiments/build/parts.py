@@ -35,6 +35,8 @@ def section(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, ArithmeticError, re.error) as error:
+        if str(error).startswith("config."):  # of a section within this one
+            raise
         raise ValueError(f"config.{name}: {error}") from error
 
 
@@ -126,6 +128,7 @@ def make_superposition(
             prune_each=sup.prune_each,
             decay=sup.decay,
             groups=groups,
+            packed=not (config.mesh.fsdp or config.mesh.rules),
         )
     return ours if sup.enabled else None
 

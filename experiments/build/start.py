@@ -203,7 +203,11 @@ def _masks(begin: Begin, start: Start) -> Masks:
         keep_dense=tuple(config.method.keep_dense),
         structure=begin.structure,
     )
-    return jax.device_put(found, drawn.step.sharding)
+    return jax.tree.map(
+        lambda w, m: None if m is None else jax.device_put(m, w.sharding),
+        drawn.params,
+        found,
+    )
 
 
 def _drawn(begin: Begin) -> TrainState:

@@ -134,7 +134,7 @@ def branched(branch: Branch, ours: Run) -> tuple[RunState, dict[str, Any]]:
         like = like.replace(average=average)
     checkpoints = Checkpoints(branch.path / CHECKPOINTS, read_only=True)
     try:
-        found = checkpoints.at(step, like, ours.shardings.replicated)
+        found = checkpoints.at(step, like, ours.place)
     finally:
         checkpoints.close()
     state, average = found.state.train, None

@@ -9,7 +9,7 @@ from experiments.build.checks import text_digest
 from experiments.config.fields import Config, flat
 from sup_tickets.training.network_files import contents_digest
 
-FREE = ("checkpoint.", "report.", "data.dir", "data.workers", "branch_from")
+FREE = ("checkpoint.", "mesh.", "report.", "data.dir", "data.workers", "branch_from")
 """Fields that may change while a run goes on: they do not change what it computes.
 
 A run may only branch from one that has computed the same until then.
@@ -32,6 +32,11 @@ def named_fields(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     nested = config if isinstance(config, Mapping) else config.to_dict()
     plain = flat(json.loads(json.dumps(nested)))
     return {f"config.{k}": v for k, v in plain.items() if not k.startswith(FREE)}
+
+
+def mesh_fields(config: Config) -> dict[str, Any]:
+    """What is free, and yet the same in all processes of a run."""
+    return {f"config.mesh.{k}": v for k, v in sorted(config.mesh.items())}
 
 
 def identity_of(config: Config) -> dict[str, Any]:

@@ -43,10 +43,13 @@ def analysis_of(
     if cycles < 2:
         return {}
     names = [ticket_name(i) for i in range(1, cycles + 1)]
-    tickets = {name: folder.load_network(ticket_file(name)) for name in names}
+    tickets = {}
+    for name in names:
+        ticket = folder.load_network(ticket_file(name))
+        tickets[name] = placed(ticket, ours.layout.of(ticket, ticket.params))
     batches = _first(ours.inputs.splits[config.evaluate](), config.report.examples)
     return analyse(
-        placed(tickets, ours.shardings.replicated),
+        tickets,
         final,
         predict=ours.predict,
         evaluate=lambda network: ours.evaluate(network, batches),

@@ -24,11 +24,15 @@ import orbax.checkpoint as ocp
 
 from sup_tickets.training.checkpoint_files import check_files, is_sealed, seal
 from sup_tickets.training.orbax_manager import in_silence, one_line, open_manager
-from sup_tickets.training.packed_state import pack_state, unpack_state
-from sup_tickets.training.processes import on_first, on_host, placed, share
+from sup_tickets.training.packed_state import pack_state, packed_shapes, unpack_state
+from sup_tickets.training.processes import on_first, share
 from sup_tickets.training.state import RunState
 
 _UNFINISHED = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
+
+
+Placing = jax.sharding.Sharding | Callable[[RunState], Any]
+"""Where the arrays of a state go: all alike, or to the shardings for its shapes."""
 
 
 class BrokenCheckpoints(ValueError):
@@ -68,7 +72,6 @@ class Checkpoints:
         self._read_only = read_only
         self._manager: Any = None  # of the first process
         self._read: Any = None  # a state, until it is handed out
-        self._pack = jax.jit(pack_state)
         on_first(self._open)
 
     def save(
@@ -84,13 +87,13 @@ class Checkpoints:
         Raises:
           OSError: if it cannot be written; those before are untouched.
         """
-        step, packed = int(state.train.step), on_host(self._pack(state))
+        step, packed = int(state.train.step), pack_state(state)
         on_first(lambda: self._save(step, packed, notes, rank))
 
     def restore(
         self,
         like: Callable[[int], RunState],
-        sharding: jax.sharding.Sharding,
+        sharding: Placing,
         *,
         saved: bool = False,
         check: Callable[[dict[str, Any]], Any] = lambda notes: None,
@@ -99,7 +102,7 @@ class Checkpoints:
 
         Args:
           like: from completed steps to a state of shapes (`jax.eval_shape`).
-          sharding: of every array.
+          sharding: of every array, or the function from such a state to shardings.
           saved: whether it is known that one was written whole, some time ago.
           check: raises if the notes of a whole checkpoint are not those of this run;
             called before its arrays are looked at.
@@ -114,15 +117,13 @@ class Checkpoints:
         step, notes, broken = found
         return Restored(step, self._handed(like(step), sharding), notes, tuple(broken))
 
-    def at(
-        self, step: int, like: RunState, sharding: jax.sharding.Sharding
-    ) -> Restored:
+    def at(self, step: int, like: RunState, sharding: Placing) -> Restored:
         """The checkpoint of a step.
 
         Args:
           step: completed steps.
           like: the state in it as shapes.
-          sharding: of every array.
+          sharding: as of `restore`.
 
         Raises:
           ValueError: if it is not there or cannot be read, naming the folder.
@@ -142,14 +143,12 @@ class Checkpoints:
         notes = on_first(read)
         return Restored(step, self._handed(like, sharding), notes, ())
 
-    def _handed(self, shapes: RunState, sharding: jax.sharding.Sharding) -> RunState:
+    def _handed(self, shapes: RunState, sharding: Placing) -> RunState:
         """What the first process read, on the devices of all."""
-        packed = share(self._read, jax.eval_shape(pack_state, shapes))
+        packed = share(self._read, packed_shapes(shapes))
         self._read = None
-        unpack = jax.jit(
-            lambda state: unpack_state(state, shapes), out_shardings=sharding
-        )
-        return unpack(placed(packed, sharding))
+        shardings = sharding(shapes) if callable(sharding) else sharding
+        return unpack_state(packed, shapes, shardings)
 
     def close(self) -> None:
         """Ends the threads of the manager."""
@@ -229,9 +228,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(**args))
 
     def _arrays(self, step: int, like: RunState) -> Any:
-        target = jax.tree.map(
-            lambda s: np.zeros(s.shape, s.dtype), jax.eval_shape(pack_state, like)
-        )
+        target = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), packed_shapes(like))
         read = self._restored(step, state=ocp.args.StandardRestore(target)).state
         if int(read.train.step) != step:
             raise ValueError(f"it is of step {int(read.train.step)}")

@@ -1,8 +1,9 @@
-"""The devices of a run: a mesh over ``data``, the state on all of them.
+"""The devices of a run: a mesh over ``data`` and ``model``.
 
-One program for all machines: a laptop is a mesh of 1. The batch is shared out, so means
-over it, batch norm's too, are those of the whole batch on any number of devices.
-(``jax.jit`` with shardings is what used to be called pjit.)
+One program for all machines: a laptop is a mesh of 1 x 1. The batch is shared out along
+``data``, so means over it, batch norm's too, are those of the whole batch on any number
+of devices. What is split along ``model`` is said by `sharding.Layout`. (``jax.jit``
+with shardings is what used to be called pjit.)
 """
 
 from collections.abc import Sequence
@@ -13,18 +14,33 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sup_tickets.data.resident import Shardings
 
+DATA, MODEL = "data", "model"
 
-def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the one axis ``data`` over the devices, by default over all."""
+
+def data_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
+    """A mesh with the axes ``data`` and ``model``.
+
+    Args:
+      devices: by default all.
+      model: devices along ``model``; neighbours, which are connected best.
+
+    Raises:
+      ValueError: if it does not divide the number of devices.
+    """
     devices = list(jax.devices() if devices is None else devices)
+    if model < 1 or len(devices) % model:
+        raise ValueError(f"model={model} must divide the {len(devices)} devices")
     # Auto must be asked for: with Explicit axes Flax models fail.
     return jax.make_mesh(
-        (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        (len(devices) // model, model),
+        (DATA, MODEL),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=devices,
     )
 
 
 def data_shardings(mesh: Mesh, *, batch_size: int) -> Shardings:
-    """The shardings of state and batch.
+    """The shardings of a batch, and of what all devices have.
 
     Args:
       mesh: of `data_mesh`.
@@ -33,11 +49,13 @@ def data_shardings(mesh: Mesh, *, batch_size: int) -> Shardings:
     Raises:
       ValueError: if the batch cannot be shared out evenly.
     """
-    if batch_size % mesh.size:
+    parts = mesh.shape[DATA]
+    if batch_size % parts:
+        along = "devices" if parts == mesh.size else "devices along data"
         raise ValueError(
-            f"batch_size={batch_size} must be a multiple of the {mesh.size} devices"
+            f"batch_size={batch_size} must be a multiple of the {parts} {along}"
         )
     return Shardings(
         replicated=NamedSharding(mesh, PartitionSpec()),
-        batch=NamedSharding(mesh, PartitionSpec("data")),
+        batch=NamedSharding(mesh, PartitionSpec(DATA)),
     )

@@ -159,10 +159,17 @@ def on_host(tree: Any) -> Any:
     return jax.tree.map(whole, tree)
 
 
-def placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """NumPy arrays that all processes have, on the devices."""
+def placed(tree: Any, sharding: Any) -> Any:
+    """NumPy arrays that all processes have, on the devices.
 
-    def put(leaf: Any) -> jax.Array:
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda i: leaf[i])
+    Args:
+      tree: of arrays.
+      sharding: of all of them, or a tree of shardings.
+    """
+    if isinstance(sharding, jax.sharding.Sharding):
+        sharding = jax.tree.map(lambda _: sharding, tree)
 
-    return jax.tree.map(put, tree)
+    def put(leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, place, lambda i: leaf[i])
+
+    return jax.tree.map(put, tree, sharding)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.sharding import Sharding
 
 from sup_tickets.checks import check_whole
@@ -24,6 +25,7 @@ from sup_tickets.masks import apply_masks, count, difference, intersection
 from sup_tickets.method_state import init_topology, starting_from
 from sup_tickets.slots import reset_slots, step_with_slots
 from sup_tickets.training.gradients import Told, unrolled
+from sup_tickets.training.sharding import Layout
 from sup_tickets.training.state import Start, TrainState, completed
 from sup_tickets.training.task import Report, Task
 from sup_tickets.training.viewed import (
@@ -296,28 +298,53 @@ class Steps(NamedTuple):
     validated: Callable[[TrainState, Number], TrainState]
 
 
-def compile_steps(spec: Spec, sharding: Sharding | None = None) -> Steps:
+def compile_steps(
+    spec: Spec,
+    sharding: Sharding | None = None,
+    *,
+    layout: Layout | None = None,
+    batch: Any = None,
+) -> Steps:
     """The programs of a run, each compiled at its first call; they donate the state.
 
     Args:
       spec: what they do.
-      sharding: where the state lives, or a pytree of shardings for all that a step
-        gives back. It has that of the argument, so no second call compiles.
+      sharding: where all that a step gives back lives. The state has that of the
+        argument, so no second call compiles.
+      layout: how the state is spread; all devices have all of the rest.
+      batch: any training batch; needed with a layout by a task that carries state.
+
+    Raises:
+      ValueError: if parameters cannot be laid out so.
     """
+    first = state = sharding  # pyright: ignore
+    init, draw = init_state, begin
+    if layout is not None and not layout.is_replicated:
+        sharding = layout.replicated
+        init, draw = (functools.partial(_on_mesh, sharding, f) for f in (init, draw))
+        ours = functools.partial(init_state, spec)
+        shapes = jax.eval_shape(ours, jax.random.key(0), None, batch)
+        state = layout.of(shapes, shapes.params)
+        first = Start(state.params, state.model_state, None, sharding)  # pyright: ignore
 
-    def program(step: Callable[..., Any], **options: Any) -> Any:
-        bound = functools.partial(step, spec)
-        return jax.jit(bound, out_shardings=sharding, **options)
+    def program(step: Callable[..., Any], out: Any, **options: Any) -> Any:
+        return jax.jit(functools.partial(step, spec), out_shardings=out, **options)
 
+    told = (state, sharding)
     return Steps(
         spec,
-        program(init_state),
-        program(begin),
+        program(init, state),
+        program(draw, first),
         *(
-            program(step, donate_argnums=0)
-            for step in (
-                *(train_step, train_block, topology_step, explore_step),
-                validated_step,
+            program(step, out, donate_argnums=0)
+            for step, out in (
+                *((train_step, told), (train_block, told), (topology_step, told)),
+                *((explore_step, told), (validated_step, state)),
             )
         ),
     )
+
+
+def _on_mesh(sharding: Sharding, draw: Any, spec: Spec, key: Any, *rest: Any) -> Any:
+    """Each device draws its part: by a key on one device alone it would draw all."""
+    return draw(spec, lax.with_sharding_constraint(key, sharding), *rest)

@@ -1,0 +1,55 @@
+"""From a configuration to the devices of a run, and how its state lies on them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from experiments.build.parts import section
+from experiments.config.fields import Config
+from sup_tickets.training.mesh import MODEL, data_mesh
+from sup_tickets.training.sharding import Layout, names_in, parse_rule
+from sup_tickets.training.state import TrainState
+from sup_tickets.training.task import Task
+
+
+def make_layout(config: Config, devices: Sequence[Any] | None = None) -> Layout:
+    """How the state of a run is spread over the devices.
+
+    Args:
+      config: of the run.
+      devices: by default all.
+
+    Raises:
+      ValueError: one line, if they cannot be laid out so, or a rule is none.
+    """
+    along = config.mesh.model
+    with section("mesh"):
+        mesh = data_mesh(devices, model=along)
+        rules = tuple(map(parse_rule, config.mesh.rules))
+        if along > 1 and not any(MODEL in names_in(spec) for _, spec in rules):
+            raise ValueError(
+                f"model={along} would have no effect; no rule has the axis {MODEL!r}"
+            )
+        return Layout(mesh, fsdp=config.mesh.fsdp, rules=rules)
+
+
+def check_layout(layout: Layout, task: Task) -> None:
+    """Raises unless the parameters of a task can be laid out so.
+
+    Raises:
+      ValueError: one line, naming a rule or a leaf.
+    """
+    if not layout.is_replicated:
+        params, _ = jax.eval_shape(task.init, jax.random.key(0))
+        with section("mesh"):
+            layout.specs(params)
+
+
+def describe_layout(layout: Layout, state: TrainState) -> list[str]:
+    """A line on what each device has, or none where each has all."""
+    if layout.is_replicated:
+        return []
+    sizes = " x ".join(f"{n} {name}" for name, n in layout.mesh.shape.items())
+    share = layout.share(state, state.params)
+    return [f"devices: {sizes}; each has {share:.1%} of the state"]

@@ -1,0 +1,149 @@
+"""Runs whose state is spread over devices: memory, checkpoints, configurations."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from sup_tickets.masks import layer_table
+from sup_tickets.models.mlp import MLP
+from sup_tickets.superposition import superposition
+from sup_tickets.training.checkpoint import Checkpoints
+from sup_tickets.training.experiment import Experiment, Stage
+from sup_tickets.training.loop import train
+from sup_tickets.training.mesh import data_mesh, data_shardings
+from sup_tickets.training.optimizers import make_optimizer
+from sup_tickets.training.plan import make_plan
+from sup_tickets.training.sharding import Layout
+from sup_tickets.training.state import RunState
+from sup_tickets.training.steps import Spec, compile_steps
+from tests import test_training as small
+from tests.helpers import assert_same
+from tests.test_checkpoint import Saver, bits
+
+from sup_tickets.data import resident  # isort: skip
+
+RULES = (("dense1/kernel", P(None, "model")), ("classifier/kernel", P("model")))
+
+
+@functools.cache
+def layout_of(name):
+    match name:
+        case "one":
+            return Layout(data_mesh(jax.devices()[:1]))
+        case "8x1":
+            return Layout(data_mesh(), fsdp=True)
+    return Layout(data_mesh(model=2), fsdp=True, rules=RULES)
+
+
+@functools.cache
+def experiment_of(name):
+    layout = layout_of(name)
+    spec = Spec(
+        small.task_of(MLP(features=(1024,))),
+        small.method_of("set"),
+        make_optimizer("sgd", weight_decay=5e-4),
+        small.RATE,
+    )
+    place = data_shardings(layout.mesh, batch_size=small.BATCH)
+    keys = {"key": jax.random.key(0), "batch_size": small.BATCH, "shardings": place}
+    steps = compile_steps(spec, place.replicated, layout=layout)
+    plan = make_plan(spec.method, small.TICKETS, epoch_steps=3)
+    return Experiment(
+        plan=plan,
+        stages=(Stage(plan.total_steps, steps),),
+        batches=resident.training_batches(small.data(), **keys),
+        explore_fraction=0.5,
+        superposition=superposition(
+            "cia", sparsity=small.SPARSITY, packed=layout.is_replicated
+        ),
+    )
+
+
+def restored(path, name):
+    layout, checkpoints = layout_of(name), Checkpoints(path)
+    found = checkpoints.restore(
+        experiment_of(name).like, lambda like: layout.of(like, like.train.params)
+    )
+    checkpoints.close()
+    assert found is not None and not found.broken
+    return found.state
+
+
+def on_first_device(tree):
+    """Bytes."""
+    leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, "addressable_shards")]
+    return sum(
+        shard.data.size * leaf.dtype.itemsize
+        for leaf in leaves
+        for shard in leaf.addressable_shards
+        if shard.device == jax.devices()[0]
+    )
+
+
+@pytest.fixture(scope="module")
+def fully_sharded():
+    """A state before and after a step; each of eight devices has a part of it."""
+    ours = experiment_of("8x1")
+    begun = ours.init(jax.random.key(0)).train
+    before = jax.device_get(bits(begun)), on_first_device(begun)
+    state, _ = ours.stages[0].steps.train(begun, ours.batches(0))
+    return (*before, state)
+
+
+def test_memory_of_a_device_and_the_same_start(fully_sharded):
+    begun, own, after = fully_sharded
+    whole = experiment_of("one").init(jax.random.key(0)).train
+    assert_same(begun, bits(whole))
+    layout = layout_of("8x1")
+    share = own / on_first_device(whole)
+    assert share == layout.share(after, after.params) and share < 0.14
+    assert on_first_device(after) == own
+
+
+def test_a_checkpoint_is_read_on_any_layout(fully_sharded, tmp_path):
+    ours, trained = experiment_of("8x1"), fully_sharded[2]
+    average = ours.first_average(ours.network(trained))
+    step = ours.plan.phase1_steps
+    state = RunState(trained.replace(step=jnp.int32(step)), average)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, {})
+    checkpoints.close()
+    for name in ("8x1", "4x2", "one"):
+        found = restored(tmp_path, name)
+        assert_same(bits(found.train), bits(state.train))
+        assert_same(bits(found.average.average), bits(average.average))
+        kept = jax.tree.leaves(found.average.masks)
+        assert {leaf.dtype for leaf in kept} == {
+            np.dtype("u1" if name == "one" else bool)
+        }
+        for tree in (
+            found.train.params,
+            found.train.method.masks,
+            found.train.opt_state,
+        ):
+            spec = jax.tree.leaves(tree)[-1].sharding.spec
+            wanted = {"8x1": P(None, "data"), "4x2": P("data", "model"), "one": P()}
+            assert spec == wanted[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one", "4x2"])
+def test_a_fully_sharded_run_goes_on_elsewhere(name, tmp_path):
+    ours = experiment_of("8x1")
+    checkpoints = Checkpoints(tmp_path)
+    start = ours.init(jax.random.key(0))
+    whole = train(ours, start, small.Recorder(), Saver(checkpoints, every=14))
+    checkpoints.close()
+    (tmp_path / "20").rename(tmp_path / "other")
+    found = restored(tmp_path, name)
+    assert int(found.train.step) == 16
+    outcome = train(experiment_of(name), found, small.Recorder())
+    for theirs, mine in ((whole.superposed, outcome.superposed),
+                         (whole.network, outcome.network)):  # fmt: skip
+        assert layer_table(theirs.masks)[-1] == layer_table(mine.masks)[-1]
+        kernels = (x.params["dense1"]["kernel"] for x in (theirs, mine))
+        np.testing.assert_allclose(*kernels, atol=1e-4)
