@@ -33,7 +33,7 @@ from sup_tickets.training.plan import drop_steps
 from sup_tickets.training.prototypes import RULES
 from sup_tickets.trees import matching_names, named_leaves
 from sup_tickets.types import Schedule
-from sup_tickets.views.scores import edge_popup, softnet
+from sup_tickets.views.scores import softnet
 
 HEAD = "classifier"
 KINDS = ("dense", "hard", "soft")
@@ -126,10 +126,14 @@ def make_view(name: str, *, redraw_every: int) -> Any:
       redraw_every: steps between draws of SoftNet's factors.
     """
     kind, density = base_kind(name)
-    own: dict[str, Any] = {"density": density, "keep_dense": f"^{HEAD}/"}
-    if kind == "hard":
-        return edge_popup(train_weights=True, **own)
-    return softnet(redraw_every=redraw_every, **own) if kind == "soft" else None
+    if kind == "dense":
+        return None
+    return softnet(
+        density=density,
+        soft=kind == "soft",
+        redraw_every=redraw_every,
+        keep_dense=f"^{HEAD}/",
+    )
 
 
 def make_rate(config: Config, *, epoch_steps: int) -> Schedule:
