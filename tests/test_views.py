@@ -87,7 +87,7 @@ def test_softnet_draws_its_minor_factors_anew_only_when_it_is_due():
 
 
 def test_hardnet_has_the_scores_and_the_major_weights_of_softnet():
-    """n = 10, c = 1/2: both have 10 - round(4.5) = 6; by chance not one more or less."""
+    """n = 10, c = 1/2: both have 10 - round(4.5) = 6, not one of them 5."""
     params, key = leaf(*range(1, 11)), jax.random.key(3)
     soft, hard = (st.softnet(density=0.5, soft=s, **EVERY) for s in (True, False))
     extras = soft.init(key, params), hard.init(key, params)
@@ -183,6 +183,16 @@ def test_ksm_golden():
     np.testing.assert_allclose(of_first["w"]["score"] / 9, 2.997302, rtol=1e-6)
 
 
+@jax.jit
+def ksm_pulled(weight, score, gradient):
+    view = st.ksm(where=lambda name, leaf: True)
+    seen, pull = jax.vjp(
+        lambda w, r: view.apply({"w": w}, st.Extra({"w": {"score": r}}))["w"],
+        *(weight, score),
+    )
+    return seen, *pull(gradient)
+
+
 @quick
 @given(some.integers(0, 2**31), some.sampled_from(["any", "off", "on", "alike"]))
 def test_ksm_is_the_release_in_numpy(seed, kind):
@@ -201,14 +211,12 @@ def test_ksm_is_the_release_in_numpy(seed, kind):
     with np.errstate(invalid="ignore"):  # 0 / 0 in the release: we rank them all 1
         ranks = np.where(off != 0, (off - off.min()) / width if width else 1.0, 0)
     mask = hard + 0.5 * ranks
-    view = st.ksm(where=lambda name, leaf: True)
-    params, extra = {"w": jnp.asarray(weight)}, st.Extra({"w": {"score": score}})
-    seen, of_weight, of_extra = pulled(view, params, extra, gradient)
+    seen, of_weight, of_score = ksm_pulled(weight, score, gradient)
     np.testing.assert_allclose(seen, mask * weight, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(of_weight, mask * gradient, rtol=1e-5, atol=1e-6)
     wanted = 12 * soft * (1 - soft) * (gradient * weight).sum((0, 1), keepdims=True)
     np.testing.assert_allclose(
-        of_extra["w"]["score"], wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max()
+        of_score, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max()
     )
 
 
