@@ -15,11 +15,11 @@ import jax
 import numpy as np
 import optax
 
+from experiments.build.inputs import preparing
 from experiments.build.ksm import METHODS, Setup, is_head, make_view, norm_rule
 from experiments.config.fields import Config
 from experiments.runs.layout import SUFFIX, read_object
 from experiments.runs.phases import Phases
-from sup_tickets.data.augment import Augmentation, augment, normalize
 from sup_tickets.data.resident import epoch_rows, evaluation_batches, steps_per_epoch
 from sup_tickets.files import atomic_write
 from sup_tickets.learning_rates import cosine_lr
@@ -155,20 +155,7 @@ class Lab:
             trained=lambda name: True,  # of `frozen_parts` alone
             statistics=way.norms,
         )
-        data = self._config.data
-        scale, mean, std = self._setup.normalize
-        changes = Augmentation(
-            padding=data.crop_padding,
-            mode=data.crop_mode,
-            flip=data.flip,
-            cutout=data.cutout,
-            fill=tuple(round(one * scale) for one in mean),
-        )
-
-        def prepare(batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            images, labels = batch
-            images = augment(key, images, changes)
-            return normalize(images, scale=scale, mean=mean, std=std), labels
+        prepare, _ = preparing(self._config.data, self._setup.numbers)
 
         def rate(name: str) -> float:
             if is_head(name.removeprefix("weights/")):
@@ -259,11 +246,10 @@ class Lab:
         return right / total, digest.hexdigest()
 
     def _make_task(self, classes: int) -> Task:
-        scale, mean, std = self._setup.normalize
         return image_classification(
             self._setup.model(classes),
             prepare=lambda batch, key: batch,
-            normalize=lambda x: normalize(x, scale=scale, mean=mean, std=std),
+            normalize=preparing(self._config.data, self._setup.numbers)[1],
         )
 
     def _make_batches(self, number: int) -> list[Any]:

@@ -13,10 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.build.softnet import Setup, make_optimizer, make_rate, make_view
+from experiments.build.inputs import preparing
+from experiments.build.softnet import (
+    Setup,
+    make_optimizer,
+    make_rate,
+    make_view,
+    soft_leaves,
+)
 from experiments.config.fields import Config
 from experiments.runs.phases import Phases
-from sup_tickets.data.augment import Augmentation, augment, normalize
 from sup_tickets.data.resident import epoch_rows, steps_per_epoch
 from sup_tickets.training.classification import image_classification
 from sup_tickets.training.learner import Learned, Step, begin, rates_of, step_of
@@ -52,8 +58,7 @@ class Lab:
 
     def __init__(self, config: Config, setup: Setup, phases: Phases):
         self._config, self._setup, self._phases = config, setup, phases
-        data = setup.data
-        self._scale = {"scale": data.scale, "mean": data.mean, "std": data.std}
+        self._prepare, inputs_of = preparing(config.data, setup.data)
         self._key = jax.random.key(config.seed)
         self._epoch_steps = steps_per_epoch(
             len(setup.base.labels), config.data.batch_size
@@ -62,14 +67,12 @@ class Lab:
         self._network = linen_network(setup.model, setup.example)
         features = linen_features(setup.model)
         self._features_of = jax.jit(
-            lambda seen, state, images: features(
-                seen, state, normalize(images, **self._scale)
-            )
+            lambda seen, state, images: features(seen, state, inputs_of(images))
         )
 
         def plain(params: Params, inputs: Any) -> jax.Array:
             state, images = inputs
-            return features(params, state, normalize(images, **self._scale))
+            return features(params, state, inputs_of(images))
 
         self._session = session_step(plain, config.softnet.ways)
         self._with_session = jax.jit(with_session, static_argnums=4)
@@ -95,8 +98,7 @@ class Lab:
         weights, state = learned.params["weights"], learned.model_state
         extra = Extra(learned.params["scores"], state["kept"])
         # Of a dense network too, so that all have one program for their sessions.
-        covers = make_view("soft-1", redraw_every=1).covers
-        masks = soft_masks(view, weights, extra, covers)
+        masks = soft_masks(view, weights, extra, soft_leaves)
         return self._known(weights, masks, state["statistics"])
 
     def _drawn(self) -> tuple[Params, Any]:
@@ -104,23 +106,10 @@ class Lab:
 
     def _make_step(self, name: str) -> tuple[Step, optax.GradientTransformation]:
         """The step of the base session of a network, by its name."""
-        data, scale = self._config.data, self._scale
-        changes = Augmentation(
-            padding=data.crop_padding,
-            mode=data.crop_mode,
-            flip=data.flip,
-            cutout=data.cutout,
-            fill=tuple(round(mean * scale["scale"]) for mean in scale["mean"]),
-        )
-
-        def prepare(batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            images, labels = batch
-            return normalize(augment(key, images, changes), **scale), labels
-
         view = make_view(name, redraw_every=self._epoch_steps)
         through = seen_through(self._network, view)
         tx = make_optimizer(self._config)
-        return step_of(image_classification(through, prepare=prepare), tx), tx
+        return step_of(image_classification(through, prepare=self._prepare), tx), tx
 
     def _train(
         self,

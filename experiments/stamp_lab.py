@@ -126,7 +126,8 @@ class Lab:
           The network; notes have "loss" and "accuracy" of every epoch.
         """
         images, labels = domain.train
-        per_epoch, key = self.epoch_steps(domain), self.key(f"{name} rows")
+        # All networks of a domain see the same batches: they are paired by seed.
+        per_epoch, key = self.epoch_steps(domain), self.key(f"{domain.name} rows")
 
         @functools.lru_cache(maxsize=1)
         def rows_of(epoch: int) -> np.ndarray:
@@ -134,7 +135,9 @@ class Lab:
 
         def step(state: Any, notes: Notes, i: int) -> Any:
             rows = rows_of(i // per_epoch)[i % per_epoch]
-            one, two = (self.key(f"{name} {use}", i) for use in ("crops", "dropout"))
+            one, two = (
+                self.key(f"{domain.name} {use}", i) for use in ("crops", "dropout")
+            )
             x = self.programs.inputs(images[rows], domain, one)
             given = np.float32(rate(i)), x, labels[rows], two
             trained, total = self.programs.train(*state, *given)

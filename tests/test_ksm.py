@@ -9,6 +9,7 @@ import pytest
 
 from configs.ksm import get_config
 from configs.ksm_cifar import get_config as cifar_config
+from experiments.build import ksm as ksm_build
 from experiments.build.ksm import METHODS, build_ksm, is_head, norm_rule
 from experiments.config.fields import KSM_FIELDS, check_config, flat
 from experiments.ksm import run_ksm
@@ -172,6 +173,26 @@ def test_what_is_wrong_is_one_line_before_compute(changes, message):
     with pytest.raises((ValueError, OSError), match=message) as error:
         build_ksm(config_of(**changes))
     assert "\n" not in str(error.value)
+
+
+def test_masks_of_a_network_without_convolutions_are_refused():
+    config = config_of(**{"model.name": "mlp"})
+    config.model.options = type(config)({"features": (4,)})
+    with pytest.raises(ValueError, match="where=convolutions chooses no leaf"):
+        build_ksm(config)
+
+
+def test_pixels_count_as_the_data_set_of_the_tasks_says(monkeypatch):
+    """Mean and deviation are what the frozen backbone knows."""
+    load = ksm_build.load_dataset
+
+    def loaded(name, **options):
+        data = load(name, **options)
+        return data._replace(scale=255.0) if "validation_examples" in options else data
+
+    monkeypatch.setattr(ksm_build, "load_dataset", loaded)
+    numbers = build_ksm(config_of()).numbers
+    assert (numbers.scale, numbers.mean) == (255.0, load("digits").mean)
 
 
 def test_a_backbone_of_another_model_is_refused(backbone):

@@ -126,6 +126,15 @@ def test_it_goes_on_in_the_middle_of_a_session_bit_for_bit(
         ({"softnet.base_classes": 10}, "base_classes must be"),
         ({"softnet.soft_epoch": 2}, "soft_epoch=2 must be below the 2 epochs"),
         ({"softnet.block": "^conv9"}, "block '.conv9' matches no leaf"),
+        ({"softnet.block": "bn"}, "the leaves are 'conv1/kernel', 'conv2/kernel'"),
+        ({"softnet.bases": ("soft-0.5", "soft-.5")}, "bases must be some and all diff"),
+        (
+            {"train.schedule": "step", "train.drop_epochs": (2,)},
+            r"config.train.drop_epochs=\(2,\): epoch 2 is not within the 2 epochs",
+        ),
+        ({"train.momentum": 1.0}, r"config.train: momentum must be in \[0, 1\)"),
+        ({"data.cutout": 9}, "config.data: cutout must be below the 8 pixels"),
+        ({"model.options.features": (0, 4)}, "model: a layer would have no weights"),
         ({"softnet.split": "topic"}, "split='topic' has base_classes=60"),
         ({"softnet.split": "file"}, "rows is the file of split='file'"),
         ({"data.name": "digits:0-4"}, "sessions take all classes"),
@@ -157,6 +166,7 @@ def test_a_file_of_rows_is_checked_line_by_line(tmp_path):
     for text, message in {
         lines[0]: "has 1 lines for 2 sessions",
         "\n".join(lines[::-1]): "line 1 must have as many examples of each",
+        f"{lines[0]} {lines[0].split()[0]}\n{lines[1]}": "line 1 has a number twice",
         f"{lines[0]}\n1 2 x": "line 2 must have numbers below 1437",
     }.items():
         file.write_text(text)

@@ -4,7 +4,10 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +19,10 @@ from experiments.build.domains import Domain, conforming, load_domain
 from experiments.build.stamp import ARMS, build_stamp
 from experiments.config.fields import STAMP_FIELDS, check_config, flat
 from experiments.reports.stamp import write_stamp_report
-from experiments.runs.stopping import Stopped
+from experiments.runs.phases import Phases
+from experiments.runs.stopping import Signals, Stopped
 from experiments.stamp import main, run_stamp
+from experiments.stamp_lab import Lab
 from sup_tickets.data import datasets
 from sup_tickets.data.files import Split, TrainTest
 
@@ -103,6 +108,30 @@ def test_what_a_run_leaves_behind(whole, capsys):
     before = phases_of(folder)
     assert run_stamp(config_of(), folder) == text
     assert "finished" in capsys.readouterr().out and phases_of(folder) == before
+
+
+def test_all_networks_of_a_target_see_the_same_batches(tmp_path):
+    """Rows and crops are of the seed, the target and the step, not of the arm."""
+    config, seen = config_of(), {}
+
+    def inputs(images, domain, key=None):
+        seen.setdefault(name, []).append(
+            images.tobytes() + jax.random.key_data(key).tobytes()
+        )
+
+    programs = SimpleNamespace(
+        size=16,
+        inputs=inputs,
+        train=lambda state, total, rate, x, labels, key: (state, total),
+        counts=lambda *given: lambda images, labels: 0,
+    )
+    setup = SimpleNamespace(wiring=SimpleNamespace(groups=()))
+    phases = Phases(tmp_path, Signals(), 0, 0)
+    lab: Any = Lab(config, setup, phases, programs)  # pyright: ignore
+    domain = load_domain(config, "digits:5-7", training_examples=40)
+    for name in ("one arm", "another"):
+        lab.train(name, domain, lambda: ({}, {}), 2, lambda i: 0.1)
+    assert seen["one arm"] == seen["another"] and len(set(seen["another"])) == 6
 
 
 def test_another_experiment_is_not_mixed_in(whole, tmp_path):
@@ -197,6 +226,7 @@ _TWO = ("digits:5-7", "digits:7-9")
         ({"stamp.flops_ratio": 0.01}, "to keep one channel of every layer, got 0.01"),
         ({"stamp.episode_classes": 6}, "episode_classes=6 is more than the 5 classes"),
         ({"stamp.episode_classes": 1}, "config.stamp.episode_classes must be at least"),
+        ({"data.batch_size": 9000}, "batch_size=9000 is more than the"),
         ({"stamp.set_size": 0}, "config.stamp.set_size must be at least 1, got 0"),
         ({"stamp.set_size": 5000}, "set_size=5000 is more than the"),
         ({"stamp.arms": ()}, "arms must be some and all different"),

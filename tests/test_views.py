@@ -72,8 +72,9 @@ def test_softnet_gradient_golden():
 
 
 def test_softnet_draws_its_minor_factors_anew_only_when_it_is_due():
+    """After the first step of an epoch: those that its end is judged by are trained."""
     params = leaf(*[1.0] * 6)
-    for every, changes in ((0, ()), (1, (1, 2, 3, 4)), (3, (3,))):
+    for every, changes in ((0, ()), (1, (1, 2, 3, 4)), (3, (1, 4))):
         view = st.softnet(density=0.5, redraw_every=every, **EVERY)
         extra = view.init(jax.random.key(0), params)
         for step in (1, 2, 3, 4):
@@ -83,6 +84,23 @@ def test_softnet_draws_its_minor_factors_anew_only_when_it_is_due():
             assert bool((old != now).any()) == (step in changes)
             assert ((now >= 0) & (now < 1)).all()
             extra = new
+
+
+def test_hardnet_has_the_scores_and_the_major_weights_of_softnet():
+    """n = 10, c = 1/2: both have 10 - round(4.5) = 6, not one of them 5."""
+    params, key = leaf(*range(1, 11)), jax.random.key(3)
+    soft, hard = (st.softnet(density=0.5, soft=s, **EVERY) for s in (True, False))
+    extras = soft.init(key, params), hard.init(key, params)
+    np.testing.assert_array_equal(*(e.trained["w"]["score"] for e in extras))
+    seen = np.asarray(soft.apply(params, extras[0])["w"])
+    major = seen == np.arange(1, 11)
+    assert major.sum() == 6
+    hidden, of_weight, of_extra = pulled(hard, params, extras[1], [1.0] * 10)
+    assert hidden.tolist() == np.where(major, seen, 0).tolist()
+    assert of_weight.tolist() == major.astype(float).tolist()
+    assert (np.abs(of_extra["w"]["score"]) == np.arange(1, 11)).all()
+    again = hard.after_step(params, extras[1], key, jnp.int32(1))
+    assert not again.untrained["w"]["factor"].any()
 
 
 @quick
@@ -163,6 +181,43 @@ def test_ksm_golden():
     assert first.trained["w"]["score"].shape == (1, 1, 2, 2)
     of_first = pulled(view, params, first, jnp.ones((3, 3, 2, 2)))[2]
     np.testing.assert_allclose(of_first["w"]["score"] / 9, 2.997302, rtol=1e-6)
+
+
+@jax.jit
+def ksm_pulled(weight, score, gradient):
+    view = st.ksm(where=lambda name, leaf: True)
+    seen, pull = jax.vjp(
+        lambda w, r: view.apply({"w": w}, st.Extra({"w": {"score": r}}))["w"],
+        *(weight, score),
+    )
+    return seen, *pull(gradient)
+
+
+@quick
+@given(some.integers(0, 2**31), some.sampled_from(["any", "off", "on", "alike"]))
+def test_ksm_is_the_release_in_numpy(seed, kind):
+    """Masks and gradients by the release's lines, with ties, all off and all on."""
+    draw = np.random.default_rng(seed)
+    score = draw.integers(-3, 12, (1, 1, 3, 4)).astype(np.float32) / 1000
+    if kind != "any":
+        score = {"off": score.clip(max=0.004), "on": score.clip(min=0.005)}.get(
+            kind, np.full_like(score, 0.002)
+        )
+    weight, gradient = draw.normal(size=(2, 3, 3, 3, 4)).astype(np.float32)
+    soft = 1 / (1 + np.exp(-12 * (score.astype(np.float64) - 0.005)))
+    hard = score >= np.float32(0.005)
+    off = score * ~hard
+    width = off.max() - off.min()
+    with np.errstate(invalid="ignore"):  # 0 / 0 in the release: we rank them all 1
+        ranks = np.where(off != 0, (off - off.min()) / width if width else 1.0, 0)
+    mask = hard + 0.5 * ranks
+    seen, of_weight, of_score = ksm_pulled(weight, score, gradient)
+    np.testing.assert_allclose(seen, mask * weight, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(of_weight, mask * gradient, rtol=1e-5, atol=1e-6)
+    wanted = 12 * soft * (1 - soft) * (gradient * weight).sum((0, 1), keepdims=True)
+    np.testing.assert_allclose(
+        of_score, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max()
+    )
 
 
 def test_ksm_slope_is_that_of_the_two_way_softmax():

@@ -1,5 +1,6 @@
 """Checks of what fits together only once the data set is known."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 
 from experiments.build.parts import make_network, section
 from experiments.config.fields import Config
+from sup_tickets.checks import check_one_of
 from sup_tickets.data.text import is_text, read_text
 
 
@@ -57,6 +59,37 @@ def check_examples(examples: int, classes: int, batch_size: int) -> None:
         raise ValueError(
             f"batch_size={batch_size} is more than the {examples} examples to train on"
         )
+
+
+def check_pixels(data: Config, shape: Sequence[int]) -> None:
+    """Raises unless what is cut off and cut out is smaller than an image.
+
+    Args:
+      data: the section of the configuration.
+      shape: [H, W, C] of an image.
+
+    Raises:
+      ValueError: naming the field.
+    """
+    smallest = min(shape[:2])
+    for name in ("crop_padding", "cutout"):
+        if data.get(name, 0) >= smallest:
+            raise ValueError(
+                f"{name} must be below the {smallest} pixels of an image, got "
+                f"{data[name]}"
+            )
+
+
+def check_different(name: str, values: Sequence[Any], known: Any = None) -> None:
+    """Raises unless there are values, none is there twice, and all are known.
+
+    Raises:
+      ValueError: naming the argument, and the first that is unknown.
+    """
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name} must be some and all different, got {values}")
+    for value in values if known is not None else ():
+        check_one_of(name, value, known)
 
 
 def text_digest(config: Config) -> str | None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build.checks import check_examples
+from experiments.build.checks import check_examples, check_pixels
 from experiments.build.parts import section
 from experiments.config.fields import Config
 from sup_tickets.data import imagenet, resident
@@ -22,6 +22,8 @@ from sup_tickets.data.sequences import (
     text_batches,
 )
 from sup_tickets.data.text import is_text, load_text
+
+Prepare = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
 
 _PHOTO = (224, 224, 3)
 
@@ -85,30 +87,12 @@ def resident_inputs(
     config: Config, dataset: Dataset, *, key: jax.Array, shardings: Shardings
 ) -> Inputs:
     """A set that lives on the devices as uint8, and is augmented within the step."""
-    data = config.data
-    size = data.batch_size
+    size = config.data.batch_size
     _check_sizes(config, dataset)
     batches = resident.training_batches(
         dataset.train, key=key, batch_size=size, shardings=shardings
     )
-    changes = Augmentation(
-        padding=data.crop_padding,
-        mode=data.crop_mode,
-        flip=data.flip,
-        cutout=data.cutout,
-        # The mean, as in the paper: 0 once it is normalized.
-        fill=tuple(round(mean * dataset.scale) for mean in dataset.mean),
-    )
-    to_inputs = functools.partial(
-        normalize,
-        scale=dataset.scale,
-        mean=dataset.mean,
-        std=dataset.std,
-    )
-
-    def prepare(batch: resident.Rows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images, labels = resident.take(batch)
-        return to_inputs(augment(key, images, changes)), labels
+    prepare, to_inputs = preparing(config.data, dataset)
 
     def split(name: str) -> Callable[[], list[Weighted]]:
         part = getattr(dataset, name)
@@ -124,11 +108,40 @@ def resident_inputs(
         epoch_steps=resident.steps_per_epoch(len(dataset.train.labels), size),
         batches=batches,
         block_at=batches.at,
-        prepare=prepare,
+        prepare=lambda batch, key: prepare(resident.take(batch), key),
         normalize=to_inputs,
         splits={name: split(name) for name in ("validation", "test")},
         close=lambda: None,
     )
+
+
+def preparing(data: Config, dataset: Dataset) -> tuple[Prepare, Callable[..., Any]]:
+    """How images become inputs, augmented for training and as they are.
+
+    Args:
+      data: the section of the configuration.
+      dataset: of the images, whose numbers normalize them.
+
+    Returns:
+      ``((images, labels), key) -> (inputs, labels)`` and ``images -> inputs``.
+    """
+    changes = Augmentation(
+        padding=data.crop_padding,
+        mode=data.crop_mode,
+        flip=data.flip,
+        cutout=data.cutout,
+        # The mean, as in the paper: 0 once it is normalized.
+        fill=tuple(round(mean * dataset.scale) for mean in dataset.mean),
+    )
+    to_inputs = functools.partial(
+        normalize, scale=dataset.scale, mean=dataset.mean, std=dataset.std
+    )
+
+    def prepare(batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images, labels = batch
+        return to_inputs(augment(key, images, changes)), labels
+
+    return prepare, to_inputs
 
 
 def _text(config: Config, *, shardings: Shardings) -> Inputs:
@@ -241,14 +254,7 @@ def _check_streamed(data: Config) -> None:
 
 
 def _check_sizes(config: Config, dataset: Dataset) -> None:
-    height, width = dataset.train.images.shape[1:3]
-    smallest = min(height, width)
-    for name in ("crop_padding", "cutout"):
-        if config.data[name] >= smallest:
-            raise ValueError(
-                f"{name} must be below the {smallest} pixels of an image, got "
-                f"{config.data[name]}"
-            )
+    check_pixels(config.data, dataset.train.images.shape[1:])
     _check_split(config, len(dataset.validation.labels))
     examples = len(dataset.train.labels)
     check_examples(examples, dataset.classes, config.data.batch_size)

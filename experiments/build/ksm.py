@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.build.checks import check_examples, checked_network
+from experiments.build.checks import (
+    check_different,
+    check_examples,
+    checked_network,
+)
 from experiments.build.experiment import build
 from experiments.build.parts import section
 from experiments.config.fields import KSM_FIELDS, Config, as_config, check_config
-from sup_tickets.checks import check_one_of
 from sup_tickets.data.datasets import Dataset, load_dataset, of_classes, parted
 from sup_tickets.data.incremental import (
     Classes,
@@ -89,9 +92,7 @@ class Setup(NamedTuple):
     base: Config  # of the run that trains the backbone
     given: Network | None  # the backbone, if it is read from a file
     tasks: tuple[TaskData, ...]
-    normalize: tuple[
-        float, Any, Any
-    ]  # scale, mean and deviation, of the backbone's data
+    numbers: Dataset  # mean and deviation of the backbone's data, scale of the tasks'
     model: Callable[[int], PureNetwork]  # with a head for so many classes
 
 
@@ -123,18 +124,20 @@ def build_ksm(config: Config) -> Setup:
     base = as_config(values)
     with section("ksm"):
         _check_methods(ours)
-        for name in ours.methods:
-            make_view(config, name)
+        views = [make_view(config, name) for name in ours.methods]
     built = build(base)  # whatever is wrong with the backbone is wrong at once
     built.inputs.close()
-    example = built.inputs.example
+    example, params = built.inputs.example, built.like(0).train.params
     with section("ksm"):
         tasks = _tasks(config, example.shape[1:])
-        if not any(
-            is_head(name) for name, _ in named_leaves(built.like(0).train.params)
-        ):
+        if HEAD not in params:
             raise ValueError(f"model {base.model.name!r} has no {HEAD!r} to replace")
+        for view in views:
+            if view is not None:
+                view.covers(params)  # raises where there is no convolution
+    # What a frozen backbone knows; a pixel counts as its own data set says.
     source = load_dataset(base.data.name, data_dir=base.data.dir)
+    source = source._replace(scale=tasks[0].data.scale)
 
     def model(classes: int) -> PureNetwork:
         return linen_network(
@@ -144,8 +147,7 @@ def build_ksm(config: Config) -> Setup:
     given = None
     if ours.backbone is not None:
         given = read_backbone(Path(ours.backbone), model(2), base.model.name)
-    numbers = source.scale, source.mean, source.std
-    return Setup(base, given, tasks, numbers, model)
+    return Setup(base, given, tasks, source, model)
 
 
 def make_view(config: Config, method: str) -> View | None:
@@ -188,12 +190,8 @@ def _ksm(config: Config, *, soft: bool) -> View:
 
 
 def _check_methods(ours: Config) -> None:
-    methods = tuple(ours.methods)
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"methods must be some and all different, got {methods}")
-    for name in methods:
-        check_one_of("methods", name, METHODS)
-    if "ksm" in methods and not ours.scale:
+    check_different("methods", tuple(ours.methods), METHODS)
+    if "ksm" in ours.methods and not ours.scale:
         raise ValueError("scale must be above 0 for method 'ksm'; 0 is method 'kernel'")
 
 

@@ -57,7 +57,7 @@ def make_parts(config: Config, *, epoch_steps: int) -> tuple[Plan, Method, Sched
     )
     with section("method"):
         method = _method(config.method, tickets)
-    milestones = _milestones(config, tickets.phase1_steps, epoch_steps)
+    milestones = drops(config, tickets.phase1_steps, epoch_steps)
     rate = _learning_rate(config, tickets, milestones, epoch_steps)
     with section("method"):
         plan = make_plan(
@@ -73,7 +73,7 @@ def make_network(config: Config, *, classes: int) -> nn.Module:
     with section("model"):
         return make_model(
             config.model.name,
-            of_text=is_text(config.data.name),
+            of_text=is_text(config.data.get("name", "")),
             classes=classes,
             dtype=jnp.dtype(config.model.dtype),
             **config.model.options.to_dict(),
@@ -156,7 +156,8 @@ def _budget(config: Config) -> TicketBudget:
     return ticket_budget(epochs, cycles=cycles, cycle_epochs=sup.cycle_epochs)
 
 
-def _milestones(config: Config, phase1_steps: int, epoch_steps: int) -> tuple[int, ...]:
+def drops(config: Config, phase1_steps: int, epoch_steps: int) -> tuple[int, ...]:
+    """The steps at which the learning rate of schedule "step" drops."""
     if config.train.schedule != "step":
         return ()
     epochs = tuple(config.train.drop_epochs)
@@ -189,12 +190,7 @@ def _learning_rate(
                 f"warmup_epochs={train.warmup_epochs} must be fewer than the "
                 f"{tickets.phase1_steps // epoch_steps} epochs of phase 1"
             )
-        if train.schedule == "cosine":
-            base = cosine_lr(
-                train.learning_rate, total_steps=tickets.phase1_steps, **warmup
-            )
-        else:
-            base = step_lr(train.learning_rate, milestones=milestones, **warmup)
+        base = base_rate(train, tickets.phase1_steps, milestones, **warmup)
     with section("sup"):
         return cheap_ticket_schedule(
             base,
@@ -205,6 +201,15 @@ def _learning_rate(
             lr_max=sup.lr_max,
             form=sup.form,
         )
+
+
+def base_rate(
+    train: Config, total_steps: int, milestones: tuple[int, ...], **warmup: int
+) -> Schedule:
+    """The learning rate of a training without tickets."""
+    if train.schedule == "cosine":
+        return cosine_lr(train.learning_rate, total_steps=total_steps, **warmup)
+    return step_lr(train.learning_rate, milestones=milestones, **warmup)
 
 
 # --- Method ---------------------------------------------------------------------------

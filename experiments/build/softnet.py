@@ -12,8 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.build.checks import check_examples
-from experiments.build.parts import section
+from experiments.build.checks import (
+    check_different,
+    check_examples,
+    check_pixels,
+    checked_network,
+)
+from experiments.build.parts import base_rate, drops, section
 from experiments.config.fields import SOFTNET_FIELDS, Config, check_config
 from sup_tickets.checks import check_density, check_one_of, is_number
 from sup_tickets.data.datasets import DATASETS, Dataset, load_dataset, parted
@@ -26,14 +31,12 @@ from sup_tickets.data.incremental import (
     topic_rows,
 )
 from sup_tickets.data.prepared import original_positions
-from sup_tickets.learning_rates import cosine_lr, step_lr
-from sup_tickets.models import make_model
 from sup_tickets.training import optimizers
-from sup_tickets.training.plan import drop_steps
+from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.prototypes import RULES
 from sup_tickets.trees import matching_names, named_leaves
 from sup_tickets.types import Schedule
-from sup_tickets.views.scores import edge_popup, softnet
+from sup_tickets.views.scores import softnet
 
 HEAD = "classifier"
 KINDS = ("dense", "hard", "soft")
@@ -71,24 +74,22 @@ def build_softnet(config: Config) -> Setup:
         sessions = in_turn(ours.base_classes, ours.ways, data.classes)
         draws = _draws(config, data, sessions)
     with section("data"):
+        check_pixels(config.data, data.train.images.shape[1:])
         train, held = _splits(config, data, draws)
     check_examples(len(train.labels), ours.base_classes, config.data.batch_size)
+    make_optimizer(config)
+    make_rate(config, epoch_steps=1)
+    example = jnp.zeros((1, *data.train.images.shape[1:]))
+    model = checked_network(config, classes=ours.base_classes, example=example)
+    like = jax.eval_shape(linen_network(model, example).init, jax.random.key(0))[0]
     with section("model"):
-        example = jnp.zeros((1, *data.train.images.shape[1:]))
-        model = make_model(
-            config.model.name,
-            classes=ours.base_classes,
-            dtype=jnp.dtype(config.model.dtype),
-            **config.model.options.to_dict(),
-        )
-        shapes = jax.eval_shape(
-            lambda key: model.init(key, example, train=False), jax.random.key(0)
-        )
-        names = [name for name, _ in named_leaves(shapes["params"])]
-        if not any(name.startswith(f"{HEAD}/") for name in names):
+        if HEAD not in like:
             raise ValueError(f"model {config.model.name!r} has no layer {HEAD!r}")
     with section("softnet"):
-        matching_names(ours.block, names, "block")
+        masked = named_leaves(soft_leaves(like))
+        matching_names(
+            ours.block, [name for name, is_soft in masked if is_soft], "block"
+        )
     return Setup(data, train, held, sessions, draws, model, example)
 
 
@@ -126,10 +127,19 @@ def make_view(name: str, *, redraw_every: int) -> Any:
       redraw_every: steps between draws of SoftNet's factors.
     """
     kind, density = base_kind(name)
-    own: dict[str, Any] = {"density": density, "keep_dense": f"^{HEAD}/"}
-    if kind == "hard":
-        return edge_popup(train_weights=True, **own)
-    return softnet(redraw_every=redraw_every, **own) if kind == "soft" else None
+    if kind == "dense":
+        return None
+    return softnet(
+        density=density,
+        soft=kind == "soft",
+        redraw_every=redraw_every,
+        keep_dense=f"^{HEAD}/",
+    )
+
+
+def soft_leaves(params: Any) -> Any:
+    """Which leaves have masks: True or False at each."""
+    return softnet(density=1, keep_dense=f"^{HEAD}/").covers(params)
 
 
 def make_rate(config: Config, *, epoch_steps: int) -> Schedule:
@@ -138,17 +148,10 @@ def make_rate(config: Config, *, epoch_steps: int) -> Schedule:
     Raises:
       ValueError: for epochs of drops that are none of the session's.
     """
-    train = config.train
-    total = train.epochs * epoch_steps
+    total = config.train.epochs * epoch_steps
+    milestones = drops(config, total, epoch_steps)
     with section("train"):
-        if train.schedule == "cosine":
-            return cosine_lr(train.learning_rate, total_steps=total)
-        drops = tuple(epoch * epoch_steps for epoch in train.drop_epochs)
-        if train.schedule == "constant":
-            drops = ()
-        elif not drops:
-            drops = drop_steps(total, epoch_steps=epoch_steps)
-        return step_lr(train.learning_rate, milestones=drops)
+        return base_rate(config.train, total, milestones)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -168,14 +171,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def _check_words(config: Config) -> None:
     ours = config.softnet
-    for name in ("bases", "rules"):
-        values = tuple(ours[name])
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} must be some and all different, got {values}")
-    for name in ours.bases:
-        base_kind(name)
-    for rule in ours.rules:
-        check_one_of("rules", rule, RULES)
+    check_different("bases", tuple(map(base_kind, ours.bases)))
+    check_different("rules", tuple(ours.rules), RULES)
     if ours.soft_epoch >= config.train.epochs:
         raise ValueError(
             f"soft_epoch={ours.soft_epoch} must be below the {config.train.epochs} "
@@ -208,10 +205,6 @@ def _whole(config: Config) -> Dataset:
     whole = load_dataset(
         data.name, data_dir=data.dir, validation_examples=0, shrink=data.shrink
     )
-    if data.crop_padding >= min(whole.train.images.shape[1:3]):
-        raise ValueError(
-            f"crop_padding={data.crop_padding} is no smaller than an image"
-        )
     if data.name != _CIFAR or config.softnet.split == "drawn":
         return whole
     # The rows of its splits are those of the files as they were published.

@@ -11,12 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.build.checks import (
+    check_different,
+    check_examples,
+    check_pixels,
+    checked_network,
+)
 from experiments.build.domains import Domain, conforming, load_domain
 from experiments.build.parts import section
 from experiments.config.fields import STAMP_FIELDS, Config, check_config
 from sup_tickets.channels import slice_channels
-from sup_tickets.checks import check_density, check_one_of
-from sup_tickets.models import make_model
+from sup_tickets.checks import check_density
 from sup_tickets.stamp import GATES, Objective, keep_within
 from sup_tickets.training.classification import PureNetwork
 from sup_tickets.training.flops import Uses
@@ -89,20 +94,13 @@ def build_stamp(config: Config) -> Setup:
             for name in ours.targets
         ]
         targets = {domain.name: conforming(domain, shape) for domain in found}
-        if config.data.crop_padding >= min(shape[:2]):
-            raise ValueError(
-                f"crop_padding must be below the {min(shape[:2])} pixels of an image, "
-                f"got {config.data.crop_padding}"
-            )
+        check_pixels(config.data, shape)
     with section("stamp"):
         _check_domains(config, reference, targets)
+    model = checked_network(
+        config, classes=reference.classes, example=jnp.zeros((1, *shape))
+    )
     with section("model"):
-        model = make_model(
-            config.model.name,
-            classes=reference.classes,
-            dtype=jnp.dtype(config.model.dtype),
-            **config.model.options.to_dict(),
-        )
         example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         setup = _setup(reference, targets, model, example)
     with section("stamp"):
@@ -150,12 +148,8 @@ def _setup(
 
 def _check_arms(config: Config) -> None:
     ours = config.stamp
-    for name in ("arms", "targets"):
-        values = tuple(ours[name])
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} must be some and all different, got {values}")
-    for arm in ours.arms:
-        check_one_of("arms", arm, ARMS)
+    check_different("arms", tuple(ours.arms), ARMS)
+    check_different("targets", tuple(ours.targets))
     if WRONG_SET in ours.arms and len(ours.targets) < 2:
         raise ValueError(
             f"arm {WRONG_SET!r} needs two targets or more, got {tuple(ours.targets)}"
@@ -178,6 +172,9 @@ def _check_domains(
         )
     counts = np.sort(np.bincount(reference.train.labels, minlength=reference.classes))
     smallest = {reference.name: int(counts[: ours.episode_classes].sum())}
+    for domain in (reference, *targets.values()):
+        examples = len(domain.train.labels)
+        check_examples(examples, domain.classes, config.data.batch_size)
     for domain in targets.values():
         smallest[domain.name] = len(domain.train.labels)
         shared = {*domain.labels} & {*reference.labels}

@@ -177,6 +177,8 @@ def read_rows(path: Path, labels: np.ndarray, sessions: Sequence[Classes]) -> li
                 f"{path}: line {number} must have numbers below {len(labels)}"
             )
         rows = np.array(words, np.int64)
+        if np.unique(rows).size < rows.size:
+            raise ValueError(f"{path}: line {number} has a number twice")
         of_class = [rows[labels[rows] == label] for label in classes]
         sizes = {len(part) for part in of_class}
         if len(sizes) > 1 or not min(sizes) or sum(map(len, of_class)) < len(rows):

@@ -49,8 +49,8 @@ def edge_popup(
     Args:
       density: share c of the weights of each leaf that are seen, in (0, 1]; exactly the
         nearest whole number of them. With masks, of those that are active.
-      train_weights: whether the weights are trained beside the scores (HardNet). If
-        not, they stay as they were drawn, and cost no gradient.
+      train_weights: whether the weights are trained beside the scores. If not, they
+        stay as they were drawn, and cost no gradient.
       where: the leaves, see `sparse_leaves`.
       keep_dense: expressions of the leaves that are left alone.
 
@@ -129,6 +129,7 @@ def piggyback(
 def softnet(
     *,
     density: float,
+    soft: bool = True,
     redraw_every: int = 0,
     where: RuleLike = default_rule,
     keep_dense: KeepDense = (),
@@ -141,8 +142,12 @@ def softnet(
     Args:
       density: share c of the weights of each leaf that are major, in (0, 1]; all but
         ``(1 - c) (N - 1)`` of them, that to the nearest, as the paper's threshold has.
-      redraw_every: steps after which the minor weights' factors are drawn anew: those
-        of an epoch in the paper, 1 in the release; 0 keeps the first.
+      soft: whether minor weights have factors; if not they are 0 (HardNet), with the
+        same scores and as many major weights.
+      redraw_every: steps for which the minor weights keep their factors: those of an
+        epoch in the paper, 1 in the release; 0 keeps the first. New ones come after the
+        first step of every so many, so that what is looked at at the end of them was
+        trained.
       where, keep_dense: see `edge_popup`.
 
     Raises:
@@ -159,7 +164,7 @@ def softnet(
             covers,
             lambda p, m, u: {
                 "count": share_of_softnet(p, m, density),
-                "factor": u.astype(p.dtype),
+                "factor": u.astype(p.dtype) if soft else jnp.zeros_like(p),
             },
             params,
             masks,
@@ -177,9 +182,9 @@ def softnet(
         return applied(see, params, extra.trained, major, extra.untrained)
 
     def after_step(params: Params, extra: Extra, key: jax.Array, step: Any) -> Extra:
-        if not redraw_every:
+        if not redraw_every or not soft:
             return extra
-        due = jnp.asarray(step) % redraw_every == 0
+        due = jnp.asarray(step) % redraw_every == 1 % redraw_every
         return extra._replace(
             untrained=jax.lax.cond(
                 due, partial(_redrawn, key, params), lambda kept: kept, extra.untrained
@@ -187,7 +192,7 @@ def softnet(
         )
 
     return View(
-        f"SoftNet, {density:g} major",
+        f"{'SoftNet' if soft else 'HardNet'}, {density:g} major",
         covers,
         init,
         apply,
