@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits
 
-.PHONY: run test test-all check bench docs clean
+.PHONY: run test test-all check bench docs dist-check matrix clean
 
 run: $(VENV)/.train
 	$(BIN)/python -m experiments.main --config=configs/digits.py --workdir=$(WORKDIR)
@@ -27,6 +27,20 @@ bench: $(VENV)/.train
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W -q docs build/docs
+
+# A wheel and an sdist; each installs alone in an empty environment and is right there.
+dist-check: $(VENV)/.train
+	$(BIN)/pip install --quiet build
+	rm -rf build/dist build/lib
+	$(BIN)/python -m build --outdir build/dist .
+	for file in build/dist/*; do \
+	  rm -rf build/empty && $(PYTHON) -m venv build/empty \
+	  && build/empty/bin/pip install --quiet $$file \
+	  && (cd build && empty/bin/python -m sup_tickets) || exit 1; \
+	done
+
+matrix:
+	.ci/matrix
 
 clean:
 	rm -rf $(VENV)

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -267,6 +268,7 @@ def _results(
         "name": progress.run,
         "evaluated_on": config.evaluate,
         "seconds": round(progress.seconds, 1),
+        "date": datetime.now(UTC).isoformat(" ", "minutes").replace("+00:00", " UTC"),
         "rows": progress.rows,
         "layers": progress.layers,
         "cost": cost,

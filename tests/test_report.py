@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -80,6 +81,14 @@ def checked(text):
     assert "http" not in text and "url(" not in text
     names = [attrs.get("name") for tag, attrs in checker.tags if tag == "meta"]
     assert "viewport" in names
+    # On a telephone what is wide scrolls in its frame, wraps, or shrinks.
+    frames = text.count('<div class="scroll" tabindex="0"><table>')
+    assert frames == text.count("<table>") > 0
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    for rule in (".scroll { overflow-x: auto;", "pre { overflow-x: auto;"):
+        assert rule in style
+    assert re.search(r"img \{[^}]*width: 100%;", style)
+    assert not re.search(r"[^-]width: *\d{3,}px", style)
     return checker
 
 
@@ -117,6 +126,35 @@ def test_a_run_has_every_part_of_its_report(one):
     assert "| ensemble of the tickets  | 95.50%" in summary
     assert "points over the mean ticket" in summary
     assert "0.1409" in summary  # FLOPs of the training
+
+
+MADE = {"jax": "0.10.2", "python": "3.11.7", "device": "cpu", "devices": 8}
+MADE |= {"sup-tickets": "0.1.0", "command": "python -m experiments.main --config=a.py"}
+
+
+def test_a_page_says_when_and_by_what_it_was_made(tmp_path):
+    for seed, date in enumerate(["2026-11-26 09:15 UTC", "2026-11-28 10:00 UTC"]):
+        path = tmp_path / str(seed)
+        results = write_run(path, config_of() | {"seed": seed}, full=False)
+        results |= {"date": date, "made_by": MADE | {"jax": f"0.1{seed}.2"}}
+        (path / "results.json").write_text(json.dumps(results))
+    write_report(path, results)
+    summary = (path / "report/summary.md").read_text()
+    versions = "sup-tickets 0.1.0; jax 0.11.2; python 3.11.7; 8 x cpu."
+    assert f"\nMade 2026-11-28 10:00 UTC; {versions}\n" in summary
+    assert f"\nCommand: {MADE['command']}\n" in summary
+    text = report([tmp_path], tmp_path / "out").with_name("report.md").read_text()
+    both = versions.replace("0.11.2", "0.10.2, 0.11.2")
+    assert f"\nMade 2026-11-26 to 2026-11-28; {both}\n" in text
+    assert text.count(MADE["command"]) == 1
+
+
+def test_words_are_explained_where_they_are_used(one):
+    summary = (one / "report/summary.md").read_text()
+    words = summary.partition("## What the words mean")[2].partition("## ")[0]
+    explained = [line.split("|")[1].strip() for line in words.splitlines()[4:] if line]
+    assert {"NLL", "ECE", "ticket", "superposed ticket", "FLOPs"} <= set(explained)
+    assert "perplexity" not in explained
 
 
 def test_the_page_of_a_run_is_valid_and_whole(one):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.fields import flat
+from experiments.reports.about import with_notes
 from experiments.reports.columns import (
     COSTS,
     Column,
@@ -108,6 +109,7 @@ def _run_blocks(
     blocks += _tickets(report, analysis)
     blocks += _layers(report, results.get("layers") or {})
     blocks += _cost(results.get("cost") or {})
+    blocks = with_notes(blocks, [results])
     if (path / PLAN).is_file():
         text = (path / PLAN).read_text(encoding="utf-8", errors="replace")
         blocks += [Heading(2, "Plan"), Code(text)]

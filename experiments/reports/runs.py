@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.reports.about import with_notes
 from experiments.reports.columns import (
     COMPARED,
     COSTS,
@@ -85,8 +86,7 @@ def report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     found = read_runs(folders)
     groups = group_runs(found)
     scores = network_scores(groups)
-    rows = list(_csv_rows(found))
-    files.write(_CSV, lambda path: write_csv(path, rows, CSV))
+    files.write(_CSV, lambda path: write_csv(path, list(_csv_rows(found)), CSV))
     blocks = [
         *_overview(found, groups, unfinished),
         *_versus(groups, base_rows(found)),
@@ -96,6 +96,7 @@ def report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         *_costs(groups),
         *_settings(groups),
     ]
+    blocks = with_notes(blocks, [run.results for run in found])
     files.write(_TEXT, to_markdown(blocks))
     files.write(_PAGE, to_html(blocks))
     return files.folder / _PAGE
@@ -120,8 +121,7 @@ def _overview(
         "numbers are means over seeds ± standard deviations (n - 1)."
     ]
     if unfinished:
-        listed = ", ".join(map(str, unfinished))
-        texts.append(f"Not finished, and left out: {listed}.")
+        texts.append(f"Not finished, and left out: {', '.join(map(str, unfinished))}.")
     counted = {run.path for group in groups for run in group.runs}
     again = [str(run.path) for run in runs if run.path not in counted]
     if again:
