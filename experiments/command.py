@@ -15,13 +15,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 from absl import logging
 
 from experiments import end_at_once
-from experiments.config.flags import Parser
+from experiments.config.flags import Parser, folder_path
 from experiments.config.reading import BrokenFile
 from experiments.config.values import check_letters
 from experiments.runs.stopping import Stopped
@@ -91,6 +92,34 @@ def start(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _end(f"error: out of memory: {str(error).splitlines()[0]}", 1)
+
+
+def start_seeds(
+    name: str,
+    what: str | None,
+    run: Callable[[Any, Path, Sequence[int]], Path],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs the command of an experiment of several seeds, and prints its report.
+
+    Args:
+      name: of the command.
+      what: it does.
+      run: ``(config, workdir, seeds) -> report``.
+      argv: see `start`.
+    """
+    parser = Parser(name, what)
+    parser.add_config()
+    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
+    parser.add_seeds()
+
+    def body(options: argparse.Namespace) -> None:
+        config = options.config.make()
+        check_devices()
+        report = run(config, options.workdir, options.seeds)
+        print(f"\n{report.read_text(encoding='utf-8')}\n{report}")
+
+    start(parser, body, argv)
 
 
 def end_with_failures(failed: dict[str, str]) -> None:

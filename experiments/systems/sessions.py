@@ -23,7 +23,8 @@ from experiments.build.softnet import (
 )
 from experiments.config.fields import Config
 from experiments.runs.phases import Phases
-from sup_tickets.data.resident import epoch_rows, steps_per_epoch
+from experiments.systems.training import train
+from sup_tickets.data.resident import steps_per_epoch
 from sup_tickets.training.classification import image_classification
 from sup_tickets.training.learner import Learned, Step, begin, rates_of, step_of
 from sup_tickets.training.libraries.linen import linen_features, linen_network
@@ -121,34 +122,23 @@ class Lab:
         last: int,
     ) -> Learned:
         """Steps of the base session of a network, with new scores and slots."""
-        config, base = self._config, self._setup.base
-        step, tx = self._step(name)
-        rates = rates_of(
-            make_rate(config, epoch_steps=self._epoch_steps),
-            config.train.epochs * self._epoch_steps,
-        )
+        config, (step, tx) = self._config, self._step(name)
+        rate = make_rate(config, epoch_steps=self._epoch_steps)
         order, draws, scores = jax.random.split(jax.random.fold_in(self._key, 1), 3)
-
-        @functools.lru_cache(maxsize=1)
-        def rows_of(epoch: int) -> np.ndarray:
-            return epoch_rows(order, epoch, len(base.labels), config.data.batch_size)
-
-        def one(state: Learned, notes: Any, done: int) -> Any:
-            index = first + done
-            rows = rows_of(index // self._epoch_steps)[index % self._epoch_steps]
-            batch = base.images[rows], base.labels[rows]
-            state, report = step(state, batch, draws, np.int32(index), rates[index])
-            ends = (index + 1) % self._epoch_steps == 0
-            if ends and not np.isfinite(loss := float(report["loss"])):
-                raise ValueError(
-                    f"training diverged: the loss of {phase} is {loss} at step "
-                    f"{index}; try a lower learning rate"
-                )
-            return state, notes
-
         view = make_view(name, redraw_every=self._epoch_steps)
         start = viewed(view, params, statistics, scores)
-        return self._phases.run(phase, lambda: begin(*start, tx), last - first, one)[0]
+        return train(
+            self._phases,
+            phase,
+            lambda: begin(*start, tx),
+            step,
+            self._setup.base,
+            batch_size=config.data.batch_size,
+            order=order,
+            draws=draws,
+            rates=rates_of(rate, last),
+            first=first,
+        )
 
     def _known(self, params: Params, masks: Masks, statistics: Any) -> Base:
         """With the prototypes of the base classes, and the features to evaluate."""

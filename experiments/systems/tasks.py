@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from experiments.build.inputs import preparing
@@ -20,7 +19,8 @@ from experiments.build.ksm import METHODS, Setup, is_head, make_view, norm_rule
 from experiments.config.fields import Config
 from experiments.runs.layout import SUFFIX, read_object
 from experiments.runs.phases import Phases
-from sup_tickets.data.resident import epoch_rows, evaluation_batches, steps_per_epoch
+from experiments.systems.training import train
+from sup_tickets.data.resident import evaluation_batches, steps_per_epoch
 from sup_tickets.files import atomic_write
 from sup_tickets.learning_rates import cosine_lr
 from sup_tickets.training.bundles import (
@@ -84,30 +84,20 @@ class Lab:
             (self._phases.folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
             return read_object(place.row(number))
         ours, data = self._config.ksm, task.data.train
-        epoch_steps = steps_per_epoch(len(data.labels), ours.batch_size)
-        total = ours.epochs * epoch_steps
+        total = ours.epochs * steps_per_epoch(len(data.labels), ours.batch_size)
         step, tx = self._step(method, task.data.classes)
-        rates = rates_of(cosine_lr(1.0, total_steps=total), total)
         order, draws = jax.random.split(jax.random.fold_in(self._key, 2 + number))
-
-        @functools.lru_cache(maxsize=1)
-        def rows_of(epoch: int) -> np.ndarray:
-            return epoch_rows(order, epoch, len(data.labels), ours.batch_size)
-
-        def one(state: Learned, notes: Any, index: int) -> Any:
-            rows = rows_of(index // epoch_steps)[index % epoch_steps]
-            batch = data.images[rows], data.labels[rows]
-            state, report = step(state, batch, draws, np.int32(index), rates[index])
-            if (index + 1) % epoch_steps == 0:
-                _check_finite(float(report["loss"]), f"{method}, {task.name}", index)
-            return state, notes
-
         params, state, rule = self._start(place, number)
-        learned, _ = self._phases.run(
+        learned = train(
+            self._phases,
             name,
             lambda: begin(*frozen_parts(params, state, rule), tx),
-            total,
-            one,
+            step,
+            data,
+            batch_size=ours.batch_size,
+            order=order,
+            draws=draws,
+            rates=rates_of(cosine_lr(1.0, total_steps=total), total),
         )
         self._keep(place, number, params, learned)
         return self.learn(place, number)
@@ -258,11 +248,3 @@ class Lab:
         one = jax.devices()[:1]
         shardings = data_shardings(data_mesh(one), batch_size=size)
         return evaluation_batches(*split, batch_size=size, shardings=shardings)
-
-
-def _check_finite(loss: float, what: str, index: int) -> None:
-    if not np.isfinite(loss):
-        raise ValueError(
-            f"training diverged: the loss of {what} is {loss} at step {index}; try a "
-            "lower learning rate"
-        )
