@@ -32,17 +32,11 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def write_ksm_report(workdir: Path, config: Config) -> Path:
-    """Writes ``report/`` from all seeds that are finished.
+    """See `write_report`.
 
     Args:
       workdir: of `experiments.ksm`.
       config: of the experiment.
-
-    Returns:
-      The path of its Markdown.
-
-    Raises:
-      ValueError: if there is no finished seed, or a file is there that no report wrote.
     """
     results = read_seeds(workdir)
     methods = list(dict.fromkeys(row["method"] for row in results[0]["rows"]))
@@ -56,17 +50,20 @@ def write_ksm_report(workdir: Path, config: Config) -> Path:
         m: (places, 100 * np.mean([_accuracies(one[m]) for one in seeds], 0))
         for m in methods
     }
+    by_task = Picture(workdir / REPORT / "tasks.png", "Accuracy when it was learned")
+    after = Picture(workdir / REPORT / "matrix.png", "Accuracy after each task")
     pictures = {
-        "tasks.png": partial(draw_lines, shown={"": lines}, across="task", along=tasks)
+        by_task: partial(draw_lines, shown={"": lines}, across="task", along=tasks)
     }
     shown = {
         m: np.mean([matrix(one[m]) for one in seeds], 0)
         for m in _MATRICES
         if m in methods
     }
+    blocks = _blocks(by_task, config, results, seeds)
     if shown:
-        pictures["matrix.png"] = partial(draw_matrices, matrices=shown)
-    blocks = _blocks(workdir / REPORT, config, results, seeds, bool(shown))
+        pictures[after] = partial(draw_matrices, matrices=shown)
+        blocks += [Heading(2, "What is forgotten"), after]
     return write_report(workdir, pictures, _COLUMNS, _rows(results), blocks)
 
 
@@ -96,18 +93,17 @@ def _accuracies(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def _blocks(
-    report: Path,
+    by_task: Picture,
     config: Config,
     results: Sequence[Mapping[str, Any]],
     seeds: Sequence[Rows],
-    has_matrix: bool,
 ) -> list[Block]:
     ours, methods = config.ksm, list(seeds[0])
     count = len(seeds[0][methods[0]])
     backbone = [one["backbone_accuracy"] for one in results]
     known = [value for value in backbone if value is not None]
     origin = f"{100 * np.mean(known):.1f}% on its own classes" if known else "a file"
-    blocks: list[Block] = [
+    return [
         Heading(1, f"{count} tasks of {ours.data} on a frozen {config.model.name}"),
         Text(
             f"Seeds {', '.join(str(one['seed']) for one in results)}; the "
@@ -120,7 +116,7 @@ def _blocks(
         Heading(2, "Methods"),
         _methods(results, seeds),
         Text(_verdict(seeds)),
-        Picture(report / "tasks.png", "Accuracy of each task when it was learned"),
+        by_task,
         Heading(2, "What a task adds"),
         _storage(seeds),
         Text(
@@ -129,12 +125,6 @@ def _blocks(
             "for all tasks is counted in each."
         ),
     ]
-    if has_matrix:
-        blocks += [
-            Heading(2, "What is forgotten"),
-            Picture(report / "matrix.png", "Accuracy on each task after each task"),
-        ]
-    return blocks
 
 
 def _methods(results: Sequence[Mapping[str, Any]], seeds: Sequence[Rows]) -> Table:

@@ -28,17 +28,11 @@ Curves = Mapping[tuple[str, str], np.ndarray]
 
 
 def write_softnet_report(workdir: Path, config: Config) -> Path:
-    """Writes ``report/`` from all seeds that are finished.
+    """See `write_report`.
 
     Args:
       workdir: of `experiments.softnet`.
       config: of the experiment.
-
-    Returns:
-      The path of its Markdown.
-
-    Raises:
-      ValueError: if there is no finished seed, or a file is there that no report wrote.
     """
     results = read_seeds(workdir)
     curves: dict[tuple[str, str], Any] = {}
@@ -56,13 +50,19 @@ def write_softnet_report(workdir: Path, config: Config) -> Path:
         lines.setdefault(base, {})[rule] = (range(count), 100 * found.mean(0))
     along = [str(i + 1) for i in range(count)]
     shown = {f"{b}, {r}": found.mean(0) for (b, r), found in parts.items()}
+    after = Picture(workdir / REPORT / "sessions.png", "Accuracy after each session")
+    of_each = Picture(
+        workdir / REPORT / "matrix.png",
+        "Accuracy on the classes of each session, after each",
+    )
     pictures = {
-        "sessions.png": partial(
+        after: partial(
             draw_lines, shown=lines, across="session", along=along, level=True
         ),
-        "matrix.png": partial(draw_matrices, matrices=shown),
+        of_each: partial(draw_matrices, matrices=shown),
     }
-    blocks = _blocks(workdir / REPORT, config, results, curves, parts)
+    blocks = _blocks(after, config, results, curves, parts)
+    blocks += [Heading(2, "What is forgotten"), of_each]
     return write_report(workdir, pictures, _COLUMNS, _rows(results), blocks)
 
 
@@ -75,7 +75,7 @@ def _square(parts: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _blocks(
-    report: Path,
+    after: Picture,
     config: Config,
     results: Sequence[Mapping[str, Any]],
     curves: Curves,
@@ -92,7 +92,7 @@ def _blocks(
             f"{ours.split!r}{draws}. Accuracy in percent on all classes seen, by the "
             f"nearest mean ({ours.metric}). ± is the standard deviation over seeds."
         ),
-        Picture(report / "sessions.png", "Accuracy after each session"),
+        after,
         _sessions(curves, parts),
         Text(
             "The drop is from the first session to the last; the last columns are of "
@@ -106,10 +106,6 @@ def _blocks(
             "between base networks that begin elsewhere."
         ),
         Text(_signs(curves)),
-        Heading(2, "What is forgotten"),
-        Picture(
-            report / "matrix.png", "Accuracy on the classes of each session, after each"
-        ),
     ]
 
 

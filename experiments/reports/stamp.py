@@ -33,44 +33,33 @@ _SHOWN = 60  # points of a curve of episodes
 
 
 def write_stamp_report(workdir: Path, report_epochs: Sequence[int]) -> Path:
-    """Writes ``report/`` from all seeds that are finished.
+    """See `write_report`.
 
     Args:
       workdir: of the experiment.
       report_epochs: after which tables have the accuracy.
-
-    Returns:
-      The path of its Markdown.
-
-    Raises:
-      ValueError: if there is no finished seed, or a file is there that no report wrote.
     """
     seeds = read_seeds(workdir)
     rows = [row for results in seeds for row in _rows(results)]
     frame: Frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS), dtype=object)
     layers = [name.removeprefix("params/") for name in seeds[0]["layers"]]
+    shown = (
+        ("accuracy", "Accuracy by the operations spent on a target", _by_cost(frame)),
+        ("channels", "Channels that each way keeps, by layer", _by_layer(seeds)),
+        ("episodes", "Episodes of meta-learning", _by_episode(seeds)),
+    )
+    axes: tuple[dict[str, Any], ...] = (
+        {"across": "G operations on the target"},
+        {"across": "layer", "up": "kept, %", "along": layers},
+        {"across": "episode", "up": ""},
+    )
     pictures = {
-        "accuracy.png": partial(
-            draw_lines, shown=_by_cost(frame), across="G operations on the target"
-        ),
-        "channels.png": partial(
-            draw_lines,
-            shown=_by_layer(seeds),
-            across="layer",
-            up="kept, %",
-            along=layers,
-        ),
-        "episodes.png": partial(
-            draw_lines, shown=_by_episode(seeds), across="episode", up=""
-        ),
+        Picture(workdir / REPORT / f"{name}.png", caption): partial(
+            draw_lines, shown=lines, **ours
+        )
+        for (name, caption, lines), ours in zip(shown, axes, strict=True)
     }
-    captions = {
-        "accuracy.png": "Accuracy by the operations spent on a target",
-        "channels.png": "Channels that each way keeps, by layer",
-        "episodes.png": "Episodes of meta-learning",
-    }
-    shown = [Picture(workdir / REPORT / n, text) for n, text in captions.items()]
-    blocks = [*_blocks(seeds, frame, report_epochs), Heading(2, "Pictures"), *shown]
+    blocks = [*_blocks(seeds, frame, report_epochs), Heading(2, "Pictures"), *pictures]
     return write_report(workdir, pictures, COLUMNS, rows, blocks)
 
 
@@ -149,13 +138,9 @@ def _accuracies(frame: Frame, arms: Sequence[str]) -> Table:
 
 def _differences(frame: Frame, others: Sequence[str]) -> Table:
     columns = [paired("accuracy", frame, _OURS, other) for other in others]
-    return Table(
-        ["target, epochs", *others],
-        [
-            [same[0].cell, *map(_difference, same)]
-            for same in zip(*columns, strict=True)
-        ],
-    )
+    cells = zip(*columns, strict=True)
+    lines = [[same[0].cell, *map(_difference, same)] for same in cells]
+    return Table(["target, epochs", *others], lines)
 
 
 def _difference(found: Any) -> str:
@@ -169,30 +154,18 @@ def _costs(frame: Frame, arms: Sequence[str]) -> Table:
     for target, same in frame.groupby("target", sort=False):
         for arm in arms:
             own = same[same["arm"] == arm]
-            first, last = (
-                own[own["epoch"] == 1],
-                own[own["epoch"] == own["epoch"].max()],
+            share, measured = (
+                spread(own[name])["mean"] for name in ("share", "measured_share")
             )
-            measured = spread(own["measured_share"])["mean"]
-            lines.append(
-                [
-                    str(target),
-                    arm,
-                    f"{spread(own['share'])['mean']:.4f}",
-                    "" if isnan(measured) else f"{measured:.4f}",
-                    f"{spread(first['target_flops'])['mean'] / 1e9:.3f}",
-                    f"{spread(last['target_flops'])['mean'] / 1e9:.3f}",
-                ]
+            spent = (
+                spread(own[own["epoch"] == epoch]["target_flops"])["mean"] / 1e9
+                for epoch in (1, own["epoch"].max())
             )
-    head = [
-        "target",
-        "arm",
-        "share",
-        "measured share",
-        "to epoch 1, G",
-        "to the end, G",
-    ]
-    return Table(head, lines, texts=2)
+            shown = "" if isnan(measured) else f"{measured:.4f}"
+            ends = (f"{value:.3f}" for value in spent)
+            lines.append([str(target), arm, f"{share:.4f}", shown, *ends])
+    names = "target, arm, share, measured share, to epoch 1 (G), to the end (G)"
+    return Table(names.split(", "), lines, texts=2)
 
 
 def _equal(frame: Frame) -> str:
@@ -244,28 +217,20 @@ def _break_even(seeds: Sequence[Mapping[str, Any]], frame: Frame) -> Table:
         targets = f"{meta / (dense - ours):.1f}" if dense > ours else "never"
         cells = [f"{100 * level:.2f}", f"{ours / 1e9:.3f}", f"{dense / 1e9:.3f}"]
         lines.append([str(target), *cells, targets])
-    return Table(
-        [
-            *("target", "accuracy that both reach, %", "generator, G"),
-            *("dense-prune, G", "targets that pay for the episodes"),
-        ],
-        lines,
+    head = (
+        *("target", "accuracy that both reach, %", "generator, G"),
+        *("dense-prune, G", "targets that pay for the episodes"),
     )
+    return Table(head, lines)
 
 
 def _overlaps(seeds: Sequence[Mapping[str, Any]]) -> Table:
     first = seeds[0]["overlaps"]
     names = list(next(iter(first.values())))
-    lines = [
-        [
-            target,
-            *(
-                percent([r["overlaps"][target][name] for r in seeds], digits=1)
-                for name in names
-            ),
-        ]
-        for target in first
-    ]
+    lines = []
+    for target in first:
+        values = ([r["overlaps"][target][name] for r in seeds] for name in names)
+        lines.append([target, *(percent(same, digits=1) for same in values)])
     return Table(["target", *(f"{name}, %" for name in names)], lines)
 
 
@@ -277,7 +242,7 @@ def _verdict(frame: Frame) -> str:
         f"and worse in {worse}, by intervals that leave out 0; "
         + (
             "what the generator gains is adapted to the target."
-            if better > worse
+            if better > len(signs) / 2
             else "so nothing here says that the generator adapts to the target."
         )
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.reports.figures import panels, shown_name
 from experiments.reports.gather import write_csv
-from experiments.reports.page import Block, to_html, to_markdown
+from experiments.reports.page import Block, Picture, to_html, to_markdown
 from experiments.runs.layout import REPORT, RESULTS, read_object
 from experiments.runs.written import Outputs
 
@@ -32,19 +32,19 @@ def read_seeds(workdir: Path) -> list[dict[str, Any]]:
 
 def write_report(
     workdir: Path,
-    pictures: Mapping[str, Callable[[Path], None]],
+    pictures: Mapping[Picture, Callable[[Path], None]],
     columns: Sequence[str],
     rows: Iterable[Mapping[str, Any]],
     blocks: Sequence[Block],
 ) -> Path:
-    """Writes ``report/``.
+    """Writes ``report/`` from all seeds that are finished.
 
     Args:
       workdir: of the experiment.
-      pictures: what draws each, by its name.
+      pictures: what draws each.
       columns: of results.csv.
       rows: likewise.
-      blocks: of the page; its pictures are those.
+      blocks: of the page, those pictures among them.
 
     Returns:
       The path of its Markdown.
@@ -53,9 +53,9 @@ def write_report(
       ValueError: if a file is there that no report wrote.
     """
     texts = "summary.md", "index.html", "results.csv"
-    files = Outputs(workdir / REPORT, *texts, *pictures)
-    for name, draw in pictures.items():
-        files.write(name, draw)
+    files = Outputs(workdir / REPORT, *texts, *(one.path.name for one in pictures))
+    for one, draw in pictures.items():
+        files.write(one.path.name, draw)
     files.write("results.csv", partial(write_csv, rows=rows, columns=columns))
     files.write("index.html", to_html(blocks))
     files.write("summary.md", to_markdown(blocks))

@@ -42,16 +42,14 @@ def train(
     """The state after a phase of training steps.
 
     Args:
-      phases: of the experiment.
-      name: of this one.
-      begin: the state before it.
+      phases, name, begin: see `Phases.run`.
       step: of `sup_tickets.training.learner.step_of`.
       data: images and labels.
       batch_size: of a batch.
       order: the key of the order of the examples.
-      draws: the key of all else.
-      rates: of learning, by step; the last is that of the last step.
-      first: step of the training with which the phase begins.
+      draws: the key of all else that is random.
+      rates: of learning, by step, to the last.
+      first: the step with which the phase begins.
 
     Raises:
       ValueError: if the loss is not finite after an epoch.
