@@ -17,6 +17,7 @@ from experiments.reports.ksm import _forgotten, matrix
 from experiments.reports.systems import interval, judged
 from experiments.runs.stopping import Stopped
 from experiments.systems.tasks import Lab
+from sup_tickets.data.datasets import load_dataset
 from sup_tickets.data.incremental import check_disjoint, read_classes, superclasses
 from sup_tickets.learning_rates import cosine_lr
 from sup_tickets.models import ConvNet
@@ -203,15 +204,10 @@ def test_masks_of_a_network_without_convolutions_are_refused():
 
 def test_pixels_count_as_the_data_set_of_the_tasks_says(monkeypatch):
     """Mean and deviation are what the frozen backbone knows."""
-    load = ksm_build.load_dataset
-
-    def loaded(name, **options):
-        data = load(name, **options)
-        return data._replace(scale=255.0) if "validation_examples" in options else data
-
-    monkeypatch.setattr(ksm_build, "load_dataset", loaded)
+    load = ksm_build.load
+    monkeypatch.setattr(ksm_build, "load", lambda *n: load(*n)._replace(scale=255.0))
     numbers = build_ksm(config_of()).numbers
-    assert (numbers.scale, numbers.mean) == (255.0, load("digits").mean)
+    assert (numbers.scale, numbers.mean) == (255.0, load_dataset("digits").mean)
 
 
 def test_a_backbone_of_another_model_is_refused(backbone):

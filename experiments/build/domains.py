@@ -6,9 +6,29 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.config.fields import Config
-from sup_tickets.data.datasets import load_dataset, parted
+from sup_tickets.data.datasets import Dataset, load_dataset, parted
 from sup_tickets.data.files import Split
 from sup_tickets.data.incremental import Classes
+
+
+def load(data: Config, name: str, *, training_examples: int = 0) -> Dataset:
+    """A data set, split and shrunk as the section of a configuration says."""
+    return load_dataset(
+        name,
+        data_dir=data.dir,
+        validation_examples=data.validation_examples,
+        split_seed=data.split_seed,
+        training_examples=training_examples,
+        shrink=data.shrink,
+    )
+
+
+def held_of(data: Dataset, evaluate: str, name: str) -> Split:
+    """The split that is evaluated; raises a ValueError if it is empty."""
+    held = getattr(data, evaluate)
+    if not len(held.labels):
+        raise ValueError(f"the {evaluate} split of {name!r} is empty")
+    return held
 
 
 class Domain(NamedTuple):
@@ -38,18 +58,9 @@ def load_domain(config: Config, name: str, *, training_examples: int = 0) -> Dom
       ValueError: for an unknown set, classes that it does not have, or fewer examples.
       FileNotFoundError: saying how to prepare the set.
     """
-    (source, labels), data = parted(name), config.data
-    found = load_dataset(
-        name,
-        data_dir=data.dir,
-        validation_examples=data.validation_examples,
-        split_seed=data.split_seed,
-        training_examples=training_examples,
-        shrink=data.shrink,
-    )
-    held = getattr(found, config.evaluate)
-    if not len(held.labels):
-        raise ValueError(f"the {config.evaluate} split of {name!r} is empty")
+    source, labels = parted(name)
+    found = load(config.data, name, training_examples=training_examples)
+    held = held_of(found, config.evaluate, name)
     labels = tuple(range(found.classes)) if labels is None else labels
     splits = found.train, held
     numbers = found.scale, found.mean, found.std

@@ -168,9 +168,13 @@ def _costs(frame: Frame, arms: Sequence[str]) -> Table:
     return Table(names.split(", "), lines, texts=2)
 
 
+def _apart(shares: Any) -> float:
+    return float(np.ptp(numbers(shares)))
+
+
 def _equal(frame: Frame) -> str:
     apart = {
-        name: 100 * float(frame.groupby("target")[name].agg(_range).max())
+        name: 100 * float(frame.groupby("target")[name].agg(_apart).max())
         for name in ("share", "measured_share")
     }
     return (
@@ -180,11 +184,6 @@ def _equal(frame: Frame) -> str:
         f"made equal, are {apart['measured_share']:.2f} points apart at most, those of "
         f"kernels {apart['share']:.2f}."
     )
-
-
-def _range(shares: Any) -> float:
-    values = numbers(shares)
-    return float(values.max() - values.min())
 
 
 def _shared(seeds: Sequence[Mapping[str, Any]]) -> str:

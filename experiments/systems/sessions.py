@@ -89,51 +89,37 @@ class Lab:
         """A base network; the epochs before masks come are shared by all."""
         soft = self._config.softnet.soft_epoch * self._epoch_steps
         total = self._config.train.epochs * self._epoch_steps
-        params, statistics = self._drawn()
+        start = jax.jit(self._network.init)(jax.random.fold_in(self._key, 0))
         if soft:
-            learned = self._train(_DENSE, "dense", params, statistics, 0, soft)
-            params = learned.params["weights"]
-            statistics = learned.model_state["statistics"]
-        view = make_view(name, redraw_every=self._epoch_steps)
-        learned = self._train(f"base-{name}", name, params, statistics, soft, total)
+            learned = self._train(_DENSE, "dense", start, 0, soft)
+            start = learned.params["weights"], learned.model_state["statistics"]
+        learned = self._train(f"base-{name}", name, start, soft, total)
         weights, state = learned.params["weights"], learned.model_state
         extra = Extra(learned.params["scores"], state["kept"])
         # Of a dense network too, so that all have one program for their sessions.
-        masks = soft_masks(view, weights, extra, soft_leaves)
+        masks = soft_masks(self._view(name), weights, extra, soft_leaves)
         return self._known(weights, masks, state["statistics"])
 
-    def _drawn(self) -> tuple[Params, Any]:
-        return jax.jit(self._network.init)(jax.random.fold_in(self._key, 0))
+    def _view(self, name: str) -> Any:
+        return make_view(name, redraw_every=self._epoch_steps)
 
     def _make_step(self, name: str) -> tuple[Step, optax.GradientTransformation]:
         """The step of the base session of a network, by its name."""
-        view = make_view(name, redraw_every=self._epoch_steps)
-        through = seen_through(self._network, view)
+        through = seen_through(self._network, self._view(name))
         tx = make_optimizer(self._config)
         return step_of(image_classification(through, prepare=self._prepare), tx), tx
 
     def _train(
-        self,
-        phase: str,
-        name: str,
-        params: Params,
-        statistics: Any,
-        first: int,
-        last: int,
+        self, phase: str, name: str, start: Any, first: int, last: int
     ) -> Learned:
         """Steps of the base session of a network, with new scores and slots."""
-        config, (step, tx) = self._config, self._step(name)
-        rate = make_rate(config, epoch_steps=self._epoch_steps)
+        step, tx = self._step(name)
+        rate = make_rate(self._config, epoch_steps=self._epoch_steps)
         order, draws, scores = jax.random.split(jax.random.fold_in(self._key, 1), 3)
-        view = make_view(name, redraw_every=self._epoch_steps)
-        start = viewed(view, params, statistics, scores)
+        parts = viewed(self._view(name), *start, scores)
         return train(
-            self._phases,
-            phase,
-            lambda: begin(*start, tx),
-            step,
-            self._setup.base,
-            batch_size=config.data.batch_size,
+            *(self._phases, phase, lambda: begin(*parts, tx), step, self._setup.base),
+            batch_size=self._config.data.batch_size,
             order=order,
             draws=draws,
             rates=rates_of(rate, last),
@@ -144,19 +130,14 @@ class Lab:
         """With the prototypes of the base classes, and the features to evaluate."""
         base, count = self._setup.base, self._config.softnet.base_classes
         seen = seen_with(params, masks)
-        means = class_means(
-            self._features(seen, statistics, base.images),
-            jnp.asarray(base.labels),
-            count,
+        found, held = (
+            self._features(seen, statistics, split.images)
+            for split in (base, self._setup.held)
         )
+        means = class_means(found, jnp.asarray(base.labels), count)
         later = self._setup.data.classes - count
-        return Base(
-            params,
-            masks,
-            statistics,
-            jnp.pad(means, ((0, later), (0, 0))),
-            self._features(seen, statistics, self._setup.held.images),
-        )
+        prototypes = jnp.pad(means, ((0, later), (0, 0)))
+        return Base(params, masks, statistics, prototypes, held)
 
     def _features(self, seen: Params, statistics: Any, images: np.ndarray) -> jax.Array:
         """[N, D], a batch at a time; the last is filled up, and cut."""

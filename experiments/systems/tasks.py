@@ -88,12 +88,9 @@ class Lab:
         step, tx = self._step(method, task.data.classes)
         order, draws = jax.random.split(jax.random.fold_in(self._key, 2 + number))
         params, state, rule = self._start(place, number)
+        first = frozen_parts(params, state, rule)
         learned = train(
-            self._phases,
-            name,
-            lambda: begin(*frozen_parts(params, state, rule), tx),
-            step,
-            data,
+            *(self._phases, name, lambda: begin(*first, tx), step, data),
             batch_size=ours.batch_size,
             order=order,
             draws=draws,
@@ -128,13 +125,8 @@ class Lab:
         return *viewed(view, weights, state, key), rule
 
     def _own(self, method: str) -> Callable[[str], bool]:
-        way = METHODS[method]
-
-        def own(name: str) -> bool:
-            norm = way.norms and self._norms(name)
-            return way.weights or is_head(name) or norm
-
-        return own
+        way, norms = METHODS[method], self._norms
+        return lambda n: way.weights or is_head(n) or (way.norms and norms(n))
 
     def _make_step(
         self, method: str, classes: int
@@ -176,12 +168,8 @@ class Lab:
         size = save_bundle(
             place.bundle(number), bundle, backbone=self._digest, provenance=origin
         )
-        first = 0 if way.starts == "before" else number
-        found = [
-            self._look(i, self._network(place, i, number))
-            for i in range(first, number + 1)
-        ]
-        on = sum(int(mask.on.sum()) for mask in bundle.masks.values())
+        looked_at = range(0 if way.starts == "before" else number, number + 1)
+        found = [self._look(i, self._network(place, i, number)) for i in looked_at]
         row = {
             "method": place.method,
             "task": task.name,
@@ -192,7 +180,7 @@ class Lab:
             "bits": storage_bits(bundle, is_head),
             "bytes": size,
             "places": sum(mask.on.size for mask in bundle.masks.values()),
-            "on": on,
+            "on": sum(int(mask.on.sum()) for mask in bundle.masks.values()),
         }
         atomic_write(place.row(number), json.dumps(row, indent=1) + "\n")
 
@@ -200,12 +188,13 @@ class Lab:
         """Whether all scores of all tasks are, bit for bit, what they first were."""
         last = len(self._setup.tasks) - 1
         before = METHODS[place.method].starts == "before"
-        return all(
-            self._look(
-                number, self._network(place, number, last if before else number)
-            )[1]
-            == read_object(place.row(number))["scores"]
+        networks = (
+            self._network(place, number, last if before else number)
             for number in range(last + 1)
+        )
+        return all(
+            self._look(number, network)[1] == read_object(place.row(number))["scores"]
+            for number, network in enumerate(networks)
         )
 
     def _network(self, place: Place, number: int, body: int) -> Network:
