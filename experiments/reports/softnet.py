@@ -49,7 +49,11 @@ def write_softnet_report(workdir: Path, config: Config) -> Path:
     for (base, rule), found in curves.items():
         lines.setdefault(base, {})[rule] = (range(count), 100 * found.mean(0))
     along = [str(i + 1) for i in range(count)]
-    shown = {f"{b}, {r}": found.mean(0) for (b, r), found in parts.items()}
+    shown = {
+        f"{base}, {rule}": found.mean(0)
+        for (base, rule), found in parts.items()
+        if not _idle(base, rule) or (base, FROZEN) not in parts
+    }
     after = Picture(workdir / REPORT / "sessions.png", "Accuracy after each session")
     of_each = Picture(
         workdir / REPORT / "matrix.png",
@@ -133,9 +137,14 @@ def _rules(curves: Curves) -> Table:
         control = curves.get((base, FROZEN))
         if rule != FROZEN and control is not None:
             gain = percent((found[:, -1] - control[:, -1]).tolist(), "+")
-            idle = rule in (_OWN, "minor") and not base.startswith("soft")
-            rows.append([base, rule, "no weight is minor" if idle else gain])
+            shown = "no weight is minor" if _idle(base, rule) else gain
+            rows.append([base, rule, shown])
     return Table(["base", "rule", f"over {FROZEN}, points"], rows, texts=2)
+
+
+def _idle(base: str, rule: str) -> bool:
+    """Whether sessions train nothing, as if they were frozen."""
+    return rule in (_OWN, "minor") and not base.startswith("soft")
 
 
 def _signs(curves: Curves) -> str:
