@@ -94,19 +94,15 @@ def start(
         _end(f"error: out of memory: {str(error).splitlines()[0]}", 1)
 
 
-def start_seeds(
-    name: str,
-    what: str | None,
-    run: Callable[[Any, Path, Sequence[int]], Path],
-    argv: Sequence[str] | None = None,
-) -> None:
-    """Runs the command of an experiment of several seeds, and prints its report.
+def seeded(
+    name: str, what: str | None, run: Callable[[Any, Path, Sequence[int]], Path]
+) -> tuple[Parser, Callable[[argparse.Namespace], None]]:
+    """The flags and the body of an experiment of several seeds, see `start`.
 
     Args:
       name: of the command.
       what: it does.
-      run: ``(config, workdir, seeds) -> report``.
-      argv: see `start`.
+      run: ``(config, workdir, seeds) -> report``, which is printed.
     """
     parser = Parser(name, what)
     parser.add_config()
@@ -119,7 +115,7 @@ def start_seeds(
         report = run(config, options.workdir, options.seeds)
         print(f"\n{report.read_text(encoding='utf-8')}\n{report}")
 
-    start(parser, body, argv)
+    return parser, body
 
 
 def end_with_failures(failed: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from experiments import run
 from experiments.build.ksm import Setup, build_ksm, is_head, read_backbone
-from experiments.command import start_seeds
+from experiments.command import seeded, start
 from experiments.config.fields import KSM_FIELDS, Config, as_config
 from experiments.reports.ksm import write_ksm_report
 from experiments.runs.layout import FINAL, SUFFIX
@@ -97,7 +97,7 @@ def _backbone(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    start_seeds("experiments.ksm", __doc__, run_ksm, argv)
+    start(*seeded("experiments.ksm", __doc__, run_ksm), argv)
 
 
 if __name__ == "__main__":

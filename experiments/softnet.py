@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from experiments.build.softnet import Setup, build_softnet
-from experiments.command import start_seeds
+from experiments.command import seeded, start
 from experiments.config.fields import SOFTNET_FIELDS, Config
 from experiments.reports.softnet import write_softnet_report
 from experiments.runs.phases import Phases
@@ -84,7 +84,7 @@ def _one_seed(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    start_seeds("experiments.softnet", __doc__, run_softnet, argv)
+    start(*seeded("experiments.softnet", __doc__, run_softnet), argv)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.build.stamp import Setup, build_stamp
-from experiments.command import start_seeds
+from experiments.command import seeded, start
 from experiments.config.fields import STAMP_FIELDS, Config
 from experiments.reports.stamp import write_stamp_report
 from experiments.runs.phases import Phases
@@ -85,7 +85,7 @@ def _one_seed(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    start_seeds("experiments.stamp", __doc__, run_stamp, argv)
+    start(*seeded("experiments.stamp", __doc__, run_stamp), argv)
 
 
 if __name__ == "__main__":

@@ -252,14 +252,14 @@ def _verdict(frame: Frame) -> str:
 
 def _by_cost(frame: Frame) -> dict[str, Lines]:
     """Accuracy, %, by target and arm, over the operations."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
     for (target, arm), own in frame.groupby(["target", "arm"], sort=False):
         means = own.groupby("epoch")[["target_flops", "accuracy"]].agg(
             lambda values: float(np.mean(values))
         )
         line = means["target_flops"] / 1e9, 100 * means["accuracy"]
         found.setdefault(str(target), {})[str(arm)] = line
-    return found  # pyright: ignore
+    return found
 
 
 def _by_layer(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Lines]:

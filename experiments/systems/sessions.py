@@ -113,12 +113,16 @@ class Lab:
         self, phase: str, name: str, start: Any, first: int, last: int
     ) -> Learned:
         """Steps of the base session of a network, with new scores and slots."""
-        step, tx = self._step(name)
+        (step, tx), (weights, statistics) = self._step(name), start
         rate = make_rate(self._config, epoch_steps=self._epoch_steps)
         order, draws, scores = jax.random.split(jax.random.fold_in(self._key, 1), 3)
-        parts = viewed(self._view(name), *start, scores)
+        params, state = viewed(self._view(name), weights, statistics, scores)
         return train(
-            *(self._phases, phase, lambda: begin(*parts, tx), step, self._setup.base),
+            self._phases,
+            phase,
+            lambda: begin(params, state, tx),
+            step,
+            self._setup.base,
             batch_size=self._config.data.batch_size,
             order=order,
             draws=draws,

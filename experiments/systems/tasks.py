@@ -88,9 +88,9 @@ class Lab:
         step, tx = self._step(method, task.data.classes)
         order, draws = jax.random.split(jax.random.fold_in(self._key, 2 + number))
         params, state, rule = self._start(place, number)
-        first = frozen_parts(params, state, rule)
+        own, rest = frozen_parts(params, state, rule)
         learned = train(
-            *(self._phases, name, lambda: begin(*first, tx), step, data),
+            *(self._phases, name, lambda: begin(own, rest, tx), step, data),
             batch_size=ours.batch_size,
             order=order,
             draws=draws,
