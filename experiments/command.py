@@ -15,13 +15,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 from absl import logging
 
 from experiments import end_at_once
-from experiments.config.flags import Parser
+from experiments.config.flags import Parser, folder_path
 from experiments.config.reading import BrokenFile
 from experiments.config.values import check_letters
 from experiments.runs.stopping import Stopped
@@ -91,6 +92,30 @@ def start(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _end(f"error: out of memory: {str(error).splitlines()[0]}", 1)
+
+
+def seeded(
+    name: str, what: str | None, run: Callable[[Any, Path, Sequence[int]], Path]
+) -> tuple[Parser, Callable[[argparse.Namespace], None]]:
+    """The flags and the body of an experiment of several seeds, see `start`.
+
+    Args:
+      name: of the command.
+      what: it does.
+      run: ``(config, workdir, seeds) -> report``, which is printed.
+    """
+    parser = Parser(name, what)
+    parser.add_config()
+    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
+    parser.add_seeds()
+
+    def body(options: argparse.Namespace) -> None:
+        config = options.config.make()
+        check_devices()
+        report = run(config, options.workdir, options.seeds)
+        print(f"\n{report.read_text(encoding='utf-8')}\n{report}")
+
+    return parser, body
 
 
 def end_with_failures(failed: dict[str, str]) -> None:

@@ -15,29 +15,21 @@ Yang et al., KSM: Fast Multiple Task Adaption via Kernel-wise Soft Mask Learning
 https://arxiv.org/abs/2009.05668
 """
 
-import argparse
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments import run
 from experiments.build.ksm import Setup, build_ksm, is_head, read_backbone
-from experiments.command import check_devices, start
-from experiments.config.fields import KSM_FIELDS, Config, as_config, check_config
-from experiments.config.flags import Parser
-from experiments.ksm_tasks import Lab, Place
+from experiments.command import seeded, start
+from experiments.config.fields import KSM_FIELDS, Config, as_config
 from experiments.reports.ksm import write_ksm_report
-from experiments.runs.folder import locked
-from experiments.runs.identity import named_fields
-from experiments.runs.layout import FINAL, RESULTS, SUFFIX
-from experiments.runs.made_by import made_by
-from experiments.runs.ownership import check_no_run
+from experiments.runs.layout import FINAL, SUFFIX
 from experiments.runs.phases import Phases
-from experiments.runs.stopping import Signals
+from experiments.runs.seeds import Experiment, run_seeds
 from experiments.runs.stored import read_run
-from experiments.runs.written import claim
-from sup_tickets.files import atomic_write
+from experiments.systems.tasks import Lab, Place
 from sup_tickets.training.bundles import backbone_digest
 from sup_tickets.training.processes import say
 from sup_tickets.training.state import Network
@@ -54,72 +46,37 @@ def run_ksm(
 
     Args:
       config: of `configs.ksm`.
-      workdir: gets a folder for every seed.
-      seeds: by default the configuration's.
+      workdir, seeds: see `run_seeds`, which says what is returned and raised.
       devices: of the backbone's run, by default all; tasks are small, and have one.
-
-    Returns:
-      The report as Markdown.
-
-    Raises:
-      ValueError: one line, if something is wrong with the arguments; before the folder
-        is touched.
-      Stopped: after a signal, once everything is saved.
     """
-    seeds = tuple(seeds) or (config.seed,)
     setup = build_ksm(config)
-    check_no_run(workdir)
     given = setup.given
-    fields = {k: v for k, v in named_fields(config).items() if k != "config.seed"}
-    fields["backbone"] = None if given is None else backbone_digest(given, is_head)
-    fields.pop("config.ksm.backbone")  # wherever it is
-    claim(workdir / "ksm.json", "KSM experiment", fields, workdir.glob("seed=*"))
-    lock = locked(workdir)
-    try:
-        with Signals().caught() as signals:
-            for seed in seeds:
-                ours = as_config(config.to_dict())
-                ours.seed = setup.base.seed = seed
-                check_config(ours, KSM_FIELDS)
-                _run_seed(ours, setup, workdir / f"seed={seed}", signals, devices)
-                signals.check(f"{workdir}: stopped after seed {seed}, all saved")
-        return write_ksm_report(workdir, config)
-    finally:
-        lock.release()
-
-
-def _run_seed(
-    config: Config, setup: Setup, folder: Path, signals: Signals, devices: Any
-) -> None:
-    if (folder / RESULTS).exists():
-        say(f"{folder}: finished")
-        return
-    backbone, accuracy = _backbone(config, setup, folder, devices)
-    often = config.checkpoint
-    phases = Phases(
-        folder / "phases", signals, 60 * often.every_minutes, often.every_steps
+    experiment = Experiment(
+        "KSM",
+        KSM_FIELDS,
+        {"backbone": None if given is None else backbone_digest(given, is_head)},
+        ("ksm.backbone",),
+        partial(_one_seed, setup, devices),
+        lambda workdir: write_ksm_report(workdir, config),
     )
+    return run_seeds(experiment, config, workdir, seeds)
+
+
+def _one_seed(
+    setup: Setup, devices: Any, config: Config, folder: Path, phases: Phases
+) -> dict[str, Any]:
+    backbone, accuracy = _backbone(config, setup, folder, devices)
     lab = Lab(config, setup, phases, backbone)
     rows: list[dict[str, Any]] = []
     same: dict[str, bool] = {}
     for method in config.ksm.methods:
         place = Place(folder / "bundles" / method, method)
-        for number in range(len(setup.tasks)):
+        for number, task in enumerate(setup.tasks):
             rows.append(lab.learn(place, number))
-            say(
-                f"{folder}: {method}, {setup.tasks[number].name}: "
-                f"{100 * rows[-1]['accuracy'][-1]:.1f}%"
-            )
+            last = 100 * rows[-1]["accuracy"][-1]
+            say(f"{folder}: {method}, {task.name}: {last:.1f}%")
         same[method] = lab.unchanged(place)
-    results = {
-        "seed": config.seed,
-        "evaluated_on": config.evaluate,
-        "backbone_accuracy": accuracy,
-        "rows": rows,
-        "unchanged": same,
-        "made_by": made_by(),
-    }
-    atomic_write(folder / RESULTS, json.dumps(results, indent=1) + "\n")
+    return {"backbone_accuracy": accuracy, "rows": rows, "unchanged": same}
 
 
 def _backbone(
@@ -128,8 +85,9 @@ def _backbone(
     """The backbone, and its accuracy on its own data where that was measured."""
     if setup.given is not None:
         return setup.given, None
-    place = folder / "backbone"
-    run.run(setup.base, place, devices=devices)
+    place, base = folder / "backbone", as_config(setup.base.to_dict())
+    base.seed = config.seed
+    run.run(base, place, devices=devices)
     row = read_run(place).main_row or {}
     network = read_backbone(
         place / f"{FINAL}{SUFFIX}", setup.model(2), config.model.name
@@ -139,17 +97,7 @@ def _backbone(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser("experiments.ksm", __doc__)
-    parser.add_config()
-    parser.add_workdir()
-    parser.add_seeds()
-    start(parser, _main, argv)
-
-
-def _main(options: argparse.Namespace) -> None:
-    config = options.config.make()
-    check_devices()
-    print(f"\n{run_ksm(config, options.workdir, options.seeds)}")
+    start(*seeded("experiments.ksm", __doc__, run_ksm), argv)
 
 
 if __name__ == "__main__":

@@ -17,29 +17,20 @@ https://arxiv.org/abs/2209.07529. The rule is the paper's: what its release does
 session moves no weight of a convolution but by weight decay.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.build.softnet import Setup, build_softnet
-from experiments.command import check_devices, start
-from experiments.config.fields import SOFTNET_FIELDS, Config, as_config, check_config
-from experiments.config.flags import Parser
+from experiments.command import seeded, start
+from experiments.config.fields import SOFTNET_FIELDS, Config
 from experiments.reports.softnet import write_softnet_report
-from experiments.runs.folder import locked
-from experiments.runs.identity import named_fields
-from experiments.runs.layout import RESULTS
-from experiments.runs.made_by import made_by
-from experiments.runs.ownership import check_no_run
 from experiments.runs.phases import Phases
-from experiments.runs.stopping import Signals
-from experiments.runs.written import claim
-from experiments.softnet_sessions import Lab
-from sup_tickets.files import atomic_write
+from experiments.runs.seeds import Experiment, run_seeds
+from experiments.systems.sessions import Lab
 from sup_tickets.training.processes import say
 
 
@@ -48,47 +39,23 @@ def run_softnet(config: Config, workdir: Path, seeds: Sequence[int] = ()) -> Pat
 
     Args:
       config: of `configs.softnet`.
-      workdir: gets a folder for every seed.
-      seeds: by default the configuration's.
-
-    Returns:
-      The report as Markdown.
-
-    Raises:
-      ValueError: one line, if something is wrong with the arguments; before the folder
-        is touched.
-      Stopped: after a signal, once everything is saved.
+      workdir, seeds: see `run_seeds`, which says what is returned and raised.
     """
-    seeds = tuple(seeds) or (config.seed,)
     setup = build_softnet(config)
-    check_no_run(workdir)
-    fields = {k: v for k, v in named_fields(config).items() if k != "config.seed"}
-    fields.pop("config.softnet.rows")  # wherever they are: what is in them
-    fields["shown"] = [[rows.tolist() for rows in draw] for draw in setup.draws]
-    inside = workdir.glob("seed=*")
-    claim(workdir / "softnet.json", "SoftNet experiment", fields, inside)
-    lock = locked(workdir)
-    try:
-        with Signals().caught() as signals:
-            for seed in seeds:
-                ours = as_config(config.to_dict())
-                ours.seed = seed
-                check_config(ours, SOFTNET_FIELDS)
-                _run_seed(ours, setup, workdir / f"seed={seed}", signals)
-                signals.check(f"{workdir}: stopped after seed {seed}, all saved")
-        return write_softnet_report(workdir, config)
-    finally:
-        lock.release()
-
-
-def _run_seed(config: Config, setup: Setup, folder: Path, signals: Signals) -> None:
-    if (folder / RESULTS).exists():
-        say(f"{folder}: finished")
-        return
-    often = config.checkpoint
-    phases = Phases(
-        folder / "phases", signals, 60 * often.every_minutes, often.every_steps
+    experiment = Experiment(
+        "SoftNet",
+        SOFTNET_FIELDS,
+        {"shown": [[rows.tolist() for rows in draw] for draw in setup.draws]},
+        ("softnet.rows",),  # wherever they are: what is in them
+        partial(_one_seed, setup),
+        lambda workdir: write_softnet_report(workdir, config),
     )
+    return run_seeds(experiment, config, workdir, seeds)
+
+
+def _one_seed(
+    setup: Setup, config: Config, folder: Path, phases: Phases
+) -> dict[str, Any]:
     lab, ours = Lab(config, setup, phases), config.softnet
     rows: list[dict[str, Any]] = []
     for name in ours.bases:
@@ -112,28 +79,12 @@ def _run_seed(config: Config, setup: Setup, folder: Path, signals: Signals) -> N
             )
             first, last = (100 * rows[-1]["accuracy"][i] for i in (0, -1))
             say(f"{folder}: {name}, {rule}: {first:.1f}% to {last:.1f}%")
-    results = {
-        "seed": config.seed,
-        "evaluated_on": config.evaluate,
-        "rows": rows,
-        "made_by": made_by(),
-    }
-    atomic_write(folder / RESULTS, json.dumps(results, indent=1) + "\n")
+    return {"rows": rows}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser("experiments.softnet", __doc__)
-    parser.add_config()
-    parser.add_workdir()
-    parser.add_seeds()
-    start(parser, _main, argv)
-
-
-def _main(options: argparse.Namespace) -> None:
-    config = options.config.make()
-    check_devices()
-    print(f"\n{run_softnet(config, options.workdir, options.seeds)}")
+    start(*seeded("experiments.softnet", __doc__, run_softnet), argv)
 
 
 if __name__ == "__main__":

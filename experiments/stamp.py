@@ -13,82 +13,46 @@ report/ in DIR has the tables, pictures and results.csv of all seeds that are fi
 What is the paper's and what is ours: `sup_tickets.stamp`.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.build.stamp import Setup, build_stamp
-from experiments.command import check_devices, start
-from experiments.config.fields import STAMP_FIELDS, Config, as_config, check_config
-from experiments.config.flags import Parser
+from experiments.command import seeded, start
+from experiments.config.fields import STAMP_FIELDS, Config
 from experiments.reports.stamp import write_stamp_report
-from experiments.runs.folder import locked
-from experiments.runs.identity import named_fields
-from experiments.runs.layout import RESULTS
-from experiments.runs.made_by import made_by
-from experiments.runs.ownership import check_no_run
 from experiments.runs.phases import Phases
-from experiments.runs.stopping import Signals
-from experiments.runs.written import claim
-from experiments.stamp_arms import Target, set_overlaps, train_arm, train_dense
-from experiments.stamp_gates import meta_learn, train_reference
-from experiments.stamp_lab import Lab
-from experiments.stamp_programs import Programs
-from sup_tickets.files import atomic_write
+from experiments.runs.seeds import Experiment, run_seeds
+from experiments.systems.stamp.arms import Target, set_overlaps, train_arm, train_dense
+from experiments.systems.stamp.gates import meta_learn, train_reference
+from experiments.systems.stamp.lab import Lab
+from experiments.systems.stamp.programs import Programs
 from sup_tickets.training.processes import say
 
 
-def run_stamp(config: Config, workdir: Path, seeds: Sequence[int] = ()) -> str:
+def run_stamp(config: Config, workdir: Path, seeds: Sequence[int] = ()) -> Path:
     """Trains everything that is not finished, and writes the report.
 
     Args:
       config: of `configs.stamp`.
-      workdir: gets a folder for every seed.
-      seeds: by default the configuration's.
-
-    Returns:
-      The report as Markdown.
-
-    Raises:
-      ValueError: one line, if something is wrong with the arguments; before the folder
-        is touched.
-      Stopped: after a signal, once everything is saved.
+      workdir, seeds: see `run_seeds`, which says what is returned and raised.
     """
-    seeds = tuple(seeds) or (config.seed,)
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be all different, got {seeds}")
     setup = build_stamp(config)
-    check_no_run(workdir)
-    fields = {k: v for k, v in named_fields(config).items() if k != "config.seed"}
-    inside = workdir.glob("seed=*")
-    claim(workdir / "stamp.json", "STAMP experiment", fields, inside)
-    lock, programs = locked(workdir), Programs(config, setup)
-    try:
-        with Signals().caught() as signals:
-            for seed in seeds:
-                ours = as_config(config.to_dict())
-                ours.seed = seed
-                check_config(ours, STAMP_FIELDS)
-                folder = workdir / f"seed={seed}"
-                _run_seed(ours, setup, programs, folder, signals)
-                signals.check(f"{workdir}: stopped after seed {seed}, all saved")
-        return write_stamp_report(workdir, config.stamp.report_epochs)
-    finally:
-        lock.release()
-
-
-def _run_seed(
-    config: Config, setup: Setup, programs: Programs, folder: Path, signals: Signals
-) -> None:
-    if (folder / RESULTS).exists():
-        say(f"{folder}: finished")
-        return
-    often = config.checkpoint
-    phases = Phases(
-        folder / "phases", signals, 60 * often.every_minutes, often.every_steps
+    experiment = Experiment(
+        "STAMP",
+        STAMP_FIELDS,
+        {},
+        (),
+        partial(_one_seed, setup, Programs(config, setup)),
+        lambda workdir: write_stamp_report(workdir, config.stamp.report_epochs),
     )
+    return run_seeds(experiment, config, workdir, seeds)
+
+
+def _one_seed(
+    setup: Setup, programs: Programs, config: Config, folder: Path, phases: Phases
+) -> dict[str, Any]:
     lab = Lab(config, setup, phases, programs)
     reference, of_reference = train_reference(lab)
     say(f"{folder}: reference {100 * of_reference['accuracy'][-1]:.1f}%")
@@ -105,13 +69,9 @@ def _run_seed(
         overlaps[target] = set_overlaps(place)
         if "dense-prune" in config.stamp.arms:
             dense[target] = train_dense(place)[1]
-    whole = lab.flops(setup.reference)
-    ours = config.stamp
-    pretrain = lab.training_flops(setup.reference, whole, ours.pretrain_epochs)
-    episode = ours.set_size + 3 * ours.inner_steps * lab.size
-    results = {
-        "seed": config.seed,
-        "evaluated_on": config.evaluate,
+    domain, ours = setup.reference, config.stamp
+    pretrain = lab.training_flops(domain, lab.flops(domain), ours.pretrain_epochs)
+    return {
         "rows": rows,
         "layers": {group.name: group.size for group in lab.groups},
         "reference": of_reference,
@@ -119,25 +79,13 @@ def _run_seed(
         "meta": of_meta,
         "overlaps": overlaps,
         "pretrain_flops": pretrain,
-        "meta_flops": ours.episodes * episode * whole,
-        "made_by": made_by(),
+        "meta_flops": ours.episodes * lab.adapting_flops(domain, ours.inner_steps),
     }
-    atomic_write(folder / RESULTS, json.dumps(results, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser("experiments.stamp", __doc__)
-    parser.add_config()
-    parser.add_workdir()
-    parser.add_seeds()
-    start(parser, _main, argv)
-
-
-def _main(options: argparse.Namespace) -> None:
-    config = options.config.make()
-    check_devices()
-    print(f"\n{run_stamp(config, options.workdir, options.seeds)}")
+    start(*seeded("experiments.stamp", __doc__, run_stamp), argv)
 
 
 if __name__ == "__main__":

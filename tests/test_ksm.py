@@ -13,9 +13,11 @@ from experiments.build import ksm as ksm_build
 from experiments.build.ksm import METHODS, build_ksm, is_head, norm_rule
 from experiments.config.fields import KSM_FIELDS, check_config, flat
 from experiments.ksm import run_ksm
-from experiments.ksm_tasks import Lab
-from experiments.reports.ksm import matrix
+from experiments.reports.ksm import _forgotten, matrix
+from experiments.reports.systems import interval, judged
 from experiments.runs.stopping import Stopped
+from experiments.systems.tasks import Lab
+from sup_tickets.data.datasets import load_dataset
 from sup_tickets.data.incremental import check_disjoint, read_classes, superclasses
 from sup_tickets.learning_rates import cosine_lr
 from sup_tickets.models import ConvNet
@@ -109,6 +111,24 @@ def test_the_report_has_tables_and_pictures(whole):
     assert lines[0].startswith("seed,method,task,classes,accuracy")
 
 
+def test_what_is_forgotten_is_the_best_less_what_is_left():
+    """Of the first two of three tasks: 90 - 50 and 80 - 70 points."""
+    nan = np.nan
+    found = np.array([[0.9, nan, nan], [0.6, 0.8, nan], [0.5, 0.7, 0.9]])
+    assert _forgotten(found) == pytest.approx(0.25)
+    assert _forgotten(np.array([[0.9]])) == 0
+
+
+def test_verdicts_are_by_intervals():
+    """t(.975) of 2 degrees of freedom is 4.303; one seed settles nothing."""
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert (mean, half) == pytest.approx((2, 4.302653 / 3**0.5), rel=1e-6)
+    assert judged([1.0, 2.0, 3.0], low=0) == "+2.00 ± 2.48, not resolved"
+    assert judged([2.0, 2.1, 2.2], low=0).endswith("0.25, as expected")
+    assert judged([2.0, 2.1, 2.2], high=0).endswith("0.25, not as expected")
+    assert "one seed" in judged([5.0], low=0)
+
+
 def test_a_finished_experiment_is_left_alone(whole, backbone, capsys):
     before = (whole / "seed=0/results.json").read_bytes()
     config = config_of(**FAST, **{"ksm.backbone": backbone})
@@ -184,15 +204,10 @@ def test_masks_of_a_network_without_convolutions_are_refused():
 
 def test_pixels_count_as_the_data_set_of_the_tasks_says(monkeypatch):
     """Mean and deviation are what the frozen backbone knows."""
-    load = ksm_build.load_dataset
-
-    def loaded(name, **options):
-        data = load(name, **options)
-        return data._replace(scale=255.0) if "validation_examples" in options else data
-
-    monkeypatch.setattr(ksm_build, "load_dataset", loaded)
+    load = ksm_build.load
+    monkeypatch.setattr(ksm_build, "load", lambda *n: load(*n)._replace(scale=255.0))
     numbers = build_ksm(config_of()).numbers
-    assert (numbers.scale, numbers.mean) == (255.0, load("digits").mean)
+    assert (numbers.scale, numbers.mean) == (255.0, load_dataset("digits").mean)
 
 
 def test_a_backbone_of_another_model_is_refused(backbone):

@@ -173,7 +173,7 @@ def test_calls_without_an_encoding_are_found():
 
 EXPERIMENTS = ROOT.parent / "experiments"
 # A module may import its own room and those before it; commands import all.
-ROOMS = ["config", "build", "runs", "studies", "reports", "commands"]
+ROOMS = ["config", "build", "runs", "studies", "reports", "systems", "commands"]
 # After the build nothing needs ml_collections: what is left of a configuration is a
 # value that `experiments.config` made.
 READ_CONFIGURATIONS = {"config", "build"}

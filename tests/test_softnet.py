@@ -14,7 +14,7 @@ from experiments.build.softnet import base_kind, build_softnet
 from experiments.config.fields import SOFTNET_FIELDS, check_config, flat
 from experiments.runs.stopping import Stopped
 from experiments.softnet import run_softnet
-from experiments.softnet_sessions import Lab
+from experiments.systems.sessions import Lab
 from sup_tickets.data import prepared
 from sup_tickets.data.datasets import load_dataset
 from sup_tickets.data.incremental import drawn_rows, in_turn, read_rows, topic_rows
@@ -73,7 +73,10 @@ def test_accuracies_are_of_the_classes_seen(whole):
 
 def test_the_report_has_tables_and_pictures(whole):
     text = (whole / "report/summary.md").read_text()
-    for part in ("soft-0.5 less hard-0.5 after session 1", "over frozen", "matrix.png"):
+    for part in (
+        *("soft-0.5 less hard-0.5 after session 1", "over frozen", "matrix.png"),
+        *("no weight is minor", "which settles nothing", "new classes"),
+    ):
         assert part in text
     for name in ("index.html", "sessions.png", "matrix.png"):
         assert (whole / "report" / name).stat().st_size > 1000

@@ -34,7 +34,7 @@ from sup_tickets.stamp.gates import (
     relaxed_bernoulli,
     straight_through,
 )
-from sup_tickets.stamp.learning import flops_share
+from sup_tickets.stamp.learning import _stepped, flops_share
 from sup_tickets.training.classification import PureNetwork
 from sup_tickets.wiring import Wiring
 from tests.helpers import quick
@@ -264,6 +264,25 @@ def adapted(steps=60, gate_rate=0.05, learning_rate=0.01, start=2.0, **changes):
         learner, report = step(rates, objective.kl_prior, learner, inputs, labels, k)
         reports.append({name: float(value) for name, value in report.items()})
     return SimpleNamespace(learner=learner, reports=reports, objective=objective)
+
+
+def test_steps_are_adams_without_momentum():
+    """By NumPy: the first step is the sign of the gradient times the rate."""
+    first = np.float32([0.5, -2.0]), np.float32([3.0])
+    slopes = [(np.float32([1.0, -0.25]), np.float32([k])) for k in (2.0, -0.5, 0.125)]
+    rates = Rates(np.float32(0.1), np.float32(0.01))
+    trained, slots = dict(zip(rates._fields, first, strict=True)), first_slots(*first)
+    ours, squares = [one.astype(np.float64) for one in first], [0.0, 0.0]
+    for t, slope in enumerate(slopes, start=1):
+        named = dict(zip(rates._fields, slope, strict=True))
+        trained, slots = _stepped(trained, named, slots, rates)
+        for i, (g, rate) in enumerate(zip(slope, rates, strict=True)):
+            squares[i] = 0.999 * squares[i] + 0.001 * g.astype(np.float64) ** 2
+            ours[i] = ours[i] - rate * g / (np.sqrt(squares[i] / (1 - 0.999**t)) + 1e-8)
+        if t == 1:
+            np.testing.assert_allclose(trained["params"], [0.4, -1.9], rtol=1e-5)
+    np.testing.assert_allclose(trained["params"], ours[0], rtol=1e-5)
+    np.testing.assert_allclose(trained["gates"], ours[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*GATES])

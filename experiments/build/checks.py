@@ -1,6 +1,6 @@
 """Checks of what fits together only once the data set is known."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -80,7 +80,9 @@ def check_pixels(data: Config, shape: Sequence[int]) -> None:
             )
 
 
-def check_different(name: str, values: Sequence[Any], known: Any = None) -> None:
+def check_different(
+    name: str, values: Sequence[Any], known: Iterable[str] | None = None
+) -> None:
     """Raises unless there are values, none is there twice, and all are known.
 
     Raises:
@@ -88,8 +90,9 @@ def check_different(name: str, values: Sequence[Any], known: Any = None) -> None
     """
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{name} must be some and all different, got {values}")
-    for value in values if known is not None else ():
-        check_one_of(name, value, known)
+    if known is not None:
+        for value in values:
+            check_one_of(name, value, known)
 
 
 def text_digest(config: Config) -> str | None:

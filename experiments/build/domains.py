@@ -1,17 +1,34 @@
 """Parts of data sets that tasks are made of: some classes, in a common shape."""
 
-import re
 from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.config.fields import Config
-from sup_tickets.checks import check_one_of
-from sup_tickets.data.datasets import DATASETS, load_dataset
+from sup_tickets.data.datasets import Dataset, load_dataset, parted
 from sup_tickets.data.files import Split
+from sup_tickets.data.incremental import Classes
 
-_NAME = re.compile(r"(.+?)(?::(\d+)-(\d+))?")
+
+def load(data: Config, name: str, *, training_examples: int = 0) -> Dataset:
+    """A data set, split and shrunk as the section of a configuration says."""
+    return load_dataset(
+        name,
+        data_dir=data.dir,
+        validation_examples=data.validation_examples,
+        split_seed=data.split_seed,
+        training_examples=training_examples,
+        shrink=data.shrink,
+    )
+
+
+def held_of(data: Dataset, evaluate: str, name: str) -> Split:
+    """The split that is evaluated; raises a ValueError if it is empty."""
+    held = getattr(data, evaluate)
+    if not len(held.labels):
+        raise ValueError(f"the {evaluate} split of {name!r} is empty")
+    return held
 
 
 class Domain(NamedTuple):
@@ -19,17 +36,13 @@ class Domain(NamedTuple):
 
     name: str  # "cifar100:0-49"
     source: str  # the data set
-    labels: range  # of the classes there; here they count from 0
+    labels: Classes  # there; here they count from 0
+    classes: int  # how many
     train: Split  # images [N, H, W, C] uint8, labels [N] int32
     held: Split  # the split that is evaluated
     scale: float  # the value of a pixel that stands for 1
     mean: tuple[float, ...]  # [C]
     std: tuple[float, ...]
-
-    @property
-    def classes(self) -> int:
-        """How many there are."""
-        return len(self.labels)
 
 
 def load_domain(config: Config, name: str, *, training_examples: int = 0) -> Domain:
@@ -45,36 +58,13 @@ def load_domain(config: Config, name: str, *, training_examples: int = 0) -> Dom
       ValueError: for an unknown set, classes that it does not have, or fewer examples.
       FileNotFoundError: saying how to prepare the set.
     """
-    match = _NAME.fullmatch(name)
-    source, first, last = match.groups() if match else (name, None, None)
-    if not source.startswith("folder:"):
-        check_one_of("data set", source, DATASETS)
-    data = config.data
-    whole = load_dataset(
-        source,
-        data_dir=data.dir,
-        validation_examples=data.validation_examples,
-        split_seed=data.split_seed,
-        shrink=data.shrink,
-    )
-    labels = range(int(first or 0), int(last or whole.classes - 1) + 1)
-    if not labels or labels[-1] >= whole.classes:
-        raise ValueError(
-            f"{name!r}: classes must be among 0-{whole.classes - 1}, the lower first"
-        )
-    if len(labels) < 2:
-        raise ValueError(f"{name!r} has one class, and a task needs two or more")
-    train = _some(_of_classes(whole.train, labels), training_examples, data.split_seed)
-    if len(train.labels) < training_examples:
-        raise ValueError(
-            f"training_examples={training_examples} is more than the "
-            f"{len(train.labels)} of {name!r}"
-        )
-    held = _of_classes(getattr(whole, config.evaluate), labels)
-    if not len(held.labels):
-        raise ValueError(f"the {config.evaluate} split of {name!r} is empty")
-    numbers = whole.scale, whole.mean, whole.std
-    return Domain(name, source, labels, train, held, *numbers)
+    source, labels = parted(name)
+    found = load(config.data, name, training_examples=training_examples)
+    held = held_of(found, config.evaluate, name)
+    labels = tuple(range(found.classes)) if labels is None else labels
+    splits = found.train, held
+    numbers = found.scale, found.mean, found.std
+    return Domain(name, source, labels, found.classes, *splits, *numbers)
 
 
 def conforming(domain: Domain, shape: Collection[int]) -> Domain:
@@ -105,16 +95,3 @@ def conforming(domain: Domain, shape: Collection[int]) -> Domain:
         mean=domain.mean * times,
         std=domain.std * times,
     )
-
-
-def _of_classes(split: Split, labels: range) -> Split:
-    rows = np.isin(split.labels, labels)
-    return Split(split.images[rows], split.labels[rows] - np.int32(labels[0]))
-
-
-def _some(split: Split, examples: int, seed: int) -> Split:
-    if not 0 < examples < len(split.labels):
-        return split
-    order = np.random.default_rng([seed, 1]).permutation(len(split.labels))
-    rows = np.sort(order[:examples])
-    return Split(split.images[rows], split.labels[rows])

@@ -15,6 +15,7 @@ from experiments.build.checks import (
     check_examples,
     checked_network,
 )
+from experiments.build.domains import held_of, load
 from experiments.build.experiment import build
 from experiments.build.parts import section
 from experiments.config.fields import KSM_FIELDS, Config, as_config, check_config
@@ -200,13 +201,7 @@ def _tasks(config: Config, shape: tuple[int, ...]) -> tuple[TaskData, ...]:
     source, some = parted(ours.data)
     if some is not None:
         raise ValueError(f"data={ours.data!r}: tasks have its classes, say {source!r}")
-    whole = load_dataset(
-        source,
-        data_dir=data.dir,
-        validation_examples=data.validation_examples,
-        split_seed=data.split_seed,
-        shrink=data.shrink,
-    )
+    whole = load(data, source)
     if whole.train.images.shape[1:] != shape:
         raise ValueError(
             f"data={source!r} has images of {whole.train.images.shape[1:]}, and the "
@@ -221,8 +216,7 @@ def _tasks(config: Config, shape: tuple[int, ...]) -> tuple[TaskData, ...]:
     )
     for task in tasks:
         check_examples(len(task.data.train.labels), task.data.classes, ours.batch_size)
-        if not len(getattr(task.data, config.evaluate).labels):
-            raise ValueError(f"the {config.evaluate} split of {task.name} is empty")
+        held_of(task.data, config.evaluate, task.name)
     return tasks
 
 

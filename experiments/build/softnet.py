@@ -3,6 +3,7 @@
 All that can be wrong is found here, before anything is trained.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,14 +184,10 @@ def _check_words(config: Config) -> None:
             f"rows is the file of split='file'; got rows={ours.rows!r} with "
             f"split={ours.split!r}"
         )
-    if ours.split == "topic" and (ours.base_classes, ours.ways, ours.shots) != (
-        60,
-        5,
-        5,
-    ):
+    sizes = ours.base_classes, ours.ways, ours.shots
+    if ours.split == "topic" and sizes != (60, 5, 5):
         raise ValueError(
-            "split='topic' has base_classes=60, ways=5 and shots=5, got "
-            f"{ours.base_classes}, {ours.ways} and {ours.shots}"
+            f"split='topic' has base_classes=60, ways=5 and shots=5, got {sizes}"
         )
     if ours.split == "topic" and config.data.name != _CIFAR:
         raise ValueError(f"split='topic' is of {_CIFAR}, not of {config.data.name!r}")
@@ -236,13 +233,9 @@ def _draws(
         if (labels[found] != wanted[:, :, None]).any():
             raise ValueError("the training images are not in their original order")
         return (tuple(found),)
+    drawn = partial(drawn_rows, labels, shots=ours.shots, seed=ours.draw_seed)
     return tuple(
-        tuple(
-            drawn_rows(
-                labels, classes, shots=ours.shots, seed=ours.draw_seed, draw=draw
-            )
-            for classes in sessions
-        )
+        tuple(drawn(classes, draw=draw) for classes in sessions)
         for draw in range(ours.draws)
     )
 

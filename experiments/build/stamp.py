@@ -102,7 +102,12 @@ def build_stamp(config: Config) -> Setup:
     )
     with section("model"):
         example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        setup = _setup(reference, targets, model, example)
+        wiring = linen_channels(model, example)
+        if not wiring.groups or wiring.outputs is None:
+            raise ValueError("it has no channels that can be removed, or no head")
+        network = following_network(linen_network(model, example))
+        uses = channel_uses(model, example)
+    setup = Setup(reference, targets, model, network, wiring, uses, example)
     with section("stamp"):
         for domain in targets.values():
             _check_slices(setup, domain, ours.flops_ratio)
@@ -133,17 +138,6 @@ def make_objective(
         temperature=ours.temperature,
         **setup.costs(classes),
     )
-
-
-def _setup(
-    reference: Domain, targets: dict[str, Domain], model: nn.Module, example: Any
-) -> Setup:
-    wiring = linen_channels(model, example)
-    if not wiring.groups or wiring.outputs is None:
-        raise ValueError("it has no channels that can be removed, or no head")
-    network = following_network(linen_network(model, example))
-    uses = channel_uses(model, example)
-    return Setup(reference, targets, model, network, wiring, uses, example)
 
 
 def _check_arms(config: Config) -> None:

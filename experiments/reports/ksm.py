@@ -1,6 +1,6 @@
 """The report of a KSM experiment: accuracy per task, what is forgotten, storage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,24 +9,16 @@ import numpy as np
 
 from experiments.build.ksm import METHODS
 from experiments.config.fields import Config
-from experiments.reports.gather import write_csv
-from experiments.reports.incremental import (
+from experiments.reports.page import Block, Heading, Picture, Table, Text
+from experiments.reports.systems import (
     draw_lines,
     draw_matrices,
+    interval,
     percent,
     read_seeds,
-)
-from experiments.reports.page import (
-    Block,
-    Heading,
-    Picture,
-    Table,
-    Text,
-    to_html,
-    to_markdown,
+    write_report,
 )
 from experiments.runs.layout import REPORT
-from experiments.runs.written import Outputs
 
 CONTROL = "norms"
 _MATRICES = ("ksm", "sequential")
@@ -40,20 +32,12 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def write_ksm_report(workdir: Path, config: Config) -> Path:
-    """Writes ``report/`` from all seeds that are finished.
+    """See `write_report`.
 
     Args:
       workdir: of `experiments.ksm`.
       config: of the experiment.
-
-    Returns:
-      The path of its Markdown.
-
-    Raises:
-      ValueError: if there is no finished seed, or a file is there that no report wrote.
     """
-    names = "summary.md", "index.html", "tasks.png", "matrix.png", "results.csv"
-    files = Outputs(workdir / REPORT, *names)
     results = read_seeds(workdir)
     methods = list(dict.fromkeys(row["method"] for row in results[0]["rows"]))
     seeds = [
@@ -61,22 +45,26 @@ def write_ksm_report(workdir: Path, config: Config) -> Path:
         for one in results
     ]
     tasks = [row["task"].removeprefix("task ") for row in seeds[0][methods[0]]]
-    lines = {m: np.mean([_accuracies(one[m]) for one in seeds], 0) for m in methods}
-    files.write(
-        "tasks.png", partial(draw_lines, lines=lines, label="task", along=tasks)
-    )
+    places = range(len(tasks))
+    lines = {
+        m: (places, 100 * np.mean([_accuracies(one[m]) for one in seeds], 0))
+        for m in methods
+    }
+    by_task = Picture(workdir / REPORT / "tasks.png", "Accuracy when it was learned")
+    after = Picture(workdir / REPORT / "matrix.png", "Accuracy after each task")
+    pictures = {
+        by_task: partial(draw_lines, shown={"": lines}, across="task", along=tasks)
+    }
     shown = {
         m: np.mean([matrix(one[m]) for one in seeds], 0)
         for m in _MATRICES
         if m in methods
     }
+    blocks = _blocks(by_task, config, results, seeds)
     if shown:
-        files.write("matrix.png", partial(draw_matrices, matrices=shown))
-    files.write("results.csv", partial(_write_csv, results=results))
-    blocks = _blocks(workdir / REPORT, config, results, seeds, bool(shown))
-    files.write("summary.md", to_markdown(blocks))
-    files.write("index.html", to_html(blocks))
-    return workdir / REPORT / "summary.md"
+        pictures[after] = partial(draw_matrices, matrices=shown)
+        blocks += [Heading(2, "What is forgotten"), after]
+    return write_report(workdir, pictures, _COLUMNS, _rows(results), blocks)
 
 
 def matrix(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -93,56 +81,58 @@ def matrix(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return found
 
 
+def _forgotten(found: np.ndarray) -> float:
+    """What is left of a task less the most that there was, mean over earlier tasks."""
+    best = np.nanmax(found, axis=0)[:-1]
+    return float(np.mean(best - found[-1][:-1])) if best.size else 0.0
+
+
 def _accuracies(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Of each task when it was learned."""
     return [row["accuracy"][-1] for row in rows]
 
 
 def _blocks(
-    report: Path,
+    by_task: Picture,
     config: Config,
     results: Sequence[Mapping[str, Any]],
     seeds: Sequence[Rows],
-    has_matrix: bool,
 ) -> list[Block]:
     ours, methods = config.ksm, list(seeds[0])
     count = len(seeds[0][methods[0]])
     backbone = [one["backbone_accuracy"] for one in results]
     known = [value for value in backbone if value is not None]
     origin = f"{100 * np.mean(known):.1f}% on its own classes" if known else "a file"
-    blocks: list[Block] = [
+    return [
         Heading(1, f"{count} tasks of {ours.data} on a frozen {config.model.name}"),
         Text(
             f"Seeds {', '.join(str(one['seed']) for one in results)}; the "
             f"{config.evaluate} split. Backbone: {config.data.name}, {origin}. Every "
             "number is of a network put together from the files of its tasks, whose "
-            "scales are rounded to 8 bits. ± is the standard deviation over seeds."
+            "scales are rounded to 8 bits. Accuracy is that of a task when it was "
+            "learned; forgotten is what was the best of an earlier task less what is "
+            "left of it, in points. ± is the standard deviation over seeds."
         ),
         Heading(2, "Methods"),
         _methods(results, seeds),
         Text(_verdict(seeds)),
-        Picture(report / "tasks.png", "Accuracy of each task when it was learned"),
+        by_task,
         Heading(2, "What a task adds"),
         _storage(seeds),
         Text(
             "Bits of a task, mean over tasks and seeds: one for each place of a mask, "
-            "8 for the scale of one that is off, 32 for all else."
+            "8 for the scale of one that is off, 32 for all else. What is one network "
+            "for all tasks is counted in each."
         ),
     ]
-    if has_matrix:
-        blocks += [
-            Heading(2, "What is forgotten"),
-            Picture(report / "matrix.png", "Accuracy on each task after each task"),
-        ]
-    return blocks
 
 
 def _methods(results: Sequence[Mapping[str, Any]], seeds: Sequence[Rows]) -> Table:
-    head = ["method", "accuracy, %", f"over {CONTROL}", "at the end, %", "unchanged"]
+    head = ["method", "accuracy, %", f"over {CONTROL}", "forgotten", "unchanged"]
     rows = []
     for method in seeds[0]:
         when = [float(np.mean(_accuracies(one[method]))) for one in seeds]
-        end = [float(np.mean(matrix(one[method])[-1])) for one in seeds]
+        lost = [_forgotten(matrix(one[method])) for one in seeds]
         gain = ""
         if CONTROL in seeds[0] and method != CONTROL:
             base = [float(np.mean(_accuracies(one[CONTROL]))) for one in seeds]
@@ -150,7 +140,7 @@ def _methods(results: Sequence[Mapping[str, Any]], seeds: Sequence[Rows]) -> Tab
         same = all(one["unchanged"][method] for one in results)
         name = f"{method}: {METHODS[method].text}"
         told = "every bit" if same else "no"
-        rows.append([name, percent(when), gain, percent(end), told])
+        rows.append([name, percent(when), gain, percent(lost), told])
     return Table(head, rows)
 
 
@@ -158,21 +148,23 @@ def _verdict(seeds: Sequence[Rows]) -> str:
     """Whether masks do anything that norms alone do not."""
     if not {CONTROL, "ksm"} <= set(seeds[0]):
         return "Without methods 'ksm' and 'norms' nothing says what masks are worth."
-    gains = 100 * np.concatenate(
+    gains = 100 * np.array(
         [
             np.subtract(_accuracies(one["ksm"]), _accuracies(one[CONTROL]))
             for one in seeds
         ]
     )
-    wide = 2 * gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else np.inf
+    # Tasks of one seed share a backbone: with seeds enough only these are independent.
+    values, of = gains.mean(1), f"{len(gains)} seeds"
+    if len(gains) == 1:
+        values, of = gains[0], "the tasks of one seed"
+    mean, half = interval(values.tolist())
     text = (
-        f"KSM less norms and head alone: {gains.mean():+.2f} points over {len(gains)} "
+        f"KSM less norms and head alone: {mean:+.2f} points, with a 95% interval of "
+        f"± {half:.2f} over {of}. "
     )
-    text += f"pairs of task and seed (two standard errors: {wide:.2f}). "
-    if gains.mean() > wide:
-        return text + "The masks add something here."
-    if gains.mean() < -wide:
-        return text + "The masks do harm here."
+    if abs(mean) > half:
+        return text + f"The masks {'add something' if mean > 0 else 'do harm'} here."
     return (
         text + "That is within the noise: it is not shown that masks do anything here."
     )
@@ -195,8 +187,7 @@ def _storage(seeds: Sequence[Rows]) -> Table:
     return Table(head, rows)
 
 
-def _write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    lines = []
+def _rows(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for one in results:
         for method in dict.fromkeys(row["method"] for row in one["rows"]):
             rows = [row for row in one["rows"] if row["method"] == method]
@@ -207,5 +198,4 @@ def _write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
                     "accuracy_at_the_end": end,
                     "classes": "+".join(map(str, row["classes"])),
                 }
-                lines.append({**row, **row["bits"], **ours})
-    write_csv(path, lines, _COLUMNS)
+                yield {**row, **row["bits"], **ours}

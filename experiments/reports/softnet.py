@@ -1,6 +1,6 @@
 """The report of a SoftNet experiment: accuracy after each session, drops, signs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,24 +8,16 @@ from typing import Any
 import numpy as np
 
 from experiments.config.fields import Config
-from experiments.reports.gather import write_csv
-from experiments.reports.incremental import (
+from experiments.reports.page import Block, Heading, Picture, Table, Text
+from experiments.reports.systems import (
     draw_lines,
     draw_matrices,
+    judged,
     percent,
     read_seeds,
-)
-from experiments.reports.page import (
-    Block,
-    Heading,
-    Picture,
-    Table,
-    Text,
-    to_html,
-    to_markdown,
+    write_report,
 )
 from experiments.runs.layout import REPORT
-from experiments.runs.written import Outputs
 
 FROZEN = "frozen"
 _OWN = "minor-block"
@@ -36,20 +28,12 @@ Curves = Mapping[tuple[str, str], np.ndarray]
 
 
 def write_softnet_report(workdir: Path, config: Config) -> Path:
-    """Writes ``report/`` from all seeds that are finished.
+    """See `write_report`.
 
     Args:
       workdir: of `experiments.softnet`.
       config: of the experiment.
-
-    Returns:
-      The path of its Markdown.
-
-    Raises:
-      ValueError: if there is no finished seed, or a file is there that no report wrote.
     """
-    names = "summary.md", "index.html", "sessions.png", "matrix.png", "results.csv"
-    files = Outputs(workdir / REPORT, *names)
     results = read_seeds(workdir)
     curves: dict[tuple[str, str], Any] = {}
     parts: dict[tuple[str, str], Any] = {}
@@ -59,23 +43,31 @@ def write_softnet_report(workdir: Path, config: Config) -> Path:
             curves.setdefault(name, []).append(row["accuracy"])
             parts.setdefault(name, []).append(_square(row["parts"]))
     curves = {name: np.array(rows) for name, rows in curves.items()}
-    sessions = range(1, 1 + len(results[0]["rows"][0]["accuracy"]))
-    files.write(
-        "sessions.png",
-        partial(
-            draw_lines,
-            lines={f"{b}, {r}": rows.mean(0) for (b, r), rows in curves.items()},
-            label="session",
-            along=list(map(str, sessions)),
-        ),
+    parts = {name: np.array(rows) for name, rows in parts.items()}
+    count = len(results[0]["rows"][0]["accuracy"])
+    lines: dict[str, dict[str, Any]] = {}
+    for (base, rule), found in curves.items():
+        lines.setdefault(base, {})[rule] = (range(count), 100 * found.mean(0))
+    along = [str(i + 1) for i in range(count)]
+    shown = {
+        f"{base}, {rule}": found.mean(0)
+        for (base, rule), found in parts.items()
+        if not _idle(base, rule) or (base, FROZEN) not in parts
+    }
+    after = Picture(workdir / REPORT / "sessions.png", "Accuracy after each session")
+    of_each = Picture(
+        workdir / REPORT / "matrix.png",
+        "Accuracy on the classes of each session, after each",
     )
-    shown = {f"{b}, {r}": np.mean(rows, 0) for (b, r), rows in parts.items()}
-    files.write("matrix.png", partial(draw_matrices, matrices=shown))
-    files.write("results.csv", partial(_write_csv, results=results))
-    blocks = _blocks(workdir / REPORT, config, results, curves)
-    files.write("summary.md", to_markdown(blocks))
-    files.write("index.html", to_html(blocks))
-    return workdir / REPORT / "summary.md"
+    pictures = {
+        after: partial(
+            draw_lines, shown=lines, across="session", along=along, level=True
+        ),
+        of_each: partial(draw_matrices, matrices=shown),
+    }
+    blocks = _blocks(after, config, results, curves, parts)
+    blocks += [Heading(2, "What is forgotten"), of_each]
+    return write_report(workdir, pictures, _COLUMNS, _rows(results), blocks)
 
 
 def _square(parts: Sequence[Sequence[float]]) -> np.ndarray:
@@ -87,7 +79,11 @@ def _square(parts: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _blocks(
-    report: Path, config: Config, results: Sequence[Mapping[str, Any]], curves: Curves
+    after: Picture,
+    config: Config,
+    results: Sequence[Mapping[str, Any]],
+    curves: Curves,
+    parts: Curves,
 ) -> list[Block]:
     ours = config.softnet
     seeds = ", ".join(str(one["seed"]) for one in results)
@@ -100,8 +96,12 @@ def _blocks(
             f"{ours.split!r}{draws}. Accuracy in percent on all classes seen, by the "
             f"nearest mean ({ours.metric}). ± is the standard deviation over seeds."
         ),
-        Picture(report / "sessions.png", "Accuracy after each session"),
-        _sessions(curves),
+        after,
+        _sessions(curves, parts),
+        Text(
+            "The drop is from the first session to the last; the last columns are of "
+            "the classes of the base and of those of all sessions, after the last."
+        ),
         Heading(2, "What a rule adds"),
         _rules(curves),
         Text(
@@ -110,27 +110,24 @@ def _blocks(
             "between base networks that begin elsewhere."
         ),
         Text(_signs(curves)),
-        Heading(2, "What is forgotten"),
-        Picture(
-            report / "matrix.png", "Accuracy on the classes of each session, after each"
-        ),
     ]
 
 
-def _sessions(curves: Curves) -> Table:
+def _sessions(curves: Curves, parts: Curves) -> Table:
     count = next(iter(curves.values())).shape[1]
-    head = ["base", "rule", *map(str, range(1, count + 1)), "drop"]
-    rows = [
-        [
-            *name,
-            *(f"{100 * value:.2f}" for value in found.mean(0)[1:-1]),
-            percent(found[:, -1].tolist()),
-            percent((found[:, 0] - found[:, -1]).tolist()),
+    numbers = map(str, range(1, count + 1))
+    head = ["base", "rule", *numbers, "mean", "drop", "base classes", "new classes"]
+    rows = []
+    for name, found in curves.items():
+        last = parts[name][:, -1]
+        ends = [
+            *(found.mean(1), found[:, 0] - found[:, -1]),
+            *(last[:, 0], last[:, 1:].mean(1)),
         ]
-        for name, found in curves.items()
-    ]
-    for row, found in zip(rows, curves.values(), strict=True):
-        row.insert(2, percent(found[:, 0].tolist()))
+        between = (f"{100 * value:.2f}" for value in found.mean(0)[1:-1])
+        first, final = (percent(found[:, i].tolist()) for i in (0, -1))
+        shown = (percent(values.tolist()) for values in ends)
+        rows.append([*name, first, *between, final, *shown])
     return Table(head, rows, texts=2)
 
 
@@ -139,40 +136,50 @@ def _rules(curves: Curves) -> Table:
     for (base, rule), found in curves.items():
         control = curves.get((base, FROZEN))
         if rule != FROZEN and control is not None:
-            gain = found[:, -1] - control[:, -1]
-            rows.append([base, rule, percent(gain.tolist(), "+")])
+            gain = percent((found[:, -1] - control[:, -1]).tolist(), "+")
+            shown = "no weight is minor" if _idle(base, rule) else gain
+            rows.append([base, rule, shown])
     return Table(["base", "rule", f"over {FROZEN}, points"], rows, texts=2)
+
+
+def _idle(base: str, rule: str) -> bool:
+    """Whether sessions train nothing, as if they were frozen."""
+    return rule in (_OWN, "minor") and not base.startswith("soft")
 
 
 def _signs(curves: Curves) -> str:
     """Whether the expected signs are there, in sentences."""
     told = []
     for (base, rule), found in curves.items():
-        hard = curves.get((base.replace("soft", "hard"), rule))
-        if base.startswith("soft") and rule == FROZEN and hard is not None:
-            gain = 100 * (found[:, 0] - hard[:, 0]).mean()
-            told.append(
-                f"{base} less {base.replace('soft', 'hard')} after session 1: "
-                f"{gain:+.2f} points (expected: above 0)."
-            )
-        control = curves.get((base, FROZEN))
-        if control is None or rule == FROZEN or not base.startswith("soft"):
+        if not base.startswith("soft"):
             continue
-        gain = 100 * (found[:, -1] - control[:, -1]).mean()
-        wanted = "within 0.3" if rule == _OWN else "far below 0"
-        told.append(f"{base}, {rule}: {gain:+.2f} points over frozen ({wanted}).")
-    return " ".join(told) or "Of the expected signs none can be looked at."
+        rival = base.replace("soft", "hard")
+        hard, control = curves.get((rival, rule)), curves.get((base, FROZEN))
+        if rule == FROZEN and hard is not None:
+            gain = judged((100 * (found[:, 0] - hard[:, 0])).tolist(), low=0)
+            told.append(f"{base} less {rival} after session 1, above 0: {gain}.")
+        if rule != FROZEN and control is not None:
+            gains = (100 * (found[:, -1] - control[:, -1])).tolist()
+            where, bounds = "below 0", {"high": 0}
+            if rule == _OWN:
+                where, bounds = "within 0.3", {"low": -0.3, "high": 0.3}
+            told.append(f"{base}, {rule}, {where}: {judged(gains, **bounds)}.")
+    if not told:
+        return "Of the signs that the paper leads to expect none can be looked at."
+    return (
+        "Signs that the paper leads to expect, in points with the 95% interval over "
+        f"seeds: {' '.join(told)}"
+    )
 
 
-def _write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    lines = []
+def _rows(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for one in results:
         for row in one["rows"]:
             both = zip(row["accuracy"], row["parts"], strict=True)
             for number, (whole, parts) in enumerate(both, start=1):
                 named = {"all": whole} | dict(enumerate(parts, start=1))
-                lines += [
-                    {
+                for part, value in named.items():
+                    yield {
                         "seed": one["seed"],
                         "base": row["base"],
                         "rule": row["rule"],
@@ -180,6 +187,3 @@ def _write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
                         "classes_of": part,
                         "accuracy": value,
                     }
-                    for part, value in named.items()
-                ]
-    write_csv(path, lines, _COLUMNS)

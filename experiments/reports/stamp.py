@@ -4,6 +4,7 @@ A row of results.csv is an arm on a target after an epoch, of one seed.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.reports.figures import panels, shown_name
-from experiments.reports.gather import Frame, numbers, spread, write_csv
-from experiments.reports.page import (
-    Block,
-    Heading,
-    Picture,
-    Table,
-    Text,
-    to_html,
-    to_markdown,
-)
+from experiments.reports.gather import Frame, numbers, spread
+from experiments.reports.page import Block, Heading, Picture, Table, Text
 from experiments.reports.study import paired
-from experiments.runs.layout import REPORT, RESULTS, read_object
-from sup_tickets.files import atomic_write
+from experiments.reports.systems import (
+    Lines,
+    draw_lines,
+    percent,
+    read_seeds,
+    write_report,
+)
+from experiments.runs.layout import REPORT
 
 COLUMNS = (
     *("cell", "target", "epoch", "arm", "seed", "accuracy", "loss", "share"),
@@ -34,39 +32,35 @@ _OURS, _WRONG, _DENSE = "generator", "wrong set", "dense-prune"
 _SHOWN = 60  # points of a curve of episodes
 
 
-def write_stamp_report(workdir: Path, report_epochs: Sequence[int]) -> str:
-    """Writes ``report/`` from all seeds that are finished.
+def write_stamp_report(workdir: Path, report_epochs: Sequence[int]) -> Path:
+    """See `write_report`.
 
     Args:
       workdir: of the experiment.
       report_epochs: after which tables have the accuracy.
-
-    Returns:
-      The report as Markdown.
     """
-    seeds = [read_object(path) for path in sorted(workdir.glob(f"seed=*/{RESULTS}"))]
+    seeds = read_seeds(workdir)
     rows = [row for results in seeds for row in _rows(results)]
     frame: Frame = pd.DataFrame(rows, columns=pd.Index(COLUMNS), dtype=object)
-    folder = workdir / REPORT
-    atomic_write(folder / "results.csv", lambda path: write_csv(path, rows, COLUMNS))
-    drawn = {
-        "accuracy.png": (
-            "Accuracy by the operations spent on a target",
-            _draw_accuracy,
-        ),
-        "channels.png": ("Channels that each way keeps, by layer", _draw_channels),
-        "episodes.png": ("Episodes of meta-learning", _draw_episodes),
+    layers = [name.removeprefix("params/") for name in seeds[0]["layers"]]
+    shown = (
+        ("accuracy", "Accuracy by the operations spent on a target", _by_cost(frame)),
+        ("channels", "Channels that each way keeps, by layer", _by_layer(seeds)),
+        ("episodes", "Episodes of meta-learning", _by_episode(seeds)),
+    )
+    axes: tuple[dict[str, Any], ...] = (
+        {"across": "G operations on the target"},
+        {"across": "layer", "up": "kept, %", "along": layers},
+        {"across": "episode", "up": ""},
+    )
+    pictures = {
+        Picture(workdir / REPORT / f"{name}.png", caption): partial(
+            draw_lines, shown=lines, **ours
+        )
+        for (name, caption, lines), ours in zip(shown, axes, strict=True)
     }
-    pictures = []
-    for name, (caption, draw) in drawn.items():
-        path = folder / name
-        atomic_write(path, lambda to, draw=draw: draw(to, seeds, frame))
-        pictures.append(Picture(path, caption))
     blocks = [*_blocks(seeds, frame, report_epochs), Heading(2, "Pictures"), *pictures]
-    text = to_markdown(blocks)
-    atomic_write(folder / "index.html", to_html(blocks))
-    atomic_write(folder / "summary.md", text)
-    return text
+    return write_report(workdir, pictures, COLUMNS, rows, blocks)
 
 
 def _rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -102,7 +96,7 @@ def _blocks(
             "method is our reconstruction from the paper's abstract, and no number "
             "here is comparable with the paper's. Seeds: "
             f"{', '.join(str(results['seed']) for results in seeds)}; accuracies are "
-            f"of the {seeds[0]['evaluated_on']} split, mean (standard deviation)."
+            f"of the {seeds[0]['evaluated_on']} split, mean ± standard deviation."
         ),
         Heading(2, "Accuracy, %"),
         _accuracies(some, arms),
@@ -137,20 +131,16 @@ def _blocks(
 def _accuracies(frame: Frame, arms: Sequence[str]) -> Table:
     lines = []
     for cell, same in frame.groupby("cell", sort=False):
-        found = [100 * spread(same[same["arm"] == arm]["accuracy"]) for arm in arms]
-        lines.append([cell, *map(_mean, found)])
+        found = [percent(same[same["arm"] == arm]["accuracy"].tolist()) for arm in arms]
+        lines.append([cell, *found])
     return Table(["target, epochs", *arms], lines)
 
 
 def _differences(frame: Frame, others: Sequence[str]) -> Table:
     columns = [paired("accuracy", frame, _OURS, other) for other in others]
-    return Table(
-        ["target, epochs", *others],
-        [
-            [same[0].cell, *map(_difference, same)]
-            for same in zip(*columns, strict=True)
-        ],
-    )
+    cells = zip(*columns, strict=True)
+    lines = [[same[0].cell, *map(_difference, same)] for same in cells]
+    return Table(["target, epochs", *others], lines)
 
 
 def _difference(found: Any) -> str:
@@ -164,35 +154,27 @@ def _costs(frame: Frame, arms: Sequence[str]) -> Table:
     for target, same in frame.groupby("target", sort=False):
         for arm in arms:
             own = same[same["arm"] == arm]
-            first, last = (
-                own[own["epoch"] == 1],
-                own[own["epoch"] == own["epoch"].max()],
+            share, measured = (
+                spread(own[name])["mean"] for name in ("share", "measured_share")
             )
-            measured = spread(own["measured_share"])["mean"]
-            lines.append(
-                [
-                    str(target),
-                    arm,
-                    f"{spread(own['share'])['mean']:.4f}",
-                    "" if isnan(measured) else f"{measured:.4f}",
-                    f"{spread(first['target_flops'])['mean'] / 1e9:.3f}",
-                    f"{spread(last['target_flops'])['mean'] / 1e9:.3f}",
-                ]
+            spent = (
+                spread(own[own["epoch"] == epoch]["target_flops"])["mean"] / 1e9
+                for epoch in (1, own["epoch"].max())
             )
-    head = [
-        "target",
-        "arm",
-        "share",
-        "measured share",
-        "to epoch 1, G",
-        "to the end, G",
-    ]
-    return Table(head, lines, texts=2)
+            shown = "" if isnan(measured) else f"{measured:.4f}"
+            ends = (f"{value:.3f}" for value in spent)
+            lines.append([str(target), arm, f"{share:.4f}", shown, *ends])
+    names = "target, arm, share, measured share, to epoch 1 (G), to the end (G)"
+    return Table(names.split(", "), lines, texts=2)
+
+
+def _apart(shares: Any) -> float:
+    return float(np.ptp(numbers(shares)))
 
 
 def _equal(frame: Frame) -> str:
     apart = {
-        name: 100 * float(frame.groupby("target")[name].agg(_range).max())
+        name: 100 * float(frame.groupby("target")[name].agg(_apart).max())
         for name in ("share", "measured_share")
     }
     return (
@@ -202,11 +184,6 @@ def _equal(frame: Frame) -> str:
         f"made equal, are {apart['measured_share']:.2f} points apart at most, those of "
         f"kernels {apart['share']:.2f}."
     )
-
-
-def _range(shares: Any) -> float:
-    values = numbers(shares)
-    return float(values.max() - values.min())
 
 
 def _shared(seeds: Sequence[Mapping[str, Any]]) -> str:
@@ -239,28 +216,20 @@ def _break_even(seeds: Sequence[Mapping[str, Any]], frame: Frame) -> Table:
         targets = f"{meta / (dense - ours):.1f}" if dense > ours else "never"
         cells = [f"{100 * level:.2f}", f"{ours / 1e9:.3f}", f"{dense / 1e9:.3f}"]
         lines.append([str(target), *cells, targets])
-    return Table(
-        [
-            *("target", "accuracy that both reach, %", "generator, G"),
-            *("dense-prune, G", "targets that pay for the episodes"),
-        ],
-        lines,
+    head = (
+        *("target", "accuracy that both reach, %", "generator, G"),
+        *("dense-prune, G", "targets that pay for the episodes"),
     )
+    return Table(head, lines)
 
 
 def _overlaps(seeds: Sequence[Mapping[str, Any]]) -> Table:
     first = seeds[0]["overlaps"]
     names = list(next(iter(first.values())))
-    lines = [
-        [
-            target,
-            *(
-                _mean(100 * spread([r["overlaps"][target][name] for r in seeds]), 1)
-                for name in names
-            ),
-        ]
-        for target in first
-    ]
+    lines = []
+    for target in first:
+        values = ([r["overlaps"][target][name] for r in seeds] for name in names)
+        lines.append([target, *(percent(same, digits=1) for same in values)])
     return Table(["target", *(f"{name}, %" for name in names)], lines)
 
 
@@ -272,76 +241,50 @@ def _verdict(frame: Frame) -> str:
         f"and worse in {worse}, by intervals that leave out 0; "
         + (
             "what the generator gains is adapted to the target."
-            if better > worse
+            if better > len(signs) / 2
             else "so nothing here says that the generator adapts to the target."
         )
     )
 
 
-def _mean(found: Any, digits: int = 2) -> str:
-    if isnan(found["mean"]):
-        return ""
-    text = f"{found['mean']:.{digits}f}"
-    return text if isnan(found["std"]) else f"{text} ({found['std']:.{digits}f})"
-
-
 # --- Pictures -------------------------------------------------------------------------
 
 
-def _draw_accuracy(path: Path, seeds: Any, frame: Frame) -> None:
-    del seeds
-    targets = list(frame["target"].unique())
-    with panels(path, len(targets), 0.6 + 2.6 * len(targets)) as (figure, places):
-        for place, target in zip(places, targets, strict=True):
-            same = frame[frame["target"] == target]
-            for arm in frame["arm"].unique():
-                own = same[same["arm"] == arm].groupby("epoch")
-                cost, score = (
-                    own[name].agg(lambda values: float(np.mean(values)))
-                    for name in ("target_flops", "accuracy")
-                )
-                label = shown_name(arm) if place is places[0] else None
-                place.plot(cost / 1e9, 100 * score, label=label)
-            place.set_title(shown_name(target), fontsize=9, loc="left")
-            place.set(xlabel="G operations on the target", ylabel="accuracy, %")
-        figure.legend(loc="outside upper left", ncols=4)
+def _by_cost(frame: Frame) -> dict[str, Lines]:
+    """Accuracy, %, by target and arm, over the operations."""
+    found: dict[str, Any] = {}
+    for (target, arm), own in frame.groupby(["target", "arm"], sort=False):
+        means = own.groupby("epoch")[["target_flops", "accuracy"]].agg(
+            lambda values: float(np.mean(values))
+        )
+        line = means["target_flops"] / 1e9, 100 * means["accuracy"]
+        found.setdefault(str(target), {})[str(arm)] = line
+    return found
 
 
-def _draw_channels(path: Path, seeds: Any, frame: Frame) -> None:
-    del frame
-    layers, targets = seeds[0]["layers"], list(seeds[0]["overlaps"])
-    names = [name.removeprefix("params/") for name in layers]
-    with panels(path, len(targets), 1.2 + 2.4 * len(targets)) as (figure, places):
-        for place, target in zip(places, targets, strict=True):
-            for row in (row for row in seeds[0]["rows"] if row["target"] == target):
-                arm = row["arm"]
-                found = [
-                    other["kept"]
-                    for results in seeds
-                    for other in results["rows"]
-                    if (other["target"], other["arm"]) == (target, arm)
-                ]
-                shares = [
-                    100 * np.mean([kept[name].count("1") / size for kept in found])
-                    for name, size in layers.items()
-                ]
-                label = shown_name(arm) if place is places[0] else None
-                place.plot(range(len(layers)), shares, label=label)
-            place.set_title(shown_name(target), fontsize=9, loc="left")
-            place.set_xticks(range(len(layers)), names, rotation=30, ha="right")
-            place.set_ylabel("kept, %")
-        figure.legend(loc="outside upper left", ncols=4)
+def _by_layer(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Lines]:
+    """Channels that are kept, %, by target and arm, over the layers."""
+    sizes, found = seeds[0]["layers"], {}
+    for row in seeds[0]["rows"]:
+        same = row["target"], row["arm"]
+        kept = [
+            [other["kept"][name].count("1") / size for name, size in sizes.items()]
+            for results in seeds
+            for other in results["rows"]
+            if (other["target"], other["arm"]) == same
+        ]
+        line = range(len(sizes)), 100 * np.mean(kept, axis=0)
+        found.setdefault(row["target"], {})[row["arm"]] = line
+    return found
 
 
-def _draw_episodes(path: Path, seeds: Any, frame: Frame) -> None:
-    del frame
-    with panels(path, 2, 4.4, share_x=True) as (_, places):
-        titles = {"loss": "loss, nats", "flops": "operations, share"}
-        for place, (name, title) in zip(places, titles.items(), strict=True):
-            for results in seeds:
-                values = np.array(results["meta"][name])
-                parts = np.array_split(values, min(_SHOWN, len(values)))
-                ends = np.cumsum([len(part) for part in parts])
-                place.plot(ends, [part.mean() for part in parts], marker="")
-            place.set_ylabel(title)
-        places[-1].set_xlabel("episode; means over some, a line for each seed")
+def _by_episode(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Lines]:
+    """What every episode ends with, means over some, a line for each seed."""
+    found: dict[str, dict[str, Any]] = {}
+    for title, name in {"loss, nats": "loss", "operations, share": "flops"}.items():
+        for results in seeds:
+            values = np.array(results["meta"][name])
+            parts = np.array_split(values, min(_SHOWN, len(values)))
+            line = np.cumsum(list(map(len, parts))), [part.mean() for part in parts]
+            found.setdefault(title, {})[f"seed {results['seed']}"] = line
+    return found

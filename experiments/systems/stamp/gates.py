@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.build.domains import Domain
 from experiments.runs.phases import Notes
-from experiments.stamp_lab import Lab
+from experiments.systems.stamp.lab import Lab
 from sup_tickets.channels import slice_channels
 from sup_tickets.learning_rates import cosine_lr
 from sup_tickets.stamp import GATES, Learner, Rates, first_slots, init_generator

@@ -4,7 +4,6 @@ Whatever is random depends on the seed, a name and an index alone, so that every
 can be gone on with from any of its steps.
 """
 
-import functools
 import zlib
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -17,9 +16,10 @@ from experiments.build.domains import Domain
 from experiments.build.stamp import Setup
 from experiments.config.fields import Config
 from experiments.runs.phases import Notes, Phases
-from experiments.stamp_programs import Programs
+from experiments.systems.stamp.programs import Programs
+from experiments.systems.training import rows_by_step
 from sup_tickets.channels import channel_flops, slice_channels
-from sup_tickets.data.resident import epoch_rows, steps_per_epoch
+from sup_tickets.data.resident import steps_per_epoch
 from sup_tickets.stamp import keep_within, minimal_flops
 from sup_tickets.stamp.training import Trained, accuracy, first_trained
 from sup_tickets.training.libraries.linen_channels import PARAMS, STATE, whole_tree
@@ -95,6 +95,11 @@ class Lab:
         costs = self.setup.costs(domain.classes)
         return int(channel_flops(**costs, groups=self.groups, shares=shares))
 
+    def adapting_flops(self, domain: Domain, steps: int) -> int:
+        """Operations of adapting to a set: to look at it, and so many steps."""
+        examples = self.config.stamp.set_size + _BACK * steps * self.size
+        return examples * self.flops(domain)
+
     # --- Training ---------------------------------------------------------------------
 
     def epoch_steps(self, domain: Domain) -> int:
@@ -127,14 +132,11 @@ class Lab:
         """
         images, labels = domain.train
         # All networks of a domain see the same batches: they are paired by seed.
-        per_epoch, key = self.epoch_steps(domain), self.key(f"{domain.name} rows")
-
-        @functools.lru_cache(maxsize=1)
-        def rows_of(epoch: int) -> np.ndarray:
-            return epoch_rows(key, epoch, len(labels), self.size)
+        key, per_epoch = self.key(f"{domain.name} rows"), self.epoch_steps(domain)
+        rows_at = rows_by_step(key, len(labels), self.size)
 
         def step(state: Any, notes: Notes, i: int) -> Any:
-            rows = rows_of(i // per_epoch)[i % per_epoch]
+            rows = rows_at(i)
             one, two = (
                 self.key(f"{domain.name} {use}", i) for use in ("crops", "dropout")
             )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from experiments.build.inputs import preparing
@@ -20,7 +19,8 @@ from experiments.build.ksm import METHODS, Setup, is_head, make_view, norm_rule
 from experiments.config.fields import Config
 from experiments.runs.layout import SUFFIX, read_object
 from experiments.runs.phases import Phases
-from sup_tickets.data.resident import epoch_rows, evaluation_batches, steps_per_epoch
+from experiments.systems.training import train
+from sup_tickets.data.resident import evaluation_batches, steps_per_epoch
 from sup_tickets.files import atomic_write
 from sup_tickets.learning_rates import cosine_lr
 from sup_tickets.training.bundles import (
@@ -84,30 +84,17 @@ class Lab:
             (self._phases.folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
             return read_object(place.row(number))
         ours, data = self._config.ksm, task.data.train
-        epoch_steps = steps_per_epoch(len(data.labels), ours.batch_size)
-        total = ours.epochs * epoch_steps
+        total = ours.epochs * steps_per_epoch(len(data.labels), ours.batch_size)
         step, tx = self._step(method, task.data.classes)
-        rates = rates_of(cosine_lr(1.0, total_steps=total), total)
         order, draws = jax.random.split(jax.random.fold_in(self._key, 2 + number))
-
-        @functools.lru_cache(maxsize=1)
-        def rows_of(epoch: int) -> np.ndarray:
-            return epoch_rows(order, epoch, len(data.labels), ours.batch_size)
-
-        def one(state: Learned, notes: Any, index: int) -> Any:
-            rows = rows_of(index // epoch_steps)[index % epoch_steps]
-            batch = data.images[rows], data.labels[rows]
-            state, report = step(state, batch, draws, np.int32(index), rates[index])
-            if (index + 1) % epoch_steps == 0:
-                _check_finite(float(report["loss"]), f"{method}, {task.name}", index)
-            return state, notes
-
         params, state, rule = self._start(place, number)
-        learned, _ = self._phases.run(
-            name,
-            lambda: begin(*frozen_parts(params, state, rule), tx),
-            total,
-            one,
+        own, rest = frozen_parts(params, state, rule)
+        learned = train(
+            *(self._phases, name, lambda: begin(own, rest, tx), step, data),
+            batch_size=ours.batch_size,
+            order=order,
+            draws=draws,
+            rates=rates_of(cosine_lr(1.0, total_steps=total), total),
         )
         self._keep(place, number, params, learned)
         return self.learn(place, number)
@@ -138,13 +125,8 @@ class Lab:
         return *viewed(view, weights, state, key), rule
 
     def _own(self, method: str) -> Callable[[str], bool]:
-        way = METHODS[method]
-
-        def own(name: str) -> bool:
-            norm = way.norms and self._norms(name)
-            return way.weights or is_head(name) or norm
-
-        return own
+        way, norms = METHODS[method], self._norms
+        return lambda n: way.weights or is_head(n) or (way.norms and norms(n))
 
     def _make_step(
         self, method: str, classes: int
@@ -186,12 +168,8 @@ class Lab:
         size = save_bundle(
             place.bundle(number), bundle, backbone=self._digest, provenance=origin
         )
-        first = 0 if way.starts == "before" else number
-        found = [
-            self._look(i, self._network(place, i, number))
-            for i in range(first, number + 1)
-        ]
-        on = sum(int(mask.on.sum()) for mask in bundle.masks.values())
+        looked_at = range(0 if way.starts == "before" else number, number + 1)
+        found = [self._look(i, self._network(place, i, number)) for i in looked_at]
         row = {
             "method": place.method,
             "task": task.name,
@@ -202,7 +180,7 @@ class Lab:
             "bits": storage_bits(bundle, is_head),
             "bytes": size,
             "places": sum(mask.on.size for mask in bundle.masks.values()),
-            "on": on,
+            "on": sum(int(mask.on.sum()) for mask in bundle.masks.values()),
         }
         atomic_write(place.row(number), json.dumps(row, indent=1) + "\n")
 
@@ -210,12 +188,13 @@ class Lab:
         """Whether all scores of all tasks are, bit for bit, what they first were."""
         last = len(self._setup.tasks) - 1
         before = METHODS[place.method].starts == "before"
-        return all(
-            self._look(
-                number, self._network(place, number, last if before else number)
-            )[1]
-            == read_object(place.row(number))["scores"]
+        networks = (
+            self._network(place, number, last if before else number)
             for number in range(last + 1)
+        )
+        return all(
+            self._look(number, network)[1] == read_object(place.row(number))["scores"]
+            for number, network in enumerate(networks)
         )
 
     def _network(self, place: Place, number: int, body: int) -> Network:
@@ -258,11 +237,3 @@ class Lab:
         one = jax.devices()[:1]
         shardings = data_shardings(data_mesh(one), batch_size=size)
         return evaluation_batches(*split, batch_size=size, shardings=shardings)
-
-
-def _check_finite(loss: float, what: str, index: int) -> None:
-    if not np.isfinite(loss):
-        raise ValueError(
-            f"training diverged: the loss of {what} is {loss} at step {index}; try a "
-            "lower learning rate"
-        )

@@ -8,8 +8,13 @@ import numpy as np
 
 from experiments.build.stamp import WRONG_SET
 from experiments.runs.phases import Notes
-from experiments.stamp_gates import adapt, learn_free_gates, new_generator, set_means
-from experiments.stamp_lab import Kept, Lab
+from experiments.systems.stamp.gates import (
+    adapt,
+    learn_free_gates,
+    new_generator,
+    set_means,
+)
+from experiments.systems.stamp.lab import Kept, Lab
 from sup_tickets.stamp import Learner, kernel_norms, ranked
 from sup_tickets.stamp.training import Trained
 from sup_tickets.training.libraries.linen import linen_network
@@ -149,10 +154,9 @@ def _generated(target: Target, gates: Any, of: str, name: str = "set") -> Kept:
 
 
 def _of_generator(target: Target, gates: Any, of: str) -> Choice:
-    lab, ours = target.lab, target.lab.config.stamp
-    examples = ours.set_size + 3 * ours.adapt_steps * lab.size
-    kept = _generated(target, gates, of)
-    before = examples * lab.flops(lab.setup.targets[of])
+    lab, kept = target.lab, _generated(target, gates, of)
+    steps = lab.config.stamp.adapt_steps
+    before = lab.adapting_flops(lab.setup.targets[of], steps)
     return _cut(target, kept, target.start(), before)
 
 

@@ -23,7 +23,8 @@ from experiments.build.softnet import (
 )
 from experiments.config.fields import Config
 from experiments.runs.phases import Phases
-from sup_tickets.data.resident import epoch_rows, steps_per_epoch
+from experiments.systems.training import train
+from sup_tickets.data.resident import steps_per_epoch
 from sup_tickets.training.classification import image_classification
 from sup_tickets.training.learner import Learned, Step, begin, rates_of, step_of
 from sup_tickets.training.libraries.linen import linen_features, linen_network
@@ -88,85 +89,59 @@ class Lab:
         """A base network; the epochs before masks come are shared by all."""
         soft = self._config.softnet.soft_epoch * self._epoch_steps
         total = self._config.train.epochs * self._epoch_steps
-        params, statistics = self._drawn()
+        start = jax.jit(self._network.init)(jax.random.fold_in(self._key, 0))
         if soft:
-            learned = self._train(_DENSE, "dense", params, statistics, 0, soft)
-            params = learned.params["weights"]
-            statistics = learned.model_state["statistics"]
-        view = make_view(name, redraw_every=self._epoch_steps)
-        learned = self._train(f"base-{name}", name, params, statistics, soft, total)
+            learned = self._train(_DENSE, "dense", start, 0, soft)
+            start = learned.params["weights"], learned.model_state["statistics"]
+        learned = self._train(f"base-{name}", name, start, soft, total)
         weights, state = learned.params["weights"], learned.model_state
         extra = Extra(learned.params["scores"], state["kept"])
         # Of a dense network too, so that all have one program for their sessions.
-        masks = soft_masks(view, weights, extra, soft_leaves)
+        masks = soft_masks(self._view(name), weights, extra, soft_leaves)
         return self._known(weights, masks, state["statistics"])
 
-    def _drawn(self) -> tuple[Params, Any]:
-        return jax.jit(self._network.init)(jax.random.fold_in(self._key, 0))
+    def _view(self, name: str) -> Any:
+        return make_view(name, redraw_every=self._epoch_steps)
 
     def _make_step(self, name: str) -> tuple[Step, optax.GradientTransformation]:
         """The step of the base session of a network, by its name."""
-        view = make_view(name, redraw_every=self._epoch_steps)
-        through = seen_through(self._network, view)
+        through = seen_through(self._network, self._view(name))
         tx = make_optimizer(self._config)
         return step_of(image_classification(through, prepare=self._prepare), tx), tx
 
     def _train(
-        self,
-        phase: str,
-        name: str,
-        params: Params,
-        statistics: Any,
-        first: int,
-        last: int,
+        self, phase: str, name: str, start: Any, first: int, last: int
     ) -> Learned:
         """Steps of the base session of a network, with new scores and slots."""
-        config, base = self._config, self._setup.base
-        step, tx = self._step(name)
-        rates = rates_of(
-            make_rate(config, epoch_steps=self._epoch_steps),
-            config.train.epochs * self._epoch_steps,
-        )
+        (step, tx), (weights, statistics) = self._step(name), start
+        rate = make_rate(self._config, epoch_steps=self._epoch_steps)
         order, draws, scores = jax.random.split(jax.random.fold_in(self._key, 1), 3)
-
-        @functools.lru_cache(maxsize=1)
-        def rows_of(epoch: int) -> np.ndarray:
-            return epoch_rows(order, epoch, len(base.labels), config.data.batch_size)
-
-        def one(state: Learned, notes: Any, done: int) -> Any:
-            index = first + done
-            rows = rows_of(index // self._epoch_steps)[index % self._epoch_steps]
-            batch = base.images[rows], base.labels[rows]
-            state, report = step(state, batch, draws, np.int32(index), rates[index])
-            ends = (index + 1) % self._epoch_steps == 0
-            if ends and not np.isfinite(loss := float(report["loss"])):
-                raise ValueError(
-                    f"training diverged: the loss of {phase} is {loss} at step "
-                    f"{index}; try a lower learning rate"
-                )
-            return state, notes
-
-        view = make_view(name, redraw_every=self._epoch_steps)
-        start = viewed(view, params, statistics, scores)
-        return self._phases.run(phase, lambda: begin(*start, tx), last - first, one)[0]
+        params, state = viewed(self._view(name), weights, statistics, scores)
+        return train(
+            self._phases,
+            phase,
+            lambda: begin(params, state, tx),
+            step,
+            self._setup.base,
+            batch_size=self._config.data.batch_size,
+            order=order,
+            draws=draws,
+            rates=rates_of(rate, last),
+            first=first,
+        )
 
     def _known(self, params: Params, masks: Masks, statistics: Any) -> Base:
         """With the prototypes of the base classes, and the features to evaluate."""
         base, count = self._setup.base, self._config.softnet.base_classes
         seen = seen_with(params, masks)
-        means = class_means(
-            self._features(seen, statistics, base.images),
-            jnp.asarray(base.labels),
-            count,
+        found, held = (
+            self._features(seen, statistics, split.images)
+            for split in (base, self._setup.held)
         )
+        means = class_means(found, jnp.asarray(base.labels), count)
         later = self._setup.data.classes - count
-        return Base(
-            params,
-            masks,
-            statistics,
-            jnp.pad(means, ((0, later), (0, 0))),
-            self._features(seen, statistics, self._setup.held.images),
-        )
+        prototypes = jnp.pad(means, ((0, later), (0, 0)))
+        return Base(params, masks, statistics, prototypes, held)
 
     def _features(self, seen: Params, statistics: Any, images: np.ndarray) -> jax.Array:
         """[N, D], a batch at a time; the last is filled up, and cut."""

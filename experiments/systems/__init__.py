@@ -1,0 +1,1 @@
+"""What KSM, SoftNet and STAMP compute with, one seed at a time."""

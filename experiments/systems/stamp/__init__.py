@@ -1,0 +1,1 @@
+"""Networks, episodes and arms of a STAMP experiment."""
