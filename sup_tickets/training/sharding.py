@@ -44,7 +44,7 @@ class Layout:
     """Expressions of names, and axes of the mesh for those of the leaf: the first that
     is found in a name counts."""
     annotated: Mapping[str, PartitionSpec] = dataclasses.field(default_factory=dict)
-    """What the model says itself, by names; a rule comes first."""
+    """What the model says itself, `PureNetwork.annotated`; a rule comes first."""
 
     def __post_init__(self) -> None:
         """Checks axes."""
