@@ -3,6 +3,7 @@
 import functools
 import itertools
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -255,7 +256,7 @@ def cases():
     yield "explore", partial(explore_topology, METHODS["set"], fraction=0.5), given
 
 
-CASES = {name: rest for name, *rest in cases()}
+CASES: dict[str, Any] = {name: rest for name, *rest in cases()}
 
 
 @functools.cache

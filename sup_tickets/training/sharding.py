@@ -29,8 +29,9 @@ class Layout:
     Example:
       >>> from sup_tickets.training.mesh import data_mesh
       >>> layout = Layout(data_mesh(), fsdp=True)
-      >>> layout.specs({"w": jax.ShapeDtypeStruct((3, 4096), "float32")})
-      {'w': PartitionSpec(None, 'data')}
+      >>> specs = layout.specs({"w": jax.ShapeDtypeStruct((3, 4096), "float32")})
+      >>> tuple(specs["w"])
+      (None, 'data')
 
     Raises:
       ValueError: if a rule names an axis that the mesh lacks, or one twice.
@@ -167,8 +168,9 @@ def parse_rule(text: str) -> tuple[str, PartitionSpec]:
       ValueError: if it does not look like that.
 
     Example:
-      >>> parse_rule("dense/kernel$ = - model")
-      ('dense/kernel$', PartitionSpec(None, 'model'))
+      >>> expression, spec = parse_rule("dense/kernel$ = - model")
+      >>> expression, tuple(spec)
+      ('dense/kernel$', (None, 'model'))
     """
     expression, equals, axes = (part.strip() for part in text.rpartition("="))
     if not (expression and equals and axes):
