@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from sup_tickets.masks import random_masks
@@ -160,6 +161,14 @@ def test_what_linen_and_nnx_say_is_honoured():
         names = ("a/bias", "a/kernel", "b/bias", "b/kernel")
         wanted = dict(zip(names, (P(), P(*columns), P(), P()), strict=True))
         assert layout.specs(params) == wanted
+
+
+def test_other_meshes():
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Auto,))
+    found = Layout(mesh, rules=(("head", P("rows")),)).specs(arrays())
+    assert (found["head"], found["conv"]) == (P("rows"), P())
+    with pytest.raises(ValueError, match="'fsdp' has the axis 'data'; those of the"):
+        Layout(mesh, fsdp=True)
 
 
 def specs_in(layout, tree, params):
