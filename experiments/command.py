@@ -106,7 +106,7 @@ def seeded(
     """
     parser = Parser(name, what)
     parser.add_config()
-    parser.add_argument("--workdir", required=True, type=folder_path, metavar="DIR")
+    parser.add_workdir()
     parser.add_seeds()
 
     def body(options: argparse.Namespace) -> None:

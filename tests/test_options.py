@@ -284,7 +284,7 @@ def start_of(config, spies):
     empty = start.Start({}, {}, None)
     state = SimpleNamespace(
         method=SimpleNamespace(masks={}),
-        step=SimpleNamespace(sharding=jax.devices()[0]),
+        params={},
     )
     steps = SimpleNamespace(begin=lambda key: empty, init=lambda key: state)
     inputs = SimpleNamespace(

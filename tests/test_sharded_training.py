@@ -1,6 +1,8 @@
 """Runs whose state is spread over devices: memory, checkpoints, configurations."""
 
+import contextlib
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sup_tickets.masks import layer_table
+from experiments.build.experiment import build
+from experiments.evaluate import evaluate
+from experiments.run import run
+from experiments.runs.stopping import RunCheckpointer, Stopped
+from sup_tickets.data import resident
+from sup_tickets.masks import count, layer_table
 from sup_tickets.models.mlp import MLP
 from sup_tickets.superposition import superposition
 from sup_tickets.training.checkpoint import Checkpoints
@@ -23,8 +30,7 @@ from sup_tickets.training.steps import Spec, compile_steps
 from tests import test_training as small
 from tests.helpers import assert_same
 from tests.test_checkpoint import Saver, bits
-
-from sup_tickets.data import resident  # isort: skip
+from tests.test_experiments import config_of
 
 RULES = (("dense1/kernel", P(None, "model")), ("classifier/kernel", P("model")))
 
@@ -147,3 +153,103 @@ def test_a_fully_sharded_run_goes_on_elsewhere(name, tmp_path):
         assert layer_table(theirs.masks)[-1] == layer_table(mine.masks)[-1]
         kernels = (x.params["dense1"]["kernel"] for x in (theirs, mine))
         np.testing.assert_allclose(*kernels, atol=1e-4)
+
+
+# --- Configurations -------------------------------------------------------------------
+
+TENSOR_WISE = {
+    "mesh.model": 2,
+    "mesh.rules": ("dense1/kernel = - model", "classifier/kernel = model"),
+}
+
+
+def config_with(**changes):
+    wide = {"model.options": {"features": (256,)}, "data.batch_size": 128}
+    return config_of(**wide, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh.model": 3}, "config.mesh: model=3 must divide the 8 devices"),
+        ({"mesh.model": 0}, "config.mesh.model must be at least 1, got 0"),
+        ({"mesh.model": 2}, "config.mesh: model=2 would have no effect; no rule has "),
+        ({"mesh.rules": ("nothing = data",)}, "config.mesh: rules 'nothing' matches"),
+        (
+            TENSOR_WISE | {"mesh.rules": ("classifier/kernel = - data+model",)},
+            r"config.mesh: leaf 'classifier/kernel' .*: 10 is no multiple of 8",
+        ),
+        ({"mesh.rules": ("dense1",)}, "config.mesh: a rule must look like 'dense/ker"),
+        (TENSOR_WISE | {"data.batch_size": 6}, "multiple of the 4 devices along data"),
+    ],
+)
+def test_wrong_layouts_are_refused_in_one_line(changes, message):
+    changes = {"data.batch_size": 128} | changes
+    with pytest.raises(ValueError, match=message) as error:
+        build(config_of(**changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("loose")
+def test_the_plan_tells_what_each_device_has():
+    ours = build(config_with(**{"mesh.fsdp": True}))
+    assert "devices: 8 data x 1 model; each has 13.5% of the state" in ours.plan_text
+    assert ours.experiment.superposition is not None
+    kept = ours.like(ours.plan.phase1_steps).average.masks
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype(bool)}
+
+
+def stopping_after(step, monkeypatch):
+    """Runs save and stop there."""
+    due = RunCheckpointer.stopping
+    monkeypatch.setattr(
+        RunCheckpointer, "stopping", lambda self, at: at == step or due(self, at)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("loose")
+def test_a_run_changes_its_layout_on_its_way(tmp_path, monkeypatch, capsys):
+    layouts = [{"mesh.fsdp": True}, TENSOR_WISE, TENSOR_WISE | {"mesh.fsdp": True}, {}]
+    place = tmp_path / "run"
+    for layout, step in zip(layouts, (7, 22, 26, None), strict=True):
+        with monkeypatch.context() as patched, contextlib.ExitStack() as stack:
+            if step is not None:
+                stopping_after(step, patched)
+                stack.enter_context(pytest.raises(Stopped))
+            run(config_with(**layout), place)
+    assert capsys.readouterr().out.count("going on after") == 3
+    run(config_with(), tmp_path / "plain", devices=jax.devices()[:1])
+    rows = [
+        json.loads((folder / "results.json").read_text())["rows"]
+        for folder in (place, tmp_path / "plain")
+    ]
+    for changed, plain in zip(*rows, strict=True):
+        assert [changed[k] for k in ("network", "active")] == [
+            plain[k] for k in ("network", "active")
+        ]
+        assert abs(changed["accuracy"] - plain["accuracy"]) < 0.1
+    # What is saved is evaluated wherever it is asked for.
+    config = json.loads((place / "config.json").read_text())
+    assert config["mesh"]["fsdp"] is True
+    found = evaluate(place)["final"][0]
+    assert found["accuracy"] == pytest.approx(rows[0][-2]["accuracy"], abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("loose")
+@pytest.mark.parametrize("name", ["snip", "grasp", "synflow", "magnitude"])
+def test_masks_found_by_scores_lie_as_their_weights_do(name):
+    changes = {"mask.name": name, "method.name": "static", "mask.examples_per_class": 1}
+    sharded = build(config_with(**TENSOR_WISE, **changes, **{"mesh.fsdp": True}))
+    plain = build(config_with(**changes), devices=jax.devices()[:1])
+    found, wanted = (ours.init().train for ours in (sharded, plain))
+    places = sharded.layout.of(found, found.params)
+    for leaf, place in zip(
+        jax.tree.leaves(found), jax.tree.leaves(places), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+    assert_same(*(int(count(x.method.masks)) for x in (found, wanted)))
+    for a, b in zip(*(jax.tree.leaves(x.method.masks) for x in (found, wanted)),
+                    strict=True):  # fmt: skip
+        assert np.mean(np.asarray(a) != np.asarray(b)) < 0.002  # near-ties

@@ -3,12 +3,16 @@
 import functools
 import itertools
 from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from sup_tickets.masks import random_masks
@@ -19,6 +23,8 @@ from sup_tickets.saliency import magnitude
 from sup_tickets.selection import select, select_globally
 from sup_tickets.superposition import superposition
 from sup_tickets.topology import rewire
+from sup_tickets.training.libraries.linen import linen_network
+from sup_tickets.training.libraries.nnx import nnx_network
 from sup_tickets.training.mesh import data_mesh
 from sup_tickets.training.sharding import Layout, parse_rule
 from sup_tickets.updates import explore_topology, update_topology
@@ -125,6 +131,46 @@ def test_meshes():
             data_mesh(model=model)
 
 
+def test_what_linen_and_nnx_say_is_honoured():
+    columns = (None, "model")
+    drawn = nn.initializers.lecun_normal()
+
+    class Linen(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            x = nn.Dense(8, kernel_init=nn.with_partitioning(drawn, columns), name="a")(
+                x
+            )
+            return nn.Dense(4, name="b")(x)
+
+    class Nnx(nnx.Module):
+        def __init__(self, rngs):
+            said = nnx.with_partitioning(drawn, columns)
+            self.a = nnx.Linear(4, 8, kernel_init=said, rngs=rngs)
+            self.b = nnx.Linear(8, 4, rngs=rngs)
+
+        def __call__(self, x):
+            return self.b(self.a(x))
+
+    x, key, mesh = jnp.ones((2, 4)), jax.random.key(0), data_mesh(model=2)
+    for network in (linen_network(Linen(), x), nnx_network(Nnx)):
+        params, state = network.init(key)
+        logits, _ = network.apply(params, state, x, True, key, 0)
+        layout = Layout(mesh, annotated=network.annotated)
+        assert logits.shape == (2, 4) and not layout.is_replicated
+        names = ("a/bias", "a/kernel", "b/bias", "b/kernel")
+        wanted = dict(zip(names, (P(), P(*columns), P(), P()), strict=True))
+        assert layout.specs(params) == wanted
+
+
+def test_other_meshes():
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Auto,))
+    found = Layout(mesh, rules=(("head", P("rows")),)).specs(arrays())
+    assert (found["head"], found["conv"]) == (P("rows"), P())
+    with pytest.raises(ValueError, match="'fsdp' has the axis 'data'; those of the"):
+        Layout(mesh, fsdp=True)
+
+
 def specs_in(layout, tree, params):
     leaves = jax.tree_util.tree_flatten_with_path(layout.of(tree, params))[0]
     return {jax.tree_util.keystr(path): leaf.spec for path, leaf in leaves}
@@ -219,7 +265,7 @@ def cases():
     yield "explore", partial(explore_topology, METHODS["set"], fraction=0.5), given
 
 
-CASES = {name: rest for name, *rest in cases()}
+CASES: dict[str, Any] = {name: rest for name, *rest in cases()}
 
 
 @functools.cache

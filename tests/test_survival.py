@@ -24,6 +24,7 @@ DIGITS = (
     "configs/digits.py:model=mlp,epochs=40,cycles=2,cycle_epochs=5,"
     "method.update_every_steps=20"
 )
+FEW = DIGITS.replace("epochs=40,cycles=2,cycle_epochs=5", "epochs=6,cycle_epochs=1")
 CIFAR10 = (
     "configs/cifar10.py:model=conv,epochs=3,cycles=2,cycle_epochs=1,"
     "data.batch_size=512,data.validation_examples=45000,method.update_every_steps=3"
@@ -197,6 +198,32 @@ def test_a_process_whose_partner_died_says_so(victim, tmp_path):
     ]
     assert [line for line in errors if "error" in line.lower()] == errors[-1:], said
     assert errors[-1].startswith("error: ")
+
+
+@pytest.mark.slow
+def test_what_two_have_sharded_goes_on_with_two_and_with_one(tmp_path):
+    place = tmp_path / "run"
+    for layout in ("true", "false"):
+        words = [*distributed(), f"--config.mesh.fsdp={layout}"]
+        both = [begin(FEW, place, *words, f"--process={i}") for i in (0, 1)]
+        before = newest(place)
+        while newest(place) <= before:
+            time.sleep(0.1)
+            assert not [p for p in both if p.poll() is not None]
+        both[1].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        outputs = [process.communicate()[0] for process in both]
+        assert time.monotonic() - killed < 60
+        assert both[0].returncode == 1 and "has lost another one" in outputs[0]
+        assert ("going on after" in outputs[0]) == (layout == "false")
+    alone = finished(begin(FEW, place))
+    assert "going on after" in alone and "superposed ticket" in alone
+
+
+def newest(place):
+    """The step of the newest checkpoint."""
+    folders = (place / "checkpoints").glob("[1-9]*[0-9]")
+    return max((int(path.name) for path in folders), default=0)
 
 
 def distributed():

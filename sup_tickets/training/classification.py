@@ -45,6 +45,10 @@ class PureNetwork(NamedTuple):
     """``(params, model_state, inputs, key) -> model_state`` by this batch alone, or
     ``None`` if there is no way."""
 
+    annotated: Any = None
+    """Where the module says that parameters lie, `jax.sharding.PartitionSpec` by names,
+    for `sharding.Layout`; ``None`` if it cannot say."""
+
 
 def image_classification(
     network: PureNetwork,

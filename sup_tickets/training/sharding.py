@@ -29,26 +29,29 @@ class Layout:
     Example:
       >>> from sup_tickets.training.mesh import data_mesh
       >>> layout = Layout(data_mesh(), fsdp=True)
-      >>> layout.specs({"w": jax.ShapeDtypeStruct((3, 4096), "float32")})
-      {'w': PartitionSpec(None, 'data')}
+      >>> specs = layout.specs({"w": jax.ShapeDtypeStruct((3, 4096), "float32")})
+      >>> tuple(specs["w"])
+      (None, 'data')
 
     Raises:
-      ValueError: if a rule names an axis that the mesh lacks, or one twice.
+      ValueError: if a rule names an axis that the mesh lacks, or one twice, or there is
+        no axis "data" for FSDP.
     """
 
-    mesh: Mesh  # of `data_mesh`, or any with an axis "data"
+    mesh: Mesh  # of `data_mesh`, or any other
     fsdp: bool = False
     """Whether each parameter is split along "data" too, over the largest of its axes
     that is divisible and not taken; of leaves of less than 1024 places none is."""
     rules: tuple[tuple[str, PartitionSpec], ...] = ()
     """Expressions of names, and axes of the mesh for those of the leaf: the first that
     is found in a name counts."""
-    annotated: Mapping[str, PartitionSpec] = dataclasses.field(default_factory=dict)
-    """What the model says itself, by names; a rule comes first."""
+    annotated: Mapping[str, PartitionSpec] | None = None
+    """What the model says itself, `PureNetwork.annotated`; a rule comes first."""
 
     def __post_init__(self) -> None:
         """Checks axes."""
-        for text, spec in (*self.rules, *self.annotated.items()):
+        said = (self.annotated or {}).items()
+        for text, spec in (*self.rules, *said, ("fsdp", (DATA,) * self.fsdp)):
             names = names_in(spec)
             for i, name in enumerate(names):
                 if name not in self.mesh.axis_names:
@@ -79,7 +82,7 @@ class Layout:
           ValueError: if a rule is found in no name, or gives a leaf more axes than it
             has, or one that it cannot be split along.
         """
-        leaves, given = named_leaves(params), dict(self.annotated)
+        leaves, given = named_leaves(params), dict(self.annotated or {})
         names = [name for name, _ in leaves]
         for text, spec in reversed(self.rules):
             given |= dict.fromkeys(matching_names(text, names, "rules"), spec)
@@ -136,14 +139,11 @@ class Layout:
                     f"leaf {name!r} of shape {leaf.shape} cannot be split as "
                     f"{_shown(axes)}: {size} is no multiple of {parts}"
                 )
-        parts = self._parts(DATA)
-        free = [
-            i
-            for i, axis in enumerate(axes)
-            if axis is None and leaf.shape[i] and leaf.shape[i] % parts == 0
-        ]
-        if self.fsdp and free and leaf.size >= _SMALL and DATA not in names_in(axes):
-            axes[max(free, key=lambda i: (leaf.shape[i], i))] = DATA
+        if self.fsdp and leaf.size >= _SMALL and DATA not in names_in(axes):
+            free = [i for i, axis in enumerate(axes) if axis is None]
+            free = [i for i in free if leaf.shape[i] % self._parts(DATA) == 0]
+            if free:
+                axes[max(free, key=lambda i: (leaf.shape[i], i))] = DATA
         while axes and axes[-1] is None:
             axes.pop()
         return PartitionSpec(*axes)
@@ -167,8 +167,9 @@ def parse_rule(text: str) -> tuple[str, PartitionSpec]:
       ValueError: if it does not look like that.
 
     Example:
-      >>> parse_rule("dense/kernel$ = - model")
-      ('dense/kernel$', PartitionSpec(None, 'model'))
+      >>> expression, spec = parse_rule("dense/kernel$ = - model")
+      >>> expression, tuple(spec)
+      ('dense/kernel$', (None, 'model'))
     """
     expression, equals, axes = (part.strip() for part in text.rpartition("="))
     if not (expression and equals and axes):

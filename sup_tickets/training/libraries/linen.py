@@ -15,6 +15,7 @@ import numpy as np
 from sup_tickets.training.classification import PureNetwork
 from sup_tickets.training.flops import Uses
 from sup_tickets.training.language import LanguageNetwork
+from sup_tickets.training.libraries.named import said_specs
 from sup_tickets.types import Number, Params
 
 Form = Callable[[Number], nn.Module]
@@ -36,7 +37,8 @@ def linen_network(module: nn.Module | Form, example: Any) -> PureNetwork:
     """
     form = (lambda step: module) if isinstance(module, nn.Module) else module
     dummy = jax.eval_shape(lambda: jax.random.key(0))
-    names = set(jax.eval_shape(lambda k, x: _variables(form, k, x), dummy, example))
+    shapes = jax.eval_shape(lambda k, x: _boxed(form, k, x), dummy, example)
+    names, specs = set(shapes), nn.get_partition_spec(shapes).get("params", {})
     alone = names <= {"params", _STATS}
 
     def split(variables: Any) -> Any:
@@ -75,7 +77,7 @@ def linen_network(module: nn.Module | Form, example: Any) -> PureNetwork:
         with _without_memory():
             return apply(params, model_state, inputs, True, key, 0)[1]
 
-    return PureNetwork(init, apply, statistics)
+    return PureNetwork(init, apply, statistics, said_specs(specs))
 
 
 def linen_features(
@@ -117,7 +119,7 @@ def linen_language(module: Any, *, length: int) -> LanguageNetwork:
 
     def init(key: jax.Array) -> Params:
         zeros = jax.numpy.zeros((1, length), np.int32)
-        return module.init(key, zeros, train=False)["params"]
+        return nn.meta.unbox(module.init(key, zeros, train=False)["params"])
 
     def apply(
         params: Params, tokens: jax.Array, carry: Any, train: bool, key: jax.Array
@@ -130,8 +132,13 @@ def linen_language(module: Any, *, length: int) -> LanguageNetwork:
     return LanguageNetwork(init, apply, module.start if carries else None)
 
 
-def _variables(form: Form, key: jax.Array, inputs: Any) -> Any:
+def _boxed(form: Form, key: jax.Array, inputs: Any) -> Any:
     return form(0).init(key, inputs, train=False)
+
+
+def _variables(form: Form, key: jax.Array, inputs: Any) -> Any:
+    """Arrays, out of the boxes in which annotations are."""
+    return nn.meta.unbox(_boxed(form, key, inputs))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 
 from sup_tickets.training.classification import PureNetwork
 from sup_tickets.trees import leaf_name
@@ -45,6 +46,14 @@ def unchanging(
         return logits, state if train else model_state
 
     return PureNetwork(init, apply, statistics)
+
+
+def said_specs(specs: Any) -> dict[str, PartitionSpec]:
+    """The specs of a tree that are not empty, by the names of their leaves."""
+    leaves = jax.tree_util.tree_flatten_with_path(
+        specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
+    )[0]
+    return {leaf_name(path): spec for path, spec in leaves if any(spec or ())}
 
 
 class Named:

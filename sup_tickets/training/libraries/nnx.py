@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from sup_tickets.training.classification import PureNetwork
-from sup_tickets.training.libraries.named import Named, unchanging
+from sup_tickets.training.libraries.named import Named, said_specs, unchanging
 from sup_tickets.types import Params
 
 _PARTS = (nnx.Param, nnx.RngState, ...)
@@ -26,7 +26,7 @@ def nnx_network(build: Callable[[nnx.Rngs], nnx.Module]) -> PureNetwork:
     """
 
     def split(rngs: nnx.Rngs, **attributes: Any) -> Any:
-        module = build(rngs)
+        module = _built(build, rngs)
         module.eval() if attributes.pop("evaluated", False) else module.train()
         if attributes:
             module.set_attributes(nnx.BatchNorm, **attributes)
@@ -55,17 +55,24 @@ def nnx_network(build: Callable[[nnx.Rngs], nnx.Module]) -> PureNetwork:
         logits = module(inputs)
         return logits, states.to_dict(nnx.split(module, *_PARTS)[3])
 
-    return unchanging(
+    network = unchanging(
         init,
         lambda params, state, inputs, train, key: run(
             graphs[train], params, state, inputs, key
         ),
         lambda *arguments: run(forgetful, *arguments)[1],
     )
+    return network._replace(annotated=said_specs(nnx.get_partition_spec(shapes[0])))
+
+
+def _built(build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
+    # Annotations say where parameters lie; NNX would ask for the mesh already here.
+    with nnx.use_eager_sharding(False):
+        return build(rngs)
 
 
 def _has_batch_norm(build: Callable[[nnx.Rngs], nnx.Module]) -> bool:
-    module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: _built(build, nnx.Rngs(0)))
     return any(isinstance(part, nnx.BatchNorm) for _, part in nnx.iter_graph(module))
 
 
