@@ -37,6 +37,7 @@ class Progress:
         line_steps: int = 50,
         notes: dict[str, Any] | None = None,
         step: int = 0,
+        label: str = "",
     ):
         """A listener.
 
@@ -50,8 +51,10 @@ class Progress:
           line_steps: steps whose mean loss is one line of the log.
           notes: of the checkpoint that the run goes on from.
           step: at which it goes on.
+          label: in front of its lines on the screen.
         """
         self.run, self._plan, self._folder = run, plan, folder
+        self._label = f"{label}: {run}" if label else run
         self._evaluate, self._task, self._rate = evaluate, task, learning_rate
         self._validation, self._printed = "", 0.0
         self._rated: tuple[int, float] | None = None  # after the first compilations
@@ -210,8 +213,8 @@ class Progress:
         epochs = self._plan.total_steps // self._plan.epoch_steps
         epoch = -(-done // self._plan.epoch_steps)
         return (
-            f"{self.run}: {phase}, epoch {epoch}/{epochs}, step {done}, {rate}{left}, "
-            f"loss {loss:.4f}{self._validation}"
+            f"{self._label}: {phase}, epoch {epoch}/{epochs}, step {done}, "
+            f"{rate}{left}, loss {loss:.4f}{self._validation}"
         )
 
 
