@@ -69,17 +69,17 @@ def run_together(
             None if r is None else _running(r, build, signals, r is there[0])
             for r in replicas
         ]
-        found = together(runs)
-    failed: dict[str, Exception] = {}
-    for replica, result in zip(replicas, found, strict=True):
-        if replica is not None and isinstance(result, Exception):
-            failed[replica.name] = result
-        elif replica is not None and result is not None:
-            say(f"\n{replica.name}")
-            tell(result, replica.path)
-    stops = [error for error in failed.values() if isinstance(error, Stopped)]
-    if stops:
-        raise stops[0]
+        failed: dict[str, Exception] = {}
+        for replica, result in zip(replicas, together(runs), strict=True):
+            if replica is not None and isinstance(result, Exception):
+                failed[replica.name] = result
+            elif replica is not None and result is not None:
+                say(f"\n{replica.name}")
+                tell(result, replica.path)
+        stops = [error for error in failed.values() if isinstance(error, Stopped)]
+        if stops:
+            raise stops[0]
+        signals.check("replicas: finished, and stopped as asked")
     return failed
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sup_tickets.models import ConvNet
+from sup_tickets.training.calls import Call, alone, begin
 from sup_tickets.training.gradients import written_out
 from sup_tickets.training.loop import (
     TrainingDiverged,
@@ -226,6 +227,31 @@ def test_an_interrupt_ends_all():
     for run in runs:
         with pytest.raises(StopIteration):
             next(run)
+
+
+def test_an_error_of_a_step_is_that_of_the_run():
+    """It leaves a run through the run, which closes what it has opened."""
+
+    def fails(state, batch):
+        raise OSError("no memory")
+
+    seen = []
+
+    def run():
+        experiment = experiment_for("rigl")
+        begun = start_of(experiment).train
+        state, _ = yield Call(begin, begun, ("same",), 0, tells=False)
+        try:
+            yield Call(fails, state, (0,), 0)
+        finally:
+            seen.append("closed")
+
+    for found in together([run(), run()]):
+        with pytest.raises(OSError, match="no memory"):
+            raise found
+    with pytest.raises(OSError, match="no memory"):
+        alone(run())
+    assert seen == ["closed"] * 3
 
 
 def test_eight_devices_are_as_one():

@@ -48,8 +48,12 @@ def alone(running: Running) -> Any:
     try:
         call = next(running)
         while True:
-            given = call.function(call.state, *call.arguments)
-            call = running.send(given if call.tells else (given, None))
+            try:
+                given = call.function(call.state, *call.arguments)
+            except BaseException as error:  # the run's, as if it had called itself
+                call = running.throw(error)
+            else:
+                call = running.send(given if call.tells else (given, None))
     except StopIteration as end:
         return end.value
 

@@ -73,7 +73,7 @@ class _Together:
         try:
             for row, run in enumerate(self._runs):
                 if run is not None:
-                    self._send(row, None)
+                    self._let(row, run.send, None)
             while self._calls:
                 self._do(self._next_rows())
         finally:
@@ -82,13 +82,19 @@ class _Together:
                     run.close()
         return self._results
 
-    def _send(self, row: int, answer: Any) -> None:
-        """Lets a run go on until it asks for steps."""
+    def _let(self, row: int, go_on: Callable[[Any], Call], given: Any) -> None:
+        """Lets a run go on until it asks for steps.
+
+        Args:
+          row: its number.
+          go_on: ``send`` of it, or ``throw``.
+          given: to that.
+        """
         run = self._runs[row]
         assert run is not None
         self._calls.pop(row, None)
         try:
-            call = run.send(answer)
+            call = go_on(given)
             while call.function is begin:
                 member = _Member(row, call.state, *call.arguments)  # pyright: ignore
                 self._members[row] = member
@@ -126,9 +132,15 @@ class _Together:
         what = (calls[0].function, calls[0].tells, structure, same)
         if what not in self._programs:
             self._programs[what] = _program(*what, place=_place(stack.state))
-        stack.state, told = self._programs[what](stack.state, shared, own)
+        try:
+            stack.state, told = self._programs[what](stack.state, shared, own)
+        except Exception as error:  # as of memory that is full: it is of all of them
+            for row in rows:
+                self._let(row, self._runs[row].throw, error)  # pyright: ignore
+            return
         for row in rows:
-            self._send(row, (self._members[row], told[row]))
+            answer = (self._members[row], told[row])
+            self._let(row, self._runs[row].send, answer)  # pyright: ignore
 
     def _stack_of(self, rows: list[int]) -> _Stack:
         """A stack with the states of just these runs that still ask for anything."""
