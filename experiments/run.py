@@ -5,10 +5,11 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
@@ -34,8 +35,9 @@ from experiments.runs.progress import Progress
 from experiments.runs.results import analysis_of, cost_of
 from experiments.runs.stopping import RunCheckpointer, Signals, Stopped
 from experiments.runs.stored import read_run, with_others
+from sup_tickets.training.calls import Running, alone
 from sup_tickets.training.checkpoint import Checkpoints
-from sup_tickets.training.loop import Outcome, TrainingStopped, train
+from sup_tickets.training.loop import Outcome, TrainingStopped, training
 from sup_tickets.training.processes import (
     check_agreement,
     gather,
@@ -46,6 +48,15 @@ from sup_tickets.training.processes import (
 from sup_tickets.training.state import RunState
 
 _PARTING_SECONDS = 10.0
+
+
+class Session(NamedTuple):
+    """What a run and those it is compared with share."""
+
+    build: Callable[[Config], Run]
+    signals: Signals
+    label: str = ""  # in front of its lines where others run beside it
+    tells_plan: bool = True
 
 
 def run(
@@ -72,10 +83,10 @@ def run(
     place = Path(workdir)
     try:
         with Signals().caught() as signals:
-            results = _run(config, place, devices, signals, config.method.name)
+            session = Session(partial(build, devices=devices), signals)
+            results = alone(running(config, place, session, config.method.name))
             if results is not None:
-                say(table(results))
-                say(f"{results['seconds']:.0f} s; report: {place}/report/index.html")
+                tell(results, place)
             signals.check(f"{place}: finished, and stopped as asked")
     except Exception as error:
         if jax.process_count() == 1:
@@ -89,14 +100,24 @@ def run(
         raise
 
 
-def _run(
-    config: Config,
-    workdir: Path,
-    devices: Sequence[Any] | None,
-    signals: Signals,
-    name: str,
-) -> dict[str, Any] | None:
-    """The results, or ``None`` if they were there already."""
+def tell(results: dict[str, Any], workdir: Path) -> None:
+    """Prints what a run is worth, and where its report is."""
+    say(table(results))
+    say(f"{results['seconds']:.0f} s; report: {workdir}/report/index.html")
+
+
+def running(config: Config, workdir: Path, session: Session, name: str) -> Running:
+    """A whole run; returns the results, or ``None`` if they were there already.
+
+    Args:
+      config: of the run.
+      workdir: where everything is written.
+      session: that it is part of.
+      name: what this training is called in files.
+
+    Raises:
+      Exception: see `run`.
+    """
     check_agreement(named_fields(config) | mesh_fields(config) | versions())
     beside = list(itertools.chain(*gather(outputs(workdir))))
     if on_first(lambda: is_finished(workdir, config, beside=beside)):
@@ -104,7 +125,7 @@ def _run(
         return None
     trained = on_first(lambda: is_trained(workdir, config))
     # Whatever can be wrong is found before the folder is touched.
-    ours = None if trained else build(config, devices=devices)
+    ours = None if trained else session.build(config)
     branch = None
     try:
         if ours is not None:
@@ -115,9 +136,10 @@ def _run(
                 say(f"{workdir}: trained already; what lacks is the report")
                 results = folder.results()
             else:
-                say(ours.plan_text)
-                results = _train(config, ours, folder, signals, name, branch)
-            return _compare_and_report(config, folder, results, devices, signals)
+                if session.tells_plan:
+                    say(ours.plan_text)
+                results = yield from _train(config, ours, folder, session, name, branch)
+            return (yield from _compare_and_report(config, folder, results, session))
         finally:
             folder.close()
     finally:
@@ -138,17 +160,16 @@ def _compare_and_report(
     config: Config,
     folder: RunFolder,
     results: dict[str, Any],
-    devices: Sequence[Any] | None,
-    signals: Signals,
-) -> dict[str, Any]:
-    others = []
+    session: Session,
+) -> Running:
+    others, signals = [], session.signals
     for other, its_config in comparisons(config).items():
         signals.check(_trained_text(folder))
         plainly = config.tost.parts and not its_config.tost.parts
         how = ", trained without ToST" if plainly else ""
         say(f"{other}, for comparison{how}")
         place = folder.path / file_name(other)
-        _run(its_config, place, devices, signals, other)
+        yield from running(its_config, place, session, other)
         if is_first():
             others.append(read_run(place))
     signals.check(_trained_text(folder))
@@ -167,11 +188,12 @@ def _train(
     config: Config,
     ours: Run,
     folder: RunFolder,
-    signals: Signals,
+    session: Session,
     name: str,
     branch: Branch | None,
-) -> dict[str, Any]:
+) -> Running:
     """Trains from wherever the run is, and writes the results."""
+    signals = session.signals
     # Others may branch from the end of phase 1.
     checkpoints = Checkpoints(folder.checkpoints, keep=(ours.plan.phase1_steps,))
     progress = None
@@ -190,6 +212,7 @@ def _train(
             line_steps=config.train.check_every_steps,
             notes=notes,
             step=step,
+            label=session.label,
         )
         if not notes:
             progress.began(ours.experiment.network(start.train), step)
@@ -198,7 +221,7 @@ def _train(
         checkpointer = RunCheckpointer(
             config, checkpoints, progress, signals, folder, step=step
         )
-        outcome = train(ours.experiment, start, progress, checkpointer)
+        outcome = yield from training(ours.experiment, start, progress, checkpointer)
         return _results(config, ours, folder, progress, outcome, signals)
     except TrainingStopped as stop:
         raise Stopped(

@@ -7,136 +7,43 @@ Names are those of `configs.common.ALIASES` or dotted fields; ``a..b`` are the w
 numbers from a to b; values with commas or spaces are put into quotes. Each combination
 has a folder; a finished one is left alone, and one that was broken off goes on. Runs
 that are the same until the end of phase 1 train it once: the others branch from the
-first, see config.branch_from. At the end all are gathered into OUT/report.
+first, see config.branch_from. Runs of a small network that differ in their seed alone
+are trained by one program, at most --replicas of them, see docs/replicas.md. At the end
+all are gathered into OUT/report.
 """
 
 import argparse
-import difflib
-import itertools
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.common import ALIASES
+import jax
+
 from experiments import run
-from experiments.build import experiment as build
+from experiments.build.shared import builder
 from experiments.command import check_devices, end_with_failures, start
-from experiments.config.fields import FIELDS, Config, as_config, check_config, flat
+from experiments.config.fields import Config, as_config, check_config, flat
 from experiments.config.flags import Parser, folder_path
 from experiments.config.reading import Source, as_source
-from experiments.config.values import split, unquoted
+from experiments.grid import check_names, pairs_of, parse_grid
+from experiments.replicas import Member, grouped, run_together
 from experiments.reports.runs import report, report_files
 from experiments.runs.branch import branch_of, find_source
 from experiments.runs.layout import CHECKPOINTS, folder_name
 from experiments.runs.ownership import check_no_run, is_finished
 from experiments.runs.stopping import Stopped
+from sup_tickets.checks import check_whole
 
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
-_MOST = 10_000  # combinations; more are a mistake
-
-
-class Member(NamedTuple):
-    """One combination."""
-
-    name: str  # "method=set,seed=0", of its folder
-    config: Config
-    path: Path
+_TOGETHER, _SMALL = 8, 2**20
+"""Members that go together by default, and weights of a network up to which they do."""
 
 
-# --- The grid -------------------------------------------------------------------------
+class Checked(NamedTuple):
+    """What is known of a member that can run."""
 
-
-def parse_grid(text: str) -> dict[str, list[str]]:
-    """The values of each name, as texts.
-
-    Args:
-      text: "name=value,value name=first..last", parted by spaces.
-
-    Raises:
-      ValueError: naming the part that is wrong.
-
-    Example:
-      >>> parse_grid("method=set,rigl seed=0..2")
-      {'method': ['set', 'rigl'], 'seed': ['0', '1', '2']}
-    """
-    grid: dict[str, list[str]] = {}
-    for part in filter(None, split(re.sub(r"\s", " ", text), " ")):
-        part = part.strip()
-        name, equals, values = part.partition("=")
-        if not (name and equals and values):
-            raise ValueError(f"--grid has {part!r}; it must look like seed=0..4")
-        if name in grid:
-            raise ValueError(f"--grid has {name!r} twice")
-        grid[name] = [v for word in split(values) for v in _values(part, word)]
-        if len(set(grid[name])) < len(grid[name]):
-            raise ValueError(f"--grid has a value twice in {part!r}")
-    if not grid:
-        raise ValueError(
-            "--grid is empty; it must look like 'method=set,rigl seed=0..4'"
-        )
-    count = 1
-    for values in grid.values():
-        count *= len(values)
-    if count > _MOST:
-        raise ValueError(f"--grid has {count} combinations, more than {_MOST}")
-    return grid
-
-
-def _values(part: str, word: str) -> list[str]:
-    match = _RANGE.fullmatch(word)
-    if match is None:
-        name = part.partition("=")[0]
-        field = FIELDS.get(ALIASES.get(name, name))
-        is_path = field is not None and field.kind.startswith("path")
-        if not word or (not is_path and (".." in word or "/" in word)):
-            raise ValueError(f"--grid has {word!r} in {part!r}, which is no value")
-        return [unquoted(word)]
-    first, last = int(match[1]), int(match[2])
-    if last < first or last - first >= _MOST:
-        raise ValueError(f"--grid has {word!r}, which must go upwards")
-    return [str(number) for number in range(first, last + 1)]
-
-
-def combinations(grid: Mapping[str, Sequence[str]]) -> list[str]:
-    """The names of all combinations, the last name of the grid fastest.
-
-    Example:
-      >>> combinations({"method": ["set", "rigl"], "seed": ["0"]})
-      ['method=set,seed=0', 'method=rigl,seed=0']
-    """
-    return [folder_name(pairs) for pairs in _pairs(grid)]
-
-
-def _pairs(grid: Mapping[str, Sequence[str]]) -> list[list[tuple[str, str]]]:
-    return [
-        list(zip(grid, values, strict=True))
-        for values in itertools.product(*grid.values())
-    ]
-
-
-def check_names(grid: Mapping[str, Any], fields: Sequence[str]) -> None:
-    """Raises unless all names are known, and of different fields.
-
-    Args:
-      grid: by names.
-      fields: dotted names of the configuration's fields.
-
-    Raises:
-      ValueError: naming the first that is unknown, and the nearest known one.
-    """
-    known, seen = [*ALIASES, *fields], {}
-    for name in grid:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.0)
-            raise ValueError(
-                f"--grid has an unknown name {name!r}; did you mean {near[0]!r}?"
-            )
-        field = ALIASES.get(name, name)
-        if field in seen:
-            raise ValueError(f"--grid has {name!r} and {seen[field]!r}, one field")
-        seen[field] = name
+    epoch_steps: int
+    weights: int
 
 
 # --- The runs -------------------------------------------------------------------------
@@ -158,7 +65,7 @@ def members(
     source = as_source(config)
     check_names(grid, list(flat(source.make())))
     found = []
-    for pairs in _pairs(grid):
+    for pairs in pairs_of(grid):
         name = folder_name(pairs)
         try:
             made = source.make(pairs)
@@ -171,30 +78,33 @@ def members(
 
 def check_members(
     found: Sequence[Member], devices: Sequence[Any] | None
-) -> list[int | None]:
+) -> list[Checked | None]:
     """Builds every run that is not finished, so that no error waits for its turn.
 
     Returns:
-      The steps of an epoch of each; ``None`` if it is finished.
+      What is known of each; ``None`` if it is finished.
 
     Raises:
       ValueError: naming the combination and what is wrong with it.
     """
-    epochs: list[int | None] = []
+    checked: list[Checked | None] = []
+    build = builder(devices)
     for member in found:
         try:
             if is_finished(member.path, member.config):
-                epochs.append(None)
+                checked.append(None)
                 continue
-            built = build.build(member.config, devices=devices)
+            built = build(member.config)
             built.inputs.close()
-            epochs.append(built.plan.epoch_steps)
+            params = jax.tree.leaves(built.like(0).train.params)
+            weights = sum(leaf.size for leaf in params)
+            checked.append(Checked(built.plan.epoch_steps, weights))
             if not _is_begun(member):
                 built.check_files()
                 branch_of(member.config, built)
         except ValueError as error:
             raise ValueError(f"{member.name}: {error}") from error
-    return epochs
+    return checked
 
 
 def _is_begun(member: Member) -> bool:
@@ -225,8 +135,9 @@ def sweep(
     *,
     dry_run: bool = False,
     devices: Sequence[Any] | None = None,
+    replicas: int | None = None,
 ) -> dict[str, str]:
-    """Runs all combinations, one after the other, and gathers what finished.
+    """Runs all combinations, and gathers what finished.
 
     Args:
       config: see `members`.
@@ -234,6 +145,8 @@ def sweep(
       out: the folder of the sweep.
       dry_run: whether to check and print only.
       devices: by default all.
+      replicas: at most so many that differ in their seed alone are trained by one
+        program; by default 8 of a small network, and 1 of others.
 
     Returns:
       The errors of the runs that failed, by their names.
@@ -245,7 +158,7 @@ def sweep(
     found = members(config, parse_grid(grid), out)
     check_no_run(out)
     report_files(out / "report")
-    failed = run_members(found, dry_run=dry_run, devices=devices)
+    failed = run_members(found, dry_run=dry_run, devices=devices, replicas=replicas)
     if not dry_run and len(failed) < len(found):
         folders = [member.path for member in found if member.path.is_dir()]
         print(f"\nreport: {report(folders, out / 'report')}")
@@ -257,13 +170,16 @@ def run_members(
     *,
     dry_run: bool = False,
     devices: Sequence[Any] | None = None,
+    replicas: int | None = None,
 ) -> dict[str, str]:
-    """Runs what is not finished, one after the other.
+    """Runs what is not finished, one after the other or some together.
 
     Args:
       found: all of them.
       dry_run: whether to check and print only.
       devices: by default all.
+      replicas: at most so many that differ in their seed alone are trained by one
+        program; by default 8 of a small network, and 1 of others.
 
     Returns:
       The errors of the runs that failed, by their names.
@@ -272,26 +188,70 @@ def run_members(
       ValueError: if anything is wrong that can be known before the first run.
       Stopped: after a signal, once the run at work is saved.
     """
-    epochs = check_members(found, devices)
-    for member, steps in zip(found, epochs, strict=True):
+    checked = check_members(found, devices)
+    for member, known in zip(found, checked, strict=True):
         begun = "begun" if member.path.exists() else "to do"
-        print(f"{member.path}: {'finished' if steps is None else begun}")
-    print(f"{len(found)} runs, {epochs.count(None)} of them finished", flush=True)
+        print(f"{member.path}: {'finished' if known is None else begun}")
+    print(f"{len(found)} runs, {checked.count(None)} of them finished", flush=True)
     if dry_run:
         return {}
     failed: dict[str, str] = {}
-    for i, (member, steps) in enumerate(zip(found, epochs, strict=True)):
-        print(f"\n{i + 1} of {len(found)}: {member.name}", flush=True)
-        try:
-            config = member.config
-            if steps is not None:
-                config = branching(member, found[:i], steps)
-            run.run(config, member.path, devices=devices)
-        except Stopped:
-            raise
-        except Exception as error:  # whatever it is, the others can still run
-            failed[member.name] = _one_line(error)
-            print(f"failed: {failed[member.name]}", file=sys.stderr, flush=True)
+    done: list[Member] = []
+    for rows in _in_turn(found, checked, replicas):
+        ours: list[Member | None] = []
+        for i in rows:
+            member, known = found[i], checked[i]
+            if known is not None:
+                config = branching(member, done, known.epoch_steps)
+                member = member._replace(config=config)
+            ours.append(None if known is None and len(rows) > 1 else member)
+        names = ", ".join(member.name for member in ours if member is not None)
+        numbers = ", ".join(str(i + 1) for i in rows)
+        print(f"\n{numbers} of {len(found)}: {names}", flush=True)
+        failed |= _run(ours, devices)
+        done += [found[i] for i in rows]
+    return failed
+
+
+def _in_turn(
+    found: Sequence[Member], checked: Sequence[Checked | None], replicas: int | None
+) -> list[list[int]]:
+    """The numbers of those that are run together.
+
+    A group of which any is begun keeps its finished members, so that the others go on
+    to the bit.
+    """
+    small = all(known is None or known.weights <= _SMALL for known in checked)
+    most = replicas or (_TOGETHER if small else 1)
+    turns: list[list[int]] = []
+    for rows in grouped(found, 1 if jax.process_count() > 1 else most):
+        left = [i for i in rows if checked[i] is not None]
+        if len(left) > 1 and not any(_is_begun(found[i]) for i in left):
+            turns.append(left)
+        elif left and len(rows) > 1 and any(_is_begun(found[i]) for i in left):
+            turns.append(rows)
+        else:
+            turns += [[i] for i in rows]
+    return turns
+
+
+def _run(
+    ours: Sequence[Member | None], devices: Sequence[Any] | None
+) -> dict[str, str]:
+    """Runs one, or some together; the errors by name."""
+    there = [member for member in ours if member is not None]
+    try:
+        if len(ours) == 1:
+            run.run(there[0].config, there[0].path, devices=devices)
+            return {}
+        errors = run_together(ours, devices=devices)
+    except Stopped:
+        raise
+    except Exception as error:  # whatever it is, the others can still run
+        errors = {member.name: error for member in there}
+    failed = {name: _one_line(error) for name, error in errors.items()}
+    for name, text in failed.items():
+        print(f"{name} failed: {text}", file=sys.stderr, flush=True)
     return failed
 
 
@@ -311,12 +271,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid, values = "'name=value,value ...'", "what is combined with what"
     parser.add_argument("--grid", required=True, metavar=grid, help=values)
     parser.add_switch("--dry_run", "check and print only")
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        metavar="N",
+        help="at most so many seeds by one program; 1: each alone; by default 8 of a "
+        "small network",
+    )
     start(parser, _main, argv)
 
 
 def _main(options: argparse.Namespace) -> None:
+    if options.replicas is not None:
+        check_whole("--replicas", options.replicas, 1)
     check_devices()
-    failed = sweep(options.config, options.grid, options.out, dry_run=options.dry_run)
+    failed = sweep(
+        options.config,
+        options.grid,
+        options.out,
+        dry_run=options.dry_run,
+        replicas=options.replicas,
+    )
     end_with_failures(failed)
 
 

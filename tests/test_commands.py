@@ -15,7 +15,9 @@ COMMANDS = (
     *("export", "jacobian", "prepare_data", "stamp", "ksm", "softnet"),
     *(
         f"benchmarks.{name}"
-        for name in ("core", "groups", "condensed", "texts", "views", "train")
+        for name in (
+            *("core", "groups", "condensed", "texts", "views", "train", "replicas"),
+        )
     ),
 )
 
@@ -217,6 +219,7 @@ WRONG = {
     "benchmarks.groups": [(["--repeats=0"], "--repeats must be a whole number of at")],
     "benchmarks.condensed": [(["--fast"], "unknown flag '--fast'")],
     "benchmarks.texts": [(["--repeats=x"], "--repeats: invalid int value")],
+    "benchmarks.replicas": [(["--repeats=0"], "--repeats must be a whole number of")],
     "benchmarks.views": [(["--repeats=0"], "--repeats must be a whole number of at")],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),

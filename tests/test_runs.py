@@ -465,7 +465,7 @@ def test_a_lost_partner_is_told_in_one_line_and_the_process_leaves(monkeypatch, 
     def leave(code):
         raise SystemExit(code)
 
-    monkeypatch.setattr(run_module, "_run", lost)
+    monkeypatch.setattr(run_module, "running", lost)
     with pytest.raises(jax.errors.JaxRuntimeError):  # one process has no partner
         run_module.run(config_of(), "w")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -483,7 +483,7 @@ def test_an_error_of_one_process_does_not_wait_for_the_others(monkeypatch):
         raise OSError(28, "No space left", "x")
 
     left = threading.Event()
-    monkeypatch.setattr(run_module, "_run", full)
+    monkeypatch.setattr(run_module, "running", full)
     monkeypatch.setattr(run_module, "_PARTING_SECONDS", 0.01)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(os, "_exit", lambda code: code == 1 and left.set())

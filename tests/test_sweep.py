@@ -6,18 +6,12 @@ import pytest
 
 from experiments import sweep as sweeping
 from experiments.config.reading import read_source
+from experiments.grid import check_names, combinations, parse_grid
 from experiments.lottery import find_tickets
 from experiments.runs import branch as branches
 from experiments.runs.stopping import Stopped
 from experiments.study import read_study, run_study
-from experiments.sweep import (
-    check_names,
-    combinations,
-    main,
-    members,
-    parse_grid,
-    sweep,
-)
+from experiments.sweep import main, members, sweep
 from tests.fabricated import write_run
 
 ROOT = Path(__file__).parent.parent
@@ -143,10 +137,26 @@ def fake(monkeypatch):
             raise ValueError("config.method: it prunes for too long")
         nothing = SimpleNamespace(close=lambda: None)
         plan = SimpleNamespace(epoch_steps=20)
-        return SimpleNamespace(inputs=nothing, plan=plan, check_files=lambda: None)
+        state = SimpleNamespace(train=SimpleNamespace(params={}))
+        return SimpleNamespace(
+            inputs=nothing,
+            plan=plan,
+            check_files=lambda: None,
+            like=lambda step: state,
+        )
+
+    def together(members, *, devices=None):
+        failed = {}
+        for member in filter(None, members):
+            try:
+                sweeping.run.run(member.config, member.path, devices=devices)
+            except ValueError as error:
+                failed[member.name] = error
+        return failed
 
     monkeypatch.setattr(sweeping.run, "run", run)
-    monkeypatch.setattr(sweeping.build, "build", build)
+    monkeypatch.setattr(sweeping, "builder", lambda devices: build)
+    monkeypatch.setattr(sweeping, "run_together", together)
     return calls
 
 

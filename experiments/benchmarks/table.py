@@ -40,6 +40,7 @@ def table_command(
     *,
     repeats: int,
     switches: Mapping[str, str] = {},
+    flags: Mapping[str, str] = {},
     argv: Sequence[str] | None = None,
 ) -> None:
     """A command that prints the page, each row as soon as it is measured.
@@ -50,6 +51,7 @@ def table_command(
       rows: from the flags to what is measured.
       repeats: timed calls of each program by default.
       switches: further flags and what they do.
+      flags: further ones that have a value, likewise.
       argv: the words after the command; by default those of the process.
     """
     parser = Parser(f"experiments.benchmarks.{name}", description)
@@ -58,6 +60,8 @@ def table_command(
     )
     for flag, text in switches.items():
         parser.add_switch(flag, text)
+    for flag, text in flags.items():
+        parser.add_argument(flag, help=text)
     words = sys.argv[1:] if argv is None else argv
     command = " ".join([f"python -m experiments.benchmarks.{name}", *words])
 

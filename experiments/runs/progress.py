@@ -38,6 +38,7 @@ class Progress:
         line_steps: int = 50,
         notes: dict[str, Any] | None = None,
         step: int = 0,
+        label: str = "",
     ):
         """A listener.
 
@@ -51,8 +52,10 @@ class Progress:
           line_steps: steps whose mean loss is one line of the log.
           notes: of the checkpoint that the run goes on from.
           step: at which it goes on.
+          label: in front of its lines on the screen.
         """
         self.run, self._plan, self._folder = run, plan, folder
+        self._label = f"{label}: {run}" if label else run
         self._evaluate, self._task, self._rate = evaluate, task, learning_rate
         self._validation, self._printed = "", 0.0
         self._pace = Pace()
@@ -207,6 +210,6 @@ class Progress:
         epochs = self._plan.total_steps // self._plan.epoch_steps
         epoch = -(-done // self._plan.epoch_steps)
         return (
-            f"{self.run}: {phase}, epoch {epoch}/{epochs}, step {done}, {rate}, "
+            f"{self._label}: {phase}, epoch {epoch}/{epochs}, step {done}, {rate}, "
             f"loss {loss:.4f}{self._validation}"
         )

@@ -17,13 +17,13 @@ import numpy as np
 
 from sup_tickets.iterate_averaging import is_averaging
 from sup_tickets.superposition import SuperpositionState
+from sup_tickets.training.calls import Call, Running, alone, begin, whole
 from sup_tickets.training.evaluation import evaluate
 from sup_tickets.training.experiment import Experiment, Stage
 from sup_tickets.training.plan import Plan
 from sup_tickets.training.state import (
     Network,
     RunState,
-    TrainState,
     as_trees,
     from_trees,
 )
@@ -110,37 +110,48 @@ def train(
       TrainingDiverged: naming the first step whose loss is not finite.
       TrainingStopped: if the checkpointer says so, once the state is saved.
     """
+    return alone(training(experiment, start, callbacks, checkpointer))
+
+
+def training(
+    experiment: Experiment,
+    start: RunState,
+    callbacks: Callbacks,
+    checkpointer: Checkpointer | None = None,
+) -> Running:
+    """`train` as a run that yields its calls; returns the `Outcome`."""
     ours, plan = experiment, experiment.plan
-    state, average, step = start.train, start.average, int(start.train.step)
+    average, step = start.average, int(start.train.step)
     _check_start(ours, step, average)
     if step in ours.keep_steps and not step:
-        callbacks.kept(step, ours.final_form(state, step))
+        callbacks.kept(step, ours.final_form(start.train, step))
+    state, _ = yield Call(begin, start.train, (ours.stages,), step, tells=False)
     advance, add = _Advance(ours, callbacks), _collector(ours, callbacks)
     watch = _LossWatch(ours, callbacks)
     while step < plan.total_steps:
         stage = ours.stage_at(step)
-        state, report = advance(stage, state, step)
+        state, report = yield from advance(stage, state, step)
         watch.add(step, report)
         step += report["loss"].size
         if step == stage.until and stage is not ours.stages[-1]:
-            state = stage.then(state)
+            state, _ = yield Call(stage.then, state, (), step, tells=False)
         ends = step == plan.phase1_steps or step in plan.collections
         if ends or _every(ours.validate_every_steps, step):
             watch.check()
-            state = _validated(ours, callbacks, step, state)
+            state = yield from _validated(ours, callbacks, step, state)
         if step in ours.keep_steps:
-            callbacks.kept(step, ours.final_form(state, step))
+            callbacks.kept(step, ours.final_form(whole(state), step))
         if ends:
-            average = add(step, average, ours.network(state))
+            average = add(step, average, ours.network(whole(state)))
         if checkpointer is not None:
             stops = checkpointer.stopping(step)
             if ends or stops or checkpointer.due(step):
                 watch.check()
-                checkpointer.save(RunState(state, average))
+                checkpointer.save(RunState(whole(state), average))
             if stops:
                 raise TrainingStopped(step)
-    superposed = _superposed(ours, average)
-    return Outcome(RunState(state, average), superposed, ours.network(state))
+    superposed, last = _superposed(ours, average), whole(state)
+    return Outcome(RunState(last, average), superposed, ours.network(last))
 
 
 def _check_start(ours: Experiment, step: int, average: Any) -> None:
@@ -171,24 +182,25 @@ class _Advance:
             | {stage.until for stage in ours.stages}
         )
 
-    def __call__(
-        self, stage: Stage, state: TrainState, step: int
-    ) -> tuple[TrainState, Report]:
+    def __call__(self, stage: Stage, state: Any, step: int) -> Running:
         """The state afterwards, and the reports of the steps that were done."""
         ours, steps, changed = self._ours, stage.steps, self._callbacks.changed
         if step in self._explorations:
-            batch = ours.batches(step)
-            state, turnover = steps.explore(state, batch, ours.explore_fraction)
-            changed("explore", step, ours.network(state), turnover)
+            given = (ours.batches(step), ours.explore_fraction)
+            state, turnover = yield Call(steps.explore, state, given, step)
+            changed("explore", step, ours.network(whole(state)), turnover)
         if step in self._updates:
-            state, turnover = steps.topology(state, ours.batches(step))
-            changed("update", step, ours.network(state), turnover)
+            given = (ours.batches(step),)
+            state, turnover = yield Call(steps.topology, state, given, step)
+            changed("update", step, ours.network(whole(state)), turnover)
             if steps.spec.method.consumes_step:
                 return state, turnover.report
         count = steps.spec.block_steps
         if self._fits(step, count):
-            return steps.block(state, ours.batches.block(step, count))  # pyright: ignore
-        return steps.train(state, ours.batches(step))
+            blocks: Any = ours.batches
+            given = (blocks.block(step, count),)
+            return (yield Call(steps.block, state, given, step))
+        return (yield Call(steps.train, state, (ours.batches(step),), step))
 
     def _fits(self, step: int, count: int) -> bool:
         """Whether a block of steps may begin here and meets nothing on its way."""
@@ -267,21 +279,23 @@ def _superposed(ours: Experiment, average: SuperpositionState | None) -> Network
 
 
 def _validated(
-    ours: Experiment, callbacks: Callbacks, step: int, state: TrainState
-) -> TrainState:
+    ours: Experiment, callbacks: Callbacks, step: int, state: Any
+) -> Running:
     """The state after a look at the validation split, if there is one."""
     if ours.validation is None:
         return state
-    stage = ours.stage_at(step)
-    network, task = ours.network(state), stage.task
+    stage, now = ours.stage_at(step), whole(state)
+    network, task = ours.network(now), stage.task
     metrics = evaluate(task, network, ours.validation(), step)
     # A step's loss is that before its update; this is the first look at the last one.
     loss = task.value_of(metrics)
     if not np.isfinite(loss):
         raise _diverged(ours.plan, step - 1, f"the validation loss is {loss}")
     callbacks.validated(ours.plan.phase_of(step - 1), step, metrics, network)
-    averages = is_averaging(state.opt_state)
-    return stage.steps.validated(state, loss) if averages else state
+    if not is_averaging(now.opt_state):
+        return state
+    validated = stage.steps.validated
+    return (yield Call(validated, state, (loss,), step, tells=False))[0]
 
 
 def _diverged(plan: Plan, step: int, what: str) -> TrainingDiverged:

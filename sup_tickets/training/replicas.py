@@ -1,0 +1,213 @@
+"""Many runs by one program: their states stacked, their steps side by side.
+
+    outcomes = together([training(experiment, start, callbacks) for ... in seeds])
+
+Runs whose experiments share their stages make the same calls of the same steps, each
+with its own state and batch. A call of all of them is one program: `jax.vmap` of the
+step over the stacked states, but for gradients of convolutions on a CPU, which are
+written out one after the other within it, see `gradients.written_out`. Each run gets
+what it would have got alone, counts exactly and values to the order of a reduction; a
+run that ends, or fails, leaves the others as they are.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sup_tickets.training.calls import Call, Running, begin
+from sup_tickets.training.state import TrainState
+
+
+def together(runs: Sequence[Running | None]) -> list[Any]:
+    """What each run returns, or the exception that it ended with.
+
+    Args:
+      runs: not yet begun. ``None`` stands for one that is not there: the program is as
+        wide as if it were, so that what is left of some runs goes on to the bit.
+
+    Raises:
+      BaseException: what is not an `Exception` ends them all, as Ctrl-C.
+    """
+    return _Together(runs).results()
+
+
+class _Stack:
+    """The states of some runs, [R, ...]; of those that are not in it anything."""
+
+    def __init__(self, state: TrainState):
+        self.state = state
+
+
+class _Member:
+    """A run and its state: its own, or a row of a stack."""
+
+    def __init__(self, row: int, state: TrainState, programs: Any):
+        self.row, self.own, self.programs = row, state, programs
+        self.stack: _Stack | None = None
+
+    def whole(self) -> TrainState:
+        """A copy of the state."""
+        if self.stack is None:
+            return self.own
+        return _row(self.stack.state, self.row)
+
+    def leave(self) -> None:
+        """Has the state to itself from here on."""
+        self.own, self.stack = self.whole(), None
+
+
+class _Together:
+    """Sends every run what it asked for, until none asks for more."""
+
+    def __init__(self, runs: Sequence[Running | None]):
+        self._runs = runs
+        self._results: list[Any] = [None] * len(runs)
+        self._members: dict[int, _Member] = {}
+        self._calls: dict[int, Call] = {}  # that wait
+        self._programs: dict[Any, Callable[..., Any]] = {}
+
+    def results(self) -> list[Any]:
+        """Of all runs."""
+        try:
+            for row, run in enumerate(self._runs):
+                if run is not None:
+                    self._let(row, run.send, None)
+            while self._calls:
+                self._do(self._next_rows())
+        finally:
+            for run in self._runs:
+                if run is not None:
+                    run.close()
+        return self._results
+
+    def _let(self, row: int, go_on: Callable[[Any], Call], given: Any) -> None:
+        """Lets a run go on until it asks for steps.
+
+        Args:
+          row: its number.
+          go_on: ``send`` of it, or ``throw``.
+          given: to that.
+        """
+        run = self._runs[row]
+        assert run is not None
+        self._calls.pop(row, None)
+        try:
+            call = go_on(given)
+            while call.function is begin:
+                member = _Member(row, call.state, *call.arguments)  # pyright: ignore
+                self._members[row] = member
+                call = run.send((member, None))
+            self._calls[row] = call
+        except StopIteration as end:
+            self._results[row] = end.value
+            self._members.pop(row, None)
+        except Exception as error:
+            self._results[row] = error
+            self._members.pop(row, None)
+
+    def _next_rows(self) -> list[int]:
+        """The rows of a call: of most runs that go together the one furthest behind."""
+        kin: dict[int, list[int]] = {}
+        for row in sorted(self._calls):
+            kin.setdefault(id(self._members[row].programs), []).append(row)
+        rows = max(kin.values(), key=len)
+        behind = min(self._calls[row].step for row in rows)
+        rows = [row for row in rows if self._calls[row].step == behind]
+        function = self._calls[rows[0]].function
+        return [row for row in rows if self._calls[row].function is function]
+
+    def _do(self, rows: list[int]) -> None:
+        """One call of some runs; the others' rows compute what nobody looks at."""
+        stack, calls = self._stack_of(rows), [self._calls[row] for row in rows]
+        at = {row: i for i, row in enumerate(rows)}
+        given = [calls[at.get(r, 0)].arguments for r in range(len(self._runs))]
+        flat = [jax.tree.flatten(arguments) for arguments in given]
+        structure = flat[0][1]
+        columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+        same = tuple(all(leaf is c[0] for leaf in c) for c in columns)
+        shared = [c[0] for c, is_one in zip(columns, same, strict=True) if is_one]
+        own = [c for c, is_one in zip(columns, same, strict=True) if not is_one]
+        what = (calls[0].function, calls[0].tells, structure, same)
+        if what not in self._programs:
+            self._programs[what] = _program(*what, place=_place(stack.state))
+        try:
+            stack.state, told = self._programs[what](stack.state, shared, own)
+        except Exception as error:  # as of memory that is full: it is of all of them
+            for row in rows:
+                self._let(row, self._runs[row].throw, error)  # pyright: ignore
+            return
+        for row in rows:
+            answer = (self._members[row], told[row])
+            self._let(row, self._runs[row].send, answer)  # pyright: ignore
+
+    def _stack_of(self, rows: list[int]) -> _Stack:
+        """A stack with the states of just these runs that still ask for anything."""
+        ours = [self._members[row] for row in rows]
+        stack = ours[0].stack
+        if stack is None or any(member.stack is not stack for member in ours):
+            wholes = {member.row: member.whole() for member in ours}
+            first = wholes[rows[0]]
+            every = [wholes.get(row, first) for row in range(len(self._runs))]
+            stack = _Stack(_stacked(every))
+            for member in ours:
+                member.stack, member.own = stack, None  # pyright: ignore
+        for member in self._members.values():
+            if member.stack is stack and member not in ours:
+                member.leave()
+        return stack
+
+
+def _program(
+    function: Callable[..., Any], tells: bool, structure: Any, same: Any, *, place: Any
+) -> Callable[..., Any]:
+    """A call of all runs at once.
+
+    Args:
+      function: of a call.
+      tells: see `Call`.
+      structure: of its arguments.
+      same: of each leaf of them, whether it is one for all runs.
+      place: sharding of what it gives, or ``None``.
+
+    Returns:
+      ``(stacked state, leaves that are one, rows of the others) -> (stacked state, what
+      is told to each)``; it donates the state.
+    """
+    # Without the shardings that a jitted step asks for; these are for all.
+    function = getattr(function, "__wrapped__", function)
+
+    def run(state: TrainState, shared: Any, own: Any) -> tuple[TrainState, list[Any]]:
+        runs = jax.tree.leaves(state)[0].shape[0]
+
+        def one(state: TrainState, *mine: Any) -> tuple[TrainState, Any]:
+            ours, theirs = iter(shared), iter(mine)
+            leaves = [next(ours if is_one else theirs) for is_one in same]
+            given = function(state, *jax.tree.unflatten(structure, leaves))
+            return given if tells else (given, None)
+
+        columns = [jnp.stack([jnp.asarray(leaf) for leaf in column]) for column in own]
+        state, told = jax.vmap(one)(state, *columns)
+        # Here, and not outside: a slice by itself is a program of its own.
+        return state, [_at(told, i) for i in range(runs)]
+
+    return jax.jit(run, donate_argnums=0, out_shardings=place)
+
+
+def _place(state: TrainState) -> Any:
+    """The sharding of every leaf, if it is the same everywhere."""
+    places = {leaf.sharding for leaf in jax.tree.leaves(state)}
+    return places.pop() if len(places) == 1 else None
+
+
+@jax.jit
+def _stacked(states: list[TrainState]) -> TrainState:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def _at(tree: Any, row: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[row], tree)
+
+
+_row = jax.jit(_at)
