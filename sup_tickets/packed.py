@@ -141,13 +141,13 @@ def _counts(
     column = np.arange(width, dtype=keys.dtype)[None, None]
 
     def hit(level: jax.Array, last: jax.Array) -> jax.Array:
-        level, last = (_of_rows(v, rows)[..., None] for v in (level, last))
         # No score has the largest key, so that there is room for one more.
         return keys >= level + (column > start - last).astype(keys.dtype)
 
+    of_rows = (_of_rows(each, rows)[..., None, None] for each in (level, last))
     hits = [
         jnp.where(hit(*at), jnp.int32(1 << (_FIELD * j)), jnp.int32(0))
-        for j, at in enumerate(zip(level, last, strict=True))
+        for j, at in enumerate(zip(*of_rows, strict=True))
     ]
     packed = jnp.sum(functools.reduce(jnp.add, hits), axis=1, dtype=jnp.int32)
     # As many as the fields have room for.
@@ -178,7 +178,7 @@ def _guessed(
     place = np.arange(_SAMPLED, dtype=np.int32)[:, None]
     # Other places in every row, for rows may be alike.
     sample = row * rows.width + apart * place + (37 * row + 101 * place) % apart
-    sample = _taken(room, sample)
+    sample = room.at[sample].get(mode="promise_in_bounds")
     number = members // apart
     share = k.astype(jnp.float32) / jnp.maximum(members, 1).astype(jnp.float32)
     rank = share * number.astype(jnp.float32)
@@ -188,8 +188,7 @@ def _guessed(
     ranks = jnp.concatenate([jnp.ceil(rank + spread), jnp.floor(rank - spread)])
 
     def counts(trial: jax.Array) -> jax.Array:
-        reach = trial.reshape(2 * _TRIALS, -1).at[:, rows.owner]
-        reach = reach.get(mode="promise_in_bounds")
+        reach = _of_rows(trial.reshape(2 * _TRIALS, -1), rows)
         hits = (sample[None] >= reach[:, None]).astype(jnp.int32)
         hits = jnp.sum(hits, axis=1, dtype=jnp.int32)
         return _per_comparison(hits, rows).reshape(trial.shape)
@@ -205,9 +204,5 @@ def _guessed(
 
 
 def _of_rows(values: jax.Array, rows: Rows) -> jax.Array:
-    """[rows, 1] of each row that of its comparison."""
-    return _taken(values, rows.owner).reshape(-1, 1)
-
-
-def _taken(values: jax.Array, index: np.ndarray) -> jax.Array:
-    return values.at[index].get(mode="promise_in_bounds")
+    """[..., rows] of each row that of its comparison."""
+    return values.at[..., rows.owner].get(mode="promise_in_bounds")

@@ -100,9 +100,7 @@ def _largest(problems: list[_Problem], dtype: np.dtype) -> list[list[jax.Array]]
     with jax.numpy_dtype_promotion("standard"):
         both = jnp.promote_types(kind.dtype, dtype)  # holds keys and indices
     start = Bracket(start.ends.astype(both), start.reached)
-    cut = search_with_ties(
-        count, k, start, places=members, trials=_TRIALS, guesses=0
-    )
+    cut = search_with_ties(count, k, start, places=members, trials=_TRIALS, guesses=0)
     return _masks(problems, cut)
 
 

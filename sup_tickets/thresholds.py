@@ -163,13 +163,12 @@ def _narrowed(
 
     And where it is larger than an equal part.
     """
-    (low, high), (at_least, above) = old.ends, old.reached
-    for key, n in zip(tried, counts, strict=True):
-        low, at_least = (
-            jnp.where(n >= k, *pair) for pair in ((key, low), (n, at_least))
-        )
-    for key, n in zip(tried[::-1], counts[::-1], strict=True):
-        high, above = (jnp.where(n < k, *pair) for pair in ((key, high), (n, above)))
+    low, high, at_least, above = *old.ends, *old.reached
+    reached = counts >= k[None]  # in order: of the first trial keys, not of the others
+    low = jnp.max(jnp.where(reached, tried, low[None]), axis=0)
+    at_least = jnp.min(jnp.where(reached, counts, at_least[None]), axis=0)
+    high = jnp.min(jnp.where(reached, high[None], tried), axis=0)
+    above = jnp.max(jnp.where(reached, above[None], counts), axis=0)
     new = Bracket(jnp.stack([low, high]), jnp.stack([at_least, above]))
     return new, new.span > old.span >> _bits(len(tried))
 
