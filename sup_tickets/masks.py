@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sup_tickets.bisection import count_true
+from sup_tickets.bisection import count_each, count_true
 from sup_tickets.counting import MAX_COUNT
 from sup_tickets.groups import GroupsLike, Split, checked_splits, splits_of
 from sup_tickets.selection import select
@@ -171,7 +171,17 @@ def layer_counts(masks: Masks, *, groups: GroupsLike = None) -> Counts:
     groups, those of each: int32 of the shape of `Split.counts` (per output, a vector).
     """
     _check_bool(masks)
-    return jax.tree.map(_leaf_count, masks, splits_of(groups, masks, masks))
+    leaves, structure = jax.tree.flatten(masks)
+    splits = structure.flatten_up_to(splits_of(groups, masks, masks))
+    pairs = list(zip(leaves, splits, strict=True))
+    together = [
+        i for i, (m, s) in enumerate(pairs) if s is None and prod(m.shape) <= MAX_COUNT
+    ]
+    counts = dict(zip(together, count_each([leaves[i] for i in together])))
+    found = [
+        counts[i] if i in counts else _leaf_count(*pair) for i, pair in enumerate(pairs)
+    ]
+    return jax.tree.unflatten(structure, found)
 
 
 def layer_densities(masks: Masks) -> Any:
@@ -207,7 +217,7 @@ def sparsity(masks: Masks) -> jax.Array:
 
 
 def _leaf_count(mask: jax.Array, split: Split | None) -> jax.Array:
-    if split is not None or prod(mask.shape) <= MAX_COUNT:
+    if split is not None:
         return count_true(mask, split)
     # Any axis would do; what is left of a row is far below 2**31.
     return _total(jnp.sum(mask, axis=-1, dtype=jnp.int32).reshape(-1), mask.size)

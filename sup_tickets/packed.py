@@ -16,13 +16,12 @@ from jax import lax
 
 from sup_tickets.counting import computed_once
 from sup_tickets.keys import index_of, lowest_of
-from sup_tickets.thresholds import Bracket, search, whole_range
+from sup_tickets.thresholds import search, search_with_ties, whole_range
 
 _TRIALS = 3
 _FIELD = 10  # bits of a count of one trial key
-# XLA on a CPU sums slowly. Adding equal slices elementwise first makes it run at the
-# memory's speed; of short rows that is not worth the time of compiling slices.
-_LONG, _SLICES = 1 << 12, 16
+# XLA on a CPU sums slowly, but not along a short axis that is not the last.
+_LONG, _FOLD = 1 << 12, 16
 _SHORT = 1 << 8
 _SAMPLED = 16  # keys of every row
 _SAMPLE_DEVIATIONS = 2.0
@@ -80,23 +79,23 @@ def largest_of_rows(
     room = _filled(leaves, turn, rows)
     members = _per_comparison(np.full(rows.number, rows.width, np.int32), rows)
     k = jnp.minimum(k, members)
-    found = search(
+    cut = search_with_ties(
         functools.partial(_counts, room, rows),
         k,
         whole_range(members, room.dtype),
+        places=jnp.full_like(k, room.size),
         trials=_TRIALS,
         first=_guessed(room, k, members, rows),
     )
-    room, k = computed_once((room, k), never=jnp.any(found.at_least < 0))
-    threshold, low = found.low, lowest_of(room)
-    last = _last_ties(room, k, found, rows)
+    room = computed_once(room, never=cut.never)
+    level, last, low = cut.level, cut.last.astype(jnp.int32), lowest_of(room)
 
     def mask(leaf: jax.Array, row: int, of: int) -> jax.Array:
         start = row * rows.width
         own = lax.slice(room, (start,), (start + leaf.size,)).reshape(leaf.shape)
         # Their keys are the complements of their indices.
-        tied = (own == threshold[of]) & (index_of(leaf.shape) <= ~last[of] - start)
-        return ((own > threshold[of]) | tied) & (own != low)
+        tied = (own == level[of]) & (index_of(leaf.shape) <= ~last[of] - start)
+        return ((own > level[of]) | tied) & (own != low)
 
     places = zip(leaves, rows.spans, rows.comparison, strict=True)
     masks = [mask(leaf, row, of) for leaf, (row, _), of in places]
@@ -121,46 +120,41 @@ def _filled(leaves: list[jax.Array], turn: jax.Array, rows: Rows) -> jax.Array:
 
 
 def _counts(
-    room: jax.Array, rows: Rows, trial: jax.Array, threshold: Any = None
+    room: jax.Array, rows: Rows, level: jax.Array, last: jax.Array
 ) -> jax.Array:
-    """[T, C] how many keys reach trial keys [T, C].
+    """[T, C] how many keys are above levels [T, C], or are ties up to an index.
 
-    With a threshold [C]: of which those above it come first, then its ties, whose keys
-    are the complements of their indices.
+    Args:
+      room: the keys.
+      rows: where they lie.
+      level: keys.
+      last: [T, C] complements of indices.
     """
-    # Here and not before the loop, which then would be given a copy.
-    keys = room.reshape(rows.number, rows.width)
-    fold = _SLICES if rows.width >= _LONG else 1
+    fold = _FOLD if rows.width >= _LONG else 1
     width = rows.width // fold
-    reach = [_of_rows(key, rows) for key in trial]
-    if threshold is not None:
-        level = _of_rows(threshold, rows)
-        # One short index for all slices: the compiler keeps it, and a long one would be
-        # as large as the keys.
-        short = (rows.number, width)
-        row, column = (lax.broadcasted_iota(keys.dtype, short, d) for d in (0, 1))
-        backwards = ~(row * rows.width + column)
+    # Here and not before the loop, which then would be given a copy.
+    keys = room.reshape(rows.number, fold, width)
+    # Two short indices: the compiler keeps them, and a long one would be as large as
+    # the keys.
+    row = np.arange(rows.number)[:, None, None] * rows.width
+    start = ~(row + np.arange(fold)[:, None] * width).astype(keys.dtype)
+    column = np.arange(width, dtype=keys.dtype)[None, None]
 
-    def fields(i: int) -> jax.Array:
-        own = lax.slice_in_dim(keys, i * width, (i + 1) * width, axis=1)
+    def hit(level: jax.Array, last: jax.Array) -> jax.Array:
+        # No score has the largest key, so that there is room for one more.
+        return keys >= level + (column > start - last).astype(keys.dtype)
 
-        def hit(key: jax.Array) -> jax.Array:
-            if threshold is None:
-                return own >= key
-            return (own > level) | ((own == level) & (backwards >= key + i * width))
-
-        hits = [
-            jnp.where(hit(key), jnp.int32(1 << (_FIELD * j)), jnp.int32(0))
-            for j, key in enumerate(reach)
-        ]
-        return functools.reduce(jnp.add, hits)
-
-    packed = functools.reduce(jnp.add, [fields(i) for i in range(fold)])
+    of_rows = (_of_rows(each, rows)[..., None, None] for each in (level, last))
+    hits = [
+        jnp.where(hit(*at), jnp.int32(1 << (_FIELD * j)), jnp.int32(0))
+        for j, at in enumerate(zip(*of_rows, strict=True))
+    ]
+    packed = jnp.sum(functools.reduce(jnp.add, hits), axis=1, dtype=jnp.int32)
     # As many as the fields have room for.
     group = 1 << (((1 << _FIELD) - 1) // fold).bit_length() - 1
     packed = packed.reshape(rows.number, -1, min(group, width))
     packed = jnp.sum(packed, axis=2, dtype=jnp.int32)
-    shifts = np.arange(len(reach), dtype=np.int32).reshape(-1, 1, 1) * _FIELD
+    shifts = np.arange(len(level), dtype=np.int32).reshape(-1, 1, 1) * _FIELD
     each = (packed[None] >> shifts) & ((1 << _FIELD) - 1)
     return _per_comparison(jnp.sum(each, axis=2, dtype=jnp.int32), rows)
 
@@ -184,7 +178,7 @@ def _guessed(
     place = np.arange(_SAMPLED, dtype=np.int32)[:, None]
     # Other places in every row, for rows may be alike.
     sample = row * rows.width + apart * place + (37 * row + 101 * place) % apart
-    sample = _taken(room, sample)
+    sample = room.at[sample].get(mode="promise_in_bounds")
     number = members // apart
     share = k.astype(jnp.float32) / jnp.maximum(members, 1).astype(jnp.float32)
     rank = share * number.astype(jnp.float32)
@@ -194,11 +188,10 @@ def _guessed(
     ranks = jnp.concatenate([jnp.ceil(rank + spread), jnp.floor(rank - spread)])
 
     def counts(trial: jax.Array) -> jax.Array:
-        reach = trial.reshape(2 * _TRIALS, -1).at[:, rows.owner]
-        reach = reach.get(mode="promise_in_bounds")
-        hits = [(part[None] >= reach).astype(jnp.int32) for part in sample]
-        sums = _per_comparison(functools.reduce(jnp.add, hits), rows)
-        return sums.reshape(trial.shape)
+        reach = _of_rows(trial.reshape(2 * _TRIALS, -1), rows)
+        hits = (sample[None] >= reach[:, None]).astype(jnp.int32)
+        hits = jnp.sum(hits, axis=1, dtype=jnp.int32)
+        return _per_comparison(hits, rows).reshape(trial.shape)
 
     ranks = jnp.clip(ranks.astype(jnp.int32), 0, twice)
     start = whole_range(twice, room.dtype)
@@ -210,22 +203,6 @@ def _guessed(
     return jnp.stack([low, middle, jnp.maximum(high, middle + one)])
 
 
-def _last_ties(room: jax.Array, k: jax.Array, found: Bracket, rows: Rows) -> jax.Array:
-    """[C] int32, the complement of the index of the last tie that is chosen."""
-    # Where even the last candidate is chosen there is nothing to decide.
-    tied = (found.at_least > k) & (found.low > lowest_of(room))
-    first, last = jnp.zeros_like(found.low), jnp.full_like(found.low, -room.size)
-    reached = [jnp.where(tied, found.at_least, k), found.reached[1]]
-    start = Bracket(jnp.stack([last, first]), jnp.stack(reached))
-    count = functools.partial(_counts, room, rows)
-    cut = search(count, k, start, trials=_TRIALS, beside=found.low).low
-    return cut.astype(jnp.int32)
-
-
 def _of_rows(values: jax.Array, rows: Rows) -> jax.Array:
-    """[rows, 1] of each row that of its comparison."""
-    return _taken(values, rows.owner).reshape(-1, 1)
-
-
-def _taken(values: jax.Array, index: np.ndarray) -> jax.Array:
-    return values.at[index].get(mode="promise_in_bounds")
+    """[..., rows] of each row that of its comparison."""
+    return values.at[..., rows.owner].get(mode="promise_in_bounds")

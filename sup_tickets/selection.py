@@ -118,6 +118,8 @@ def select_globally(
 
 # --- Selections of many leaves --------------------------------------------------------
 
+_BATCHES = 8  # into about so many are leaves divided at most, on one CPU device
+
 
 class Wanted(NamedTuple):
     """A selection that is asked for: the ``k`` largest keys of a leaf or its groups."""
@@ -160,7 +162,8 @@ def map_selecting(function: Callable[..., Selecting], tree: Any, *rest: Any) -> 
     """`map_named` of functions that yield selections, which are made together.
 
     On one CPU device a few leaves at a time go through all of their selections, as many
-    as have together the size of the largest: keys of so many are live. On a mesh, and
+    as have together the size of the largest, or an eighth of all: keys of so many are
+    live. On a mesh, and
     on accelerators, all leaves go in step, and one loop serves them all. Leaves with
     groups are selected from one after the other, each in one loop for its groups.
 
@@ -220,7 +223,8 @@ def _batches(first: dict[int, Wanted]) -> tuple[list[list[int]], int]:
         return alone, 0
     width = width_for(max(sizes.values()))
     need = {n: rows_needed([size], width) for n, size in sizes.items()}
-    room = max(need.values())
+    # Every batch is compiled by itself: however deep a network is, they are few.
+    room = max(*need.values(), -(-sum(need.values()) // _BATCHES))
     batches: list[list[int]] = []
     for number in sorted(sizes, key=lambda n: -need[n]):
         for batch in batches:

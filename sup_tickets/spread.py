@@ -18,7 +18,7 @@ from jax import lax
 
 from sup_tickets.counting import MAX_COUNT
 from sup_tickets.keys import index_of, lowest_of
-from sup_tickets.thresholds import Bracket, search, whole_range
+from sup_tickets.thresholds import Bracket, Cut, search_with_ties, whole_range
 
 _TRIALS = 7
 
@@ -75,69 +75,55 @@ class _Problem:
 
 
 def _largest(problems: list[_Problem], dtype: np.dtype) -> list[list[jax.Array]]:
-    def count(trial: jax.Array, same: jax.Array, level: Any = None) -> jax.Array:
-        """[T, C] counts of keys that reach trial keys; with a level, of ties."""
+    kind = jax.eval_shape(problems[0].leaves[0].keys, *problems[0].leaves[0].sources)
+
+    def count(levels: jax.Array, lasts: jax.Array) -> jax.Array:
+        """[T, C] how many keys are above levels, or are ties up to an index."""
+        # No level is the largest integer: always 0, but the compiler does not know.
+        same = levels.reshape(-1)[:1] == np.iinfo(kind.dtype).max
         found = []
         for c, problem in enumerate(problems):
 
-            def of_one(key: jax.Array, problem: _Problem = problem, c: int = c):
-                own = None if level is None else level[c]
+            def of_one(level: jax.Array, last: jax.Array, problem: _Problem = problem):
                 places = range(len(problem.leaves))
-                hits = [_hits(problem, i, key, own, same) for i in places]
+                hits = [_hits(problem, i, level, last, same) for i in places]
                 return problem.summed(hits, dtype)
 
-            found.append(jax.vmap(of_one)(trial[:, c]))
+            found.append(jax.vmap(of_one)(levels[:, c], lasts[:, c]))
         return jnp.stack(found, axis=1)
 
     places = np.array([problem.places for problem in problems], dtype)
     members = jnp.asarray(places)
     k = jnp.stack([jnp.asarray(problem.k, dtype) for problem in problems])
     k = jnp.clip(k, 0, members)
-    kind = jax.eval_shape(problems[0].leaves[0].keys, *problems[0].leaves[0].sources)
-    options: Any = {"trials": _TRIALS, "guesses": 0}
     start = whole_range(members, kind.dtype)
-    zero = jnp.zeros(1, jnp.int32)
-    found = search(count, k, start, beside=zero, **options)
-    threshold = found.low
-
-    # Where even the last candidate is chosen there is nothing to decide.
-    tied = (found.at_least > k) & (threshold > lowest_of(threshold))
-    last = -members
-    reached = jnp.stack([jnp.where(tied, found.at_least, k), found.reached[1]])
-    start = Bracket(jnp.stack([last, jnp.zeros_like(last)]), reached)
-    cut = search(
-        lambda trial, given: count(trial, given[:1], given[1:]),
-        k,
-        start,
-        beside=jnp.concatenate([zero.astype(threshold.dtype), threshold]),
-        **options,
-    ).low
-    return _masks(problems, threshold, cut, jnp.any(found.at_least < 0))
+    with jax.numpy_dtype_promotion("standard"):
+        both = jnp.promote_types(kind.dtype, dtype)  # holds keys and indices
+    start = Bracket(start.ends.astype(both), start.reached)
+    cut = search_with_ties(count, k, start, places=members, trials=_TRIALS, guesses=0)
+    return _masks(problems, cut)
 
 
 def _hits(
-    problem: _Problem, i: int, key: jax.Array, level: Any, same: jax.Array
+    problem: _Problem, i: int, level: jax.Array, last: jax.Array, same: jax.Array
 ) -> jax.Array:
-    """Which keys of a leaf reach a trial key; with a level, which ties.
+    """Which keys of a leaf are above a level, or are ties up to an index.
 
     Args:
       problem: of the leaf.
       i: its place there.
-      key: [] trial key; of ties the complement of an index.
-      level: [] the threshold.
-      same: [1] integer, always 0.
+      level: [] key.
+      last: [] the complement of the index.
+      same: [1] bool, always False.
     """
     leaf = problem.leaves[i]
     keys = leaf.keys(*(_again(source, same) for source in leaf.sources))
-    if level is None:
-        return keys >= key
-    backwards = ~(index_of(leaf.shape).astype(key.dtype) + problem.starts[i])
-    return (keys > level) | ((keys == level) & (backwards >= key))
+    backwards = ~(index_of(leaf.shape).astype(last.dtype) + problem.starts[i])
+    # No score has the largest key, so that there is room for one more.
+    return keys >= level.astype(keys.dtype) + (backwards < last).astype(keys.dtype)
 
 
-def _masks(
-    problems: list[_Problem], threshold: Any, cut: Any, never: jax.Array
-) -> list[list[jax.Array]]:
+def _masks(problems: list[_Problem], cut: Cut) -> list[list[jax.Array]]:
     """The masks, made in a loop of one step.
 
     What a loop reads is stored, so that these are the scores that were searched. Made
@@ -145,12 +131,12 @@ def _masks(
     """
 
     def make(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        same = state[0].astype(jnp.int32).reshape(1)
+        same = state[0].reshape(1)
         masks = []
         for c, problem in enumerate(problems):
             made = []
             for i, leaf in enumerate(problem.leaves):
-                hits = _hits(problem, i, cut[c], threshold[c], same)
+                hits = _hits(problem, i, cut.level[c], cut.last[c], same)
                 made.append(hits & _candidates(leaf, same))
             masks.append(made)
         return jnp.bool_(True), masks
@@ -160,7 +146,7 @@ def _masks(
         for problem in problems
     ]
     # Whether they are made already, which the compiler must not be able to tell.
-    return lax.while_loop(lambda s: ~s[0], make, (never, none))[1]
+    return lax.while_loop(lambda s: ~s[0], make, (cut.never, none))[1]
 
 
 def _candidates(leaf: Leaf, same: jax.Array) -> jax.Array:
@@ -177,7 +163,7 @@ def _again(source: Any, same: jax.Array) -> Any:
         return None
     changed = same.reshape((1,) * source.ndim)
     if source.dtype == bool:
-        return source ^ (changed != 0)
+        return source ^ changed
     as_integers = np.dtype(f"int{8 * source.dtype.itemsize}")
     bits = lax.bitcast_convert_type(source, as_integers)
     return lax.bitcast_convert_type(bits ^ changed.astype(as_integers), source.dtype)

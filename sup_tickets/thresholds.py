@@ -57,14 +57,12 @@ def whole_range(members: jax.Array, dtype: np.dtype) -> Bracket:
 
 
 def search(
-    count: Callable[..., jax.Array],
+    count: Callable[[jax.Array], jax.Array],
     k: jax.Array,
     start: Bracket,
     *,
     trials: int,
-    first: jax.Array | None = None,
     guesses: int = GUESSES,
-    beside: jax.Array | None = None,
 ) -> Bracket:
     """Narrows the brackets until all thresholds are found.
 
@@ -73,44 +71,86 @@ def search(
       k: [C] of the dtype of the counts.
       start: what is known.
       trials: T, one less than a power of two.
-      first: [T, C], in order, the trial keys of the first pass.
       guesses: how many passes may take the trial keys from the counts so far, as if
         keys lay evenly between the ends. The others divide the bracket evenly, so that
         of 32 bits ``guesses + ceil(32 / log2(T + 1))`` passes are enough.
-
-      beside: integers for ``count`` as its second argument. What is the same in every
-        pass the compiler computes before, and of keys that would be as large as they.
 
     Returns:
       Brackets in which ``k`` reach the low end, or the ends are neighbours.
     """
 
-    def trial(step: jax.Array, slow: jax.Array, b: Bracket) -> jax.Array:
-        offset = _even(b.span, trials)
-        if guesses:
-            guess = ~slow & (step < guesses)
-            offset = jnp.where(guess[None], _likely(b, k, trials), offset)
-        return _moved(b, offset)
-
-    def narrow(state: tuple[jax.Array, Bracket, jax.Array, Any]):
-        step, old, tried, given = state
-        counts = count(tried) if given is None else count(tried, given)
-        new = _narrowed(old, tried, counts, k)
-        slow = new.span > old.span >> _bits(trials)
-        if given is not None:
-            # Always the same, but the compiler does not know that steps are positive.
-            given = given + (step < 0).astype(given.dtype)
+    def narrow(state: tuple[jax.Array, Bracket, jax.Array]):
+        step, old, tried = state
+        new, slow = _narrowed(old, tried, count(tried), k)
         # Keys to try are handed on, or each place that is counted would find them anew.
-        return step + 1, new, trial(step + 1, slow, new), given
+        return step + 1, new, _next(step + 1, slow, new, k, trials, guesses)
 
+    zero = jnp.zeros(k.shape, jnp.int32)
+    first = _next(zero, zero > 0, start, k, trials, guesses)
+    state = (zero, start, first)
+    return lax.while_loop(lambda s: jnp.any(s[1].undecided(k)), narrow, state)[1]
+
+
+class Cut(NamedTuple):
+    """What is chosen: the keys above a level, and its ties up to an index."""
+
+    level: jax.Array  # [C] keys
+    last: jax.Array  # [C] of the keys' dtype, the complement of the index
+    never: jax.Array  # [] bool, False, which the compiler cannot tell
+
+
+def search_with_ties(
+    count: Callable[[jax.Array, jax.Array], jax.Array],
+    k: jax.Array,
+    start: Bracket,
+    *,
+    places: jax.Array,
+    trials: int,
+    first: jax.Array | None = None,
+    guesses: int = GUESSES,
+) -> Cut:
+    """`search`, and where more than ``k`` keys reach a threshold, that of its ties.
+
+    Both in one loop: where a threshold is found, its comparison goes on with the index.
+
+    Args:
+      count: how many keys [T, C] are above a level [T, C], or equal to it and have an
+        index whose complement is at least another number [T, C].
+      k: [C] of the dtype of the counts.
+      start: the bracket of all keys.
+      places: [C] how many indices there are.
+      trials: see `search`.
+      first: [T, C], in order, the trial keys of the first pass.
+      guesses: see `search`, of each of the two.
+    """
+    places = places.astype(start.ends.dtype)
+    indices = jnp.stack([-places, jnp.zeros_like(places)])
+
+    def narrow(state: tuple[jax.Array, Bracket, jax.Array, jax.Array, jax.Array]):
+        step, old, tried, tied, level = state
+        of = jnp.where(tied[None], level[None], tried)
+        counts = count(of, jnp.where(tied[None], tried, -places[None]))
+        new, slow = _narrowed(old, tried, counts, k)
+        # Where even the last candidate is chosen there is nothing to decide.
+        more = (new.at_least > k) & (new.low > start.low)
+        begins = ~new.undecided(k) & ~tied & more
+        level = jnp.where(tied, level, new.low)
+        new = Bracket(jnp.where(begins[None], indices, new.ends), new.reached)
+        step = jnp.where(begins, 0, step + 1)
+        trial = _next(step, slow & ~begins, new, k, trials, guesses)
+        return step, new, trial, tied | begins, level
+
+    zero = jnp.zeros(k.shape, jnp.int32)
     if first is None:
-        first = trial(jnp.int32(0), jnp.zeros(k.shape, bool), start)
+        first = _next(zero, zero > 0, start, k, trials, guesses)
     else:
         low, high = start.ends[:1], start.ends[1:]
-        offset = _unsigned(jnp.clip(first, low, high)) - _unsigned(low)
-        first = _moved(start, offset)
-    state = (jnp.int32(0), start, first, beside)
-    return lax.while_loop(lambda s: jnp.any(s[1].undecided(k)), narrow, state)[1]
+        first = _moved(start, _unsigned(jnp.clip(first, low, high)) - _unsigned(low))
+    state = (zero, start, first, zero > 0, start.low)
+    state = lax.while_loop(lambda s: jnp.any(s[1].undecided(k)), narrow, state)
+    _, found, _, tied, level = state
+    last = jnp.where(tied, found.low, -places)
+    return Cut(jnp.where(tied, level, found.low), last, jnp.any(found.at_least < 0))
 
 
 # --- Parts ----------------------------------------------------------------------------
@@ -118,16 +158,35 @@ def search(
 
 def _narrowed(
     old: Bracket, tried: jax.Array, counts: jax.Array, k: jax.Array
-) -> Bracket:
-    """The part of a bracket, between two neighbours of the trial keys, with ``k``."""
-    (low, high), (at_least, above) = old.ends, old.reached
-    for key, n in zip(tried, counts, strict=True):
-        low, at_least = (
-            jnp.where(n >= k, *pair) for pair in ((key, low), (n, at_least))
-        )
-    for key, n in zip(tried[::-1], counts[::-1], strict=True):
-        high, above = (jnp.where(n < k, *pair) for pair in ((key, high), (n, above)))
-    return Bracket(jnp.stack([low, high]), jnp.stack([at_least, above]))
+) -> tuple[Bracket, jax.Array]:
+    """The part of a bracket, between two neighbours of the trial keys, with ``k``.
+
+    And where it is larger than an equal part.
+    """
+    low, high, at_least, above = *old.ends, *old.reached
+    reached = counts >= k[None]  # in order: of the first trial keys, not of the others
+    low = jnp.max(jnp.where(reached, tried, low[None]), axis=0)
+    at_least = jnp.min(jnp.where(reached, counts, at_least[None]), axis=0)
+    high = jnp.min(jnp.where(reached, high[None], tried), axis=0)
+    above = jnp.max(jnp.where(reached, above[None], counts), axis=0)
+    new = Bracket(jnp.stack([low, high]), jnp.stack([at_least, above]))
+    return new, new.span > old.span >> _bits(len(tried))
+
+
+def _next(
+    step: jax.Array,
+    slow: jax.Array,
+    b: Bracket,
+    k: jax.Array,
+    trials: int,
+    guesses: int,
+) -> jax.Array:
+    """The trial keys [T, C] of a pass, the ``step``-th [C] in its bracket."""
+    offset = _even(b.span, trials)
+    if guesses:
+        guess = ~slow & (step < guesses)
+        offset = jnp.where(guess[None], _likely(b, k, trials), offset)
+    return _moved(b, offset)
 
 
 def _even(span: jax.Array, trials: int) -> jax.Array:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sup_tickets.bisection import count_true
 from sup_tickets.checks import (
@@ -241,19 +242,24 @@ def _numbers(
     shares: Any | None,
 ) -> tuple[Counts, Counts]:
     """How many are kept and grown, of each leaf."""
-    active = layer_counts(masks)
-    dropped = jax.tree.map(lambda n, f: portion(n, f, rounding), active, fraction)
+    active, structure = jax.tree.flatten(layer_counts(masks))
+    if not active:
+        return masks, masks
+    sizes = np.array([mask.size for mask in jax.tree.leaves(masks)], np.int32)
+    fractions = [jnp.asarray(f, jnp.float32) for f in jax.tree.leaves(fraction)]
+    # One vector: what is computed leaf by leaf is compiled leaf by leaf.
+    had = jnp.stack(active)
+    lost = portion(had, jnp.stack(fractions), rounding)
     if not regrow_dropped:
-        dropped = jax.tree.map(
-            lambda d, n, m: jnp.minimum(d, m.size - n), dropped, active, masks
-        )
-    if first := jax.tree.leaves(dropped)[:1]:  # as many are grown as are dropped
-        dropped = computed_once(dropped, never=first[0] < 0)
-    kept = jax.tree.map(jnp.subtract, active, dropped)
+        lost = jnp.minimum(lost, sizes - had)
+    lost = computed_once(lost, never=had[0] < 0)  # as many are grown as are dropped
+    kept, dropped = (
+        jax.tree.unflatten(structure, list(each)) for each in (had - lost, lost)
+    )
     if shares is None:
         return kept, dropped
-    before = kept if regrow_dropped else active
-    room = jax.tree.map(lambda n, m: m.size - n, before, masks)
+    room = sizes - (had - lost if regrow_dropped else had)
+    room = jax.tree.unflatten(structure, list(room))
     return kept, share_out(shares, dropped, room)
 
 
