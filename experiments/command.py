@@ -22,7 +22,7 @@ import jax
 from absl import logging
 
 from experiments import end_at_once
-from experiments.config.flags import Parser, folder_path
+from experiments.config.flags import Parser
 from experiments.config.reading import BrokenFile
 from experiments.config.values import check_letters
 from experiments.runs.stopping import Stopped

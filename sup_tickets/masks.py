@@ -177,7 +177,7 @@ def layer_counts(masks: Masks, *, groups: GroupsLike = None) -> Counts:
     together = [
         i for i, (m, s) in enumerate(pairs) if s is None and prod(m.shape) <= MAX_COUNT
     ]
-    counts = dict(zip(together, count_each([leaves[i] for i in together])))
+    counts = dict(zip(together, count_each([leaves[i] for i in together]), strict=True))
     found = [
         counts[i] if i in counts else _leaf_count(*pair) for i, pair in enumerate(pairs)
     ]
