@@ -280,7 +280,7 @@ def _by_layer(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Lines]:
 
 def _by_episode(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Lines]:
     """What every episode ends with, means over some, a line for each seed."""
-    found: Any = {}
+    found: dict[str, Any] = {}
     for title, name in {"loss, nats": "loss", "operations, share": "flops"}.items():
         for results in seeds:
             values = np.array(results["meta"][name])
