@@ -65,6 +65,7 @@ def test_a_replica_leaves_what_a_run_leaves(together, tmp_path):
     assert results_of(members_of(together)[0].path)["rows"] != mine["rows"]
 
 
+@pytest.mark.slow
 def test_replicas_that_were_stopped_go_on_to_the_bit(together, tmp_path, monkeypatch):
     found = members_of(tmp_path)
     with monkeypatch.context() as patch:
@@ -88,6 +89,7 @@ def test_replicas_that_were_stopped_go_on_to_the_bit(together, tmp_path, monkeyp
     assert (found[0].path / "results.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_replica_whose_folder_is_anothers_fails_alone(together, tmp_path):
     found = members_of(tmp_path)
     shutil.copytree(together / found[1].name, found[0].path)

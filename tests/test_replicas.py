@@ -98,7 +98,11 @@ def run_of(experiment, seed, recorder, start=None, checkpointer=None, devices=1)
 
 @pytest.mark.parametrize(
     ("name", "block_steps", "convolves"),
-    [("rigl", 1, False), ("set", 2, False), ("rigl", 1, True)],
+    [
+        ("rigl", 1, False),
+        pytest.param("set", 2, False, marks=pytest.mark.slow),
+        pytest.param("rigl", 1, True, marks=pytest.mark.slow),
+    ],
 )
 def test_each_is_the_run_of_its_seed(name, block_steps, convolves):
     experiment = experiment_for(name, block_steps, convolves)
@@ -254,6 +258,7 @@ def test_an_error_of_a_step_is_that_of_the_run():
     assert seen == ["closed"] * 3
 
 
+@pytest.mark.slow
 def test_eight_devices_are_as_one():
     experiment = experiment_for("rigl", devices=8)
     runs = [run_of(experiment, seed, Recorder(), devices=8) for seed in SEEDS]
