@@ -5,13 +5,7 @@ sparse leaf and ``None`` at every leaf that is never pruned. Everything here is 
 function of that pair.
 """
 
-from sup_tickets.averaging import (
-    after_validation,
-    averaged_params,
-    iterate_averaging,
-    restart_averages,
-    start_averaging,
-)
+from sup_tickets.block_selection import select_blocks, select_n_m
 from sup_tickets.channels import (
     ChannelAxis,
     ChannelGroup,
@@ -45,6 +39,13 @@ from sup_tickets.foresight import (
 )
 from sup_tickets.gradinit import Rescaled, rescaled_init
 from sup_tickets.groups import Groups, Part, per_block, per_output, per_part
+from sup_tickets.iterate_averaging import (
+    after_validation,
+    averaged_params,
+    iterate_averaging,
+    restart_averages,
+    start_averaging,
+)
 from sup_tickets.learning_rates import cheap_ticket_schedule, cosine_lr, step_lr
 from sup_tickets.masks import (
     apply_masks,
@@ -86,6 +87,7 @@ from sup_tickets.methods import (
     srigl,
     static,
 )
+from sup_tickets.norm_statistics import reestimate_statistics
 from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
 from sup_tickets.pruning import prune_to, prune_to_counts
 from sup_tickets.rotations import expected_density
@@ -119,12 +121,9 @@ from sup_tickets.selection import select, select_globally
 from sup_tickets.slots import reset_slots
 from sup_tickets.softening import fading, mish, sharpening, softened, swish
 from sup_tickets.sparse_state import keep_sparse, masks_of, method_state_of
-from sup_tickets.statistics import reestimate_statistics
-from sup_tickets.structured import select_blocks, select_n_m
 from sup_tickets.structures import Structure, fan_in, n_of_m
 from sup_tickets.superposition import Superposition, superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
-from sup_tickets.timing import scheduled, topology_due
 from sup_tickets.topology import (
     Rewired,
     drop,
@@ -133,6 +132,7 @@ from sup_tickets.topology import (
 )
 from sup_tickets.transforms import sparse_training
 from sup_tickets.trees import leaf_keys, sparse_leaves
+from sup_tickets.update_times import scheduled, topology_due
 from sup_tickets.updates import (
     Change,
     exploration_rate,

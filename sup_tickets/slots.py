@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.clocks import tells_time
 from sup_tickets.inside import confined, run_changed
 from sup_tickets.masks import apply_masks, choose
+from sup_tickets.schedule_counts import tells_time
 from sup_tickets.types import Masks, Params
 from sup_tickets.unfit import unfit_parts
 from sup_tickets.zeros import EVERYWHERE, stays_zero, zeros_of

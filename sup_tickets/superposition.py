@@ -45,13 +45,6 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.averages import (
-    Rule,
-    averaged,
-    is_inexact,
-    moving_mean,
-    running_mean,
-)
 from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
 from sup_tickets.counting import active_count
 from sup_tickets.groups import GroupsLike
@@ -64,6 +57,13 @@ from sup_tickets.masks import (
     unpack,
 )
 from sup_tickets.pruning import prune_to_counts
+from sup_tickets.running_averages import (
+    Rule,
+    averaged,
+    is_inexact,
+    moving_mean,
+    running_mean,
+)
 from sup_tickets.saliency import magnitude
 from sup_tickets.selection import select_globally
 from sup_tickets.tree_checks import check_same_leaves

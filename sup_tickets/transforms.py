@@ -34,9 +34,9 @@ from sup_tickets.methods import METHODS, make_method
 from sup_tickets.slots import check_optimizer, reset_slots, step_with_slots
 from sup_tickets.sparse_state import SparseTrainingState, in_own_buffers, is_ours
 from sup_tickets.tickets import TicketPlan
-from sup_tickets.timing import scheduled
 from sup_tickets.tree_checks import check_same_names
 from sup_tickets.types import Masks, Number, Params
+from sup_tickets.update_times import scheduled
 from sup_tickets.updates import (
     all_finite,
     explore_topology,

@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 
 import sup_tickets as st
+from sup_tickets.block_selection import select_n_m
 from sup_tickets.models import ConvNet, LeNet5, make_model
-from sup_tickets.structured import select_n_m
 
 # name: model, shape of the images. The first two are those of the fault: with a maximum
 # over a reshape their kernels were wrong by 39 to 45%.

@@ -11,8 +11,8 @@ from configs.selfish_rnn import ARMS, get_config
 from experiments.build.parts import make_optimizer, make_parts
 from experiments.build.rules import check_options
 from experiments.config.fields import check_config
-from sup_tickets.averaging import is_averaging
 from sup_tickets.groups import per_part
+from sup_tickets.iterate_averaging import is_averaging
 from sup_tickets.masks import layer_counts
 from sup_tickets.method_state import init_topology
 from sup_tickets.methods import make_method, selfish_rnn

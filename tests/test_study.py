@@ -11,6 +11,7 @@ from experiments import study as command
 from experiments.build.branch import course_of
 from experiments.reports import study as reports
 from experiments.reports.columns import SCORES, score
+from experiments.reports.study_page import write_page
 from experiments.runs.layout import FINAL, member_name
 from experiments.studies.values import Arm, Cell, Study
 from sup_tickets.training.network_files import load_sparse, provenance_of
@@ -142,6 +143,43 @@ def test_less_perplexity_is_better():
     )
     assert "below 0 in 0 and above 0 in 0" in text
     assert reports.columns(study)[4:6] == ("perplexity", "accuracy")
+
+
+def test_each_arm_is_compared_in_the_cell_that_validation_chooses(tmp_path):
+    study = dataclasses.replace(
+        STUDY,
+        score="perplexity",
+        choice="dropout",
+        cells=(Cell("dropout 0.2", {}), Cell("dropout 0.4", {})),
+        versus=(("base", "phase 1"),),
+    )
+    cells = [("base", cell.name) for cell in study.cells]
+    cells += [("phase 1", cell.name) for cell in study.cells]
+    # The test words would choose otherwise: they are not asked.
+    tests = ([30, 31], [20, 21], [40, 41], [50, 54])
+    validations = ([10, 11], [12, 13], [15, 16], [20, 9])
+    rows = pd.DataFrame(
+        [
+            {"arm": arm, "cell": cell, "seed": seed, "validation": v, "perplexity": t}
+            for (arm, cell), t2, v2 in zip(cells, tests, validations, strict=True)
+            for seed, (t, v) in enumerate(zip(t2, v2, strict=True))
+        ],
+        columns=list(reports.columns(study)),
+        dtype=object,
+    )
+    chosen = {"base": "dropout 0.2", "phase 1": "dropout 0.4"}  # 10.5, and 14.5
+    assert reports.chosen_cells(study, rows) == chosen
+    best = reports.at_choice(study, rows)
+    (found,) = reports.differences(study, best, "base", "phase 1")
+    assert found.cell == "chosen dropout"
+    assert found.mean == pytest.approx(-21.5) and found.wins == 2  # 20, 23
+
+    page = write_page(study, "page", rows, tmp_path).read_text()
+    assert "## The choice of dropout" in page and "-21.50" in page
+    (line,) = (line for line in page.splitlines() if line.startswith("| chosen  "))
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == [
+        *("dropout 0.4", "dropout 0.2")  # in the order of the arms
+    ]
 
 
 def test_one_seed_has_no_interval():

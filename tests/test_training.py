@@ -17,7 +17,6 @@ from sup_tickets.models import MLP, ConvNet, make_model
 from sup_tickets.sparse_state import keep_sparse, masks_of
 from sup_tickets.superposition import superposition
 from sup_tickets.tickets import TicketPlan, ticket_budget
-from sup_tickets.timing import scheduled
 from sup_tickets.training.classification import image_classification
 from sup_tickets.training.evaluation import evaluate, reestimate
 from sup_tickets.training.experiment import Experiment, Stage
@@ -31,6 +30,7 @@ from sup_tickets.training.state import Network, RunState
 from sup_tickets.training.steps import Spec, compile_steps
 from sup_tickets.transforms import sparse_training
 from sup_tickets.trees import named_leaves
+from sup_tickets.update_times import scheduled
 
 N, BATCH, SPARSITY = 20, 8, 0.75  # 3 steps an epoch, the last batch filled up
 TICKETS = TicketPlan(phase1_steps=12, cycle_steps=4, cycles=2)

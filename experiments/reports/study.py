@@ -24,12 +24,14 @@ _MADE_BY = ("device", "jax")
 def columns(study: Study) -> tuple[str, ...]:
     """Of the table: accuracies, disagreement and overlap are shares of 1.
 
-    "mean_ticket", "best_ticket" and "ensemble" are of the score that is compared.
+    "mean_ticket", "best_ticket" and "ensemble" are of the score that is compared, and
+    so is "validation", of the last validation.
     """
     scores = ("accuracy", "nll", "ece", "brier")
     return (
         *("cell", "arm", "seed", "evaluated_on"),
         *(() if study.score in scores else (study.score,)),
+        *(() if study.choice is None else ("validation",)),
         *scores,
         *("mean_ticket", "best_ticket", "ensemble", "disagreement", "overlap"),
         *_COSTS,
@@ -77,12 +79,18 @@ def _row(study: Study, run: StoredRun, arm: Arm) -> dict[str, Any]:
         "ensemble": (analysis.get("ensemble") or {}).get(study.score),
         "disagreement": _off_diagonal(analysis.get("disagreement")),
         "overlap": _off_diagonal(analysis.get("overlap")),
+        **({"validation": _validation(study, run)} if study.choice else {}),
         "evaluated_on": run.results.get("evaluated_on"),
         "seconds": run.results.get("seconds"),
         **{name: cost.get(name) for name in _COSTS if name != "seconds"},
         **({"training_flops": cost["training_flops"] + found} if found else {}),
         **{name: made.get(name) for name in _MADE_BY},
     }
+
+
+def _validation(study: Study, run: StoredRun) -> float | None:
+    found = [e[study.score] for e in run.events if e["event"] == "validation"]
+    return found[-1] if found else None
 
 
 def _finding_flops(run: StoredRun) -> int:
@@ -124,6 +132,28 @@ def read_table(study: Study, path: Path) -> Frame:
 
 
 # --- What it says ---------------------------------------------------------------------
+
+
+def chosen_cells(study: Study, rows: Frame) -> dict[str, str]:
+    """For every arm the cell that is best for it, in the mean over seeds.
+
+    It is chosen by the last validation, of which test examples know nothing; a run that
+    stopped before one does not count. Of two that are as good it is the first.
+    """
+    best = "idxmin" if score(study.score).less_is_better else "idxmax"
+    means = numbers(rows["validation"]).groupby([rows["arm"], rows["cell"]], sort=False)
+    found = means.mean().dropna()
+    return {
+        str(arm): getattr(of_arm, best)()[1]
+        for arm, of_arm in found.groupby(level=0, sort=False)
+    }
+
+
+def at_choice(study: Study, rows: Frame) -> Frame:
+    """The rows of every arm in its chosen cell, as if they were of one cell."""
+    cells = chosen_cells(study, rows)
+    ours = rows[rows["arm"].map(cells) == rows["cell"]]
+    return ours.assign(cell=f"chosen {study.choice}")
 
 
 class Difference(NamedTuple):

@@ -19,6 +19,8 @@ from experiments.reports.page import (
 )
 from experiments.reports.study import (
     Difference,
+    at_choice,
+    chosen_cells,
     columns,
     differences,
     signed,
@@ -52,7 +54,8 @@ def write_page(study: Study, name: str, rows: Frame, out: Path) -> Path:
     files = page_files(name, out)
     lines = rows.astype(object).where(rows.notna(), None).to_dict("records")
     files.write(f"{name}.csv", lambda path: write_csv(path, lines, columns(study)))
-    compared = [(a, b, differences(study, rows, a, b)) for a, b in study.versus]
+    at_best = rows if study.choice is None else at_choice(study, rows)
+    compared = [(a, b, differences(study, at_best, a, b)) for a, b in study.versus]
     compared = [(a, b, found) for a, b, found in compared if found]
     blocks = _blocks(study, name, rows, compared)
     if compared:
@@ -95,6 +98,8 @@ def _blocks(
     if compared:
         blocks += [Heading(2, "Differences"), _differences_table(study, compared)]
     arms = [arm.name for arm in study.arms if (rows["arm"] == arm.name).any()]
+    if study.choice is not None:
+        blocks += _choice(study, rows, arms)
     compared_by = score(study.score)
     for name, title, scale, digits in (
         (study.score, compared_by.heading.capitalize(), compared_by.scale, 2),
@@ -110,6 +115,24 @@ def _blocks(
     if costs := _costs(rows, arms):
         blocks += [Heading(2, "What it costs"), Text(_COSTS), *costs]
     return [*blocks, Heading(2, "The arms"), _arms(study, rows)]
+
+
+def _choice(study: Study, rows: Frame, arms: Sequence[str]) -> list[Block]:
+    chosen = chosen_cells(study, rows)
+    column = score(study.score)
+    lines = [
+        [*_scores(cell, same, arms, "validation", column.scale, 2)]
+        for cell, same in _cells(rows)
+    ]
+    lines.append(["chosen", *(chosen.get(arm, "") for arm in arms)])
+    return [
+        Heading(2, f"The choice of {study.choice}"),
+        Text(
+            f"{column.heading.capitalize()} at the end on the validation split, by "
+            "which each arm gets its best; the differences above are between these."
+        ),
+        Table(["cell", *arms], lines),
+    ]
 
 
 def _cells(rows: Frame) -> Any:

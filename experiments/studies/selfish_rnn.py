@@ -37,6 +37,7 @@ STUDY = Study(
         )
         for rate in ("0.4", "0.2", "0.6")
     ),
+    choice="dropout",
     arms=(
         *(Arm(name, fields(ARMS[name])) for name in DENSE),
         *(

@@ -47,6 +47,9 @@ class Study:
     versus: tuple[tuple[str, str], ...]  # an arm, and the one it is compared with
     seeds: tuple[int, ...]
     score: str = "accuracy"  # what is compared, of the scores of a network
+    choice: str | None = None
+    """What the cells differ in, if it is to be chosen, as "dropout". Arms are compared
+    each in the cell that is best for it on validation data then."""
     prune_fraction: float = 0.2  # of a round of the lottery, where a mask is `LOTTERY`
     remarks: str = ""  # how the committed page was made, and what else one must know
 

@@ -1,16 +1,14 @@
 """A small convolutional network with batch norm, for images of 8 x 8 or more."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Bridge, Layers, halve
+from sup_tickets.models.layers import Layers, NormNetwork, halve
 
 
-class ConvNet(nn.Module):
+class ConvNet(NormNetwork):
     """Pairs of 3 x 3 convolutions, each with batch norm and ReLU, then a classifier.
 
     Shapes: B images of H x W pixels, C channels. After each pair a 2 x 2 maximum halves
@@ -19,24 +17,10 @@ class ConvNet(nn.Module):
 
     classes: int = 10
     features: Sequence[int] = (32, 32, 64, 64)  # of each convolution, an even number
-    activation: Activation = nn.relu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32  # of the computation
-    bn_momentum: float = 0.9  # share of the old running statistics at each step
-    bn_epsilon: float = 1e-5
-    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits of the classes.
-
-        Args:
-          images: [B, H, W, C] float array.
-          train: whether batch norm uses, and updates by, the statistics of the batch.
-
-        Returns:
-          [B, classes] float32 array.
-        """
+        """Logits of the classes; see `Network`."""
         layers = Layers.of(self, train=train, conv_init="lecun", dense_init="lecun")
         x = images.astype(self.dtype)
         for i, features in enumerate(self.features, start=1):

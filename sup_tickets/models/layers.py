@@ -61,6 +61,27 @@ def bias_init(init: str, fan_in: int) -> nn.initializers.Initializer:
     return uniform
 
 
+class Network(nn.Module, kw_only=True):  # type: ignore[call-arg]
+    """What all networks of images share.
+
+    They are called with ``[B, H, W, C]`` float images and ``train``, whether batch norm
+    uses, and updates by, the statistics of the batch, and return ``[B, classes]``
+    float32 logits.
+    """
+
+    activation: Activation = nn.relu
+    bridge: Bridge | None = None
+    dtype: Any = jnp.float32  # of the computation
+
+
+class NormNetwork(Network, kw_only=True):  # type: ignore[call-arg]
+    """What those with batch norm share."""
+
+    bn_momentum: float = 0.9  # share of the old running statistics at each step
+    bn_epsilon: float = 1e-5
+    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """Makes the layers of one model, in the compact call that it is used in."""

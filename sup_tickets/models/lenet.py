@@ -5,23 +5,18 @@ Caffe's, as in most papers on pruning: wider than the original.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Bridge, Layers, halve
+from sup_tickets.models.layers import Layers, Network, halve
 
 
-class LeNet300(nn.Module):
+class LeNet300(Network):
     """Two hidden dense layers over the flattened pixels, then a classifier."""
 
     classes: int = 10
     hidden: Sequence[int] = (300, 100)
-    activation: Activation = nn.relu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -42,7 +37,7 @@ class LeNet300(nn.Module):
         return layers.logits(x, self.classes)
 
 
-class LeNet5(nn.Module):
+class LeNet5(Network):
     """Two 5 x 5 convolutions without padding, a hidden dense layer, a classifier.
 
     After each convolution a 2 x 2 maximum halves the height and width.
@@ -51,21 +46,10 @@ class LeNet5(nn.Module):
     classes: int = 10
     features: Sequence[int] = (20, 50)  # of each convolution
     hidden: Sequence[int] = (500,)
-    activation: Activation = nn.relu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits of the classes.
-
-        Args:
-          images: [B, H, W, C] float array.
-          train: unused.
-
-        Returns:
-          [B, classes] float32 array.
-        """
+        """Logits of the classes; see `Network`."""
         layers = Layers.of(self, train=train)
         x = images.astype(self.dtype)
         for i, features in enumerate(self.features, start=1):

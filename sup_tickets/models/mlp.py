@@ -1,27 +1,19 @@
 """A multi-layer perceptron, with batch norm or without."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Bridge, Layers
+from sup_tickets.models.layers import Layers, NormNetwork
 
 
-class MLP(nn.Module):
+class MLP(NormNetwork):
     """Dense layers with ReLU over the flattened pixels, then a classifier."""
 
     classes: int = 10
     features: Sequence[int] = (256, 128)  # of each hidden layer
     batch_norm: bool = False  # before each ReLU
-    activation: Activation = nn.relu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32  # of the computation
-    bn_momentum: float = 0.9  # share of the old running statistics at each step
-    bn_epsilon: float = 1e-5
-    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

@@ -7,13 +7,16 @@ linear bottlenecks, Sandler et al. 2018, arXiv 1801.04381.
 from collections.abc import Sequence
 from fractions import Fraction
 from math import floor
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Bridge, Layers, mean_pixel
+from sup_tickets.models.layers import (
+    Activation,
+    Layers,
+    NormNetwork,
+    mean_pixel,
+)
 
 BLOCKS_V1 = (  # features, stride
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
@@ -25,7 +28,7 @@ STAGES_V2 = (  # expansion, features, blocks, stride of the first block
 )  # fmt: skip
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(NormNetwork):
     """Stem, blocks of a depthwise and a 1 x 1 convolution, mean, classifier.
 
     With small images the stem keeps the height and width.
@@ -35,24 +38,10 @@ class MobileNetV1(nn.Module):
     width: float = 1.0  # multiplies all features, rounded to multiples of 8
     small_images: bool = False
     blocks: Sequence[tuple[int, int]] = BLOCKS_V1
-    activation: Activation = nn.relu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
-    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits of the classes.
-
-        Args:
-          images: [B, H, W, C] float array.
-          train: whether batch norm uses, and updates by, the statistics of the batch.
-
-        Returns:
-          [B, classes] float32 array.
-        """
+        """Logits of the classes; see `Network`."""
         layers = Layers.of(self, train=train, conv_init="fan_out", dense_init="normal")
         x = images.astype(self.dtype)
         stride = 1 if self.small_images else 2
@@ -80,7 +69,7 @@ class Separable(nn.Module):
         return act(conv_norm(x, self.features, self.path, 2, size=1))
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(NormNetwork):
     """Stem, inverted residuals, a 1 x 1 convolution, mean, classifier.
 
     With small images the stem and the second stage keep the height and width. There is
@@ -93,23 +82,10 @@ class MobileNetV2(nn.Module):
     stages: Sequence[tuple[int, int, int, int]] = STAGES_V2
     last_features: int = 1280  # before the classifier; a width under 1 leaves it
     activation: Activation = nn.relu6
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
-    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits of the classes.
-
-        Args:
-          images: [B, H, W, C] float array.
-          train: whether batch norm uses, and updates by, the statistics of the batch.
-
-        Returns:
-          [B, classes] float32 array.
-        """
+        """Logits of the classes; see `Network`."""
         layers = Layers.of(self, train=train, conv_init="fan_out", dense_init="normal")
         x = images.astype(self.dtype)
         stride = 1 if self.small_images else 2

@@ -8,12 +8,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Bridge, Layers, mean_pixel
+from sup_tickets.models.layers import (
+    Layers,
+    NormNetwork,
+    mean_pixel,
+)
 
 
-class ResNet(nn.Module):
+class ResNet(NormNetwork):
     """Stem, stages of residual blocks, mean over the pixels, classifier.
 
     A shortcut is the identity where shapes allow it, else a 1 x 1 convolution with
@@ -29,12 +32,6 @@ class ResNet(nn.Module):
     classifier_bias: bool = True
     conv_init: str = "torch"  # or "fan_out"
     dense_init: str = "torch"  # or "normal"
-    activation: Activation = nn.relu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
-    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

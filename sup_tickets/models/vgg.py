@@ -5,19 +5,22 @@ Zisserman 2015, arXiv 1409.1556; as in the code of Sup-tickets ("VGG-like") and 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Bridge, Layers, halve, mean_pixel
+from sup_tickets.models.layers import (
+    Layers,
+    NormNetwork,
+    halve,
+    mean_pixel,
+)
 
 STAGES_16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
 STAGES_19 = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 
 
-class VGG(nn.Module):
+class VGG(NormNetwork):
     """Stages of biased 3 x 3 convolutions with batch norm, then dense layers.
 
     After each stage a 2 x 2 maximum halves the height and width; after the last one a
@@ -30,24 +33,10 @@ class VGG(nn.Module):
     last_maximum: bool = True  # also after the last stage; else only the mean
     conv_init: str = "fan_out"  # or "torch"
     dense_init: str = "normal"  # or "torch"
-    activation: Activation = nn.relu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
-    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits of the classes.
-
-        Args:
-          images: [B, H, W, C] float array.
-          train: whether batch norm uses, and updates by, the statistics of the batch.
-
-        Returns:
-          [B, classes] float32 array.
-        """
+        """Logits of the classes; see `Network`."""
         layers = Layers.of(self, train=train)
         x = images.astype(self.dtype)
         for i, features in enumerate(self.stages, start=1):

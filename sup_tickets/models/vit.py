@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from sup_tickets.models.layers import (
     Activation,
-    Bridge,
     Layers,
+    Network,
     gelu,
     uniform_fan_in,
     wide,
@@ -24,7 +24,7 @@ normal = nn.initializers.normal(0.02)
 EPSILON = 1e-6  # of the layer norms
 
 
-class ViT(nn.Module):
+class ViT(Network):
     """Patches, class token, learned positions, pre-norm blocks, classifier.
 
     Shapes: T tokens, one a patch and the class token; D the width.
@@ -38,8 +38,6 @@ class ViT(nn.Module):
     heads: int = 6
     hidden: int = 1536  # between the two dense layers of a block
     activation: Activation = gelu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

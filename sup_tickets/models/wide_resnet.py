@@ -5,16 +5,18 @@ and with the initializers of the code that Sup-tickets trains.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from sup_tickets.models.layers import Activation, Bridge, Layers, mean_pixel
+from sup_tickets.models.layers import (
+    Layers,
+    NormNetwork,
+    mean_pixel,
+)
 
 
-class WideResNet(nn.Module):
+class WideResNet(NormNetwork):
     """Stem, stages of pre-activation blocks, batch norm, mean, classifier.
 
     Its depth is 6 * blocks + 4, and widths are 16, 32 and 64 times the widening factor.
@@ -24,24 +26,10 @@ class WideResNet(nn.Module):
     blocks: int = 4  # of every stage
     widths: Sequence[int] = (160, 320, 640)  # of each stage
     stem_width: int = 16
-    activation: Activation = nn.relu
-    bridge: Bridge | None = None
-    dtype: Any = jnp.float32
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
-    bn_unbiased: bool = True  # running variances of n - 1, as PyTorch's; or n
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits of the classes.
-
-        Args:
-          images: [B, H, W, C] float array.
-          train: whether batch norm uses, and updates by, the statistics of the batch.
-
-        Returns:
-          [B, classes] float32 array.
-        """
+        """Logits of the classes; see `Network`."""
         layers = Layers.of(self, train=train, conv_init="fan_out")
         images = images.astype(self.dtype)
         x = layers.conv(images, self.stem_width, "conv")

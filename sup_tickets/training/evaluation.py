@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sup_tickets.statistics import reestimate_statistics
+from sup_tickets.norm_statistics import reestimate_statistics
 from sup_tickets.training.state import Network
 from sup_tickets.training.task import Carried, Metrics, Task
 

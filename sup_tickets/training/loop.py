@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from sup_tickets.averaging import is_averaging
+from sup_tickets.iterate_averaging import is_averaging
 from sup_tickets.superposition import SuperpositionState
 from sup_tickets.training.evaluation import evaluate
 from sup_tickets.training.experiment import Experiment, Stage

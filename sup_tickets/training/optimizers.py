@@ -5,8 +5,8 @@ from typing import Any
 
 import optax
 
-from sup_tickets.averaging import iterate_averaging
 from sup_tickets.checks import check_one_of
+from sup_tickets.iterate_averaging import iterate_averaging
 from sup_tickets.types import Params
 
 AVERAGING = ("none", "restart", "plain")
@@ -37,7 +37,7 @@ def make_optimizer(
       clip_norm: largest global norm of the gradient of the active weights, before the
         weight decay; ``None`` for no limit.
       averaging: of `AVERAGING`: whether the weights are averaged, see
-        `sup_tickets.averaging`; "restart" is SNT-ASGD, "plain" NT-ASGD.
+        `sup_tickets.iterate_averaging`; "restart" is SNT-ASGD, "plain" NT-ASGD.
       patience: of the averaging.
 
     Raises:

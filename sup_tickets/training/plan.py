@@ -7,8 +7,8 @@ import numpy as np
 
 from sup_tickets.dynamic import Method
 from sup_tickets.tickets import TicketBudget, TicketPlan
-from sup_tickets.timing import scheduled
 from sup_tickets.types import Schedule
+from sup_tickets.update_times import scheduled
 
 
 class Plan(NamedTuple):

@@ -7,7 +7,7 @@ import chex
 import flax.struct
 import jax
 
-from sup_tickets.averaging import averaged_params, is_averaging
+from sup_tickets.iterate_averaging import averaged_params, is_averaging
 from sup_tickets.superposition import SuperpositionState
 from sup_tickets.types import Masks, Number, Params
 from sup_tickets.updates import MethodState

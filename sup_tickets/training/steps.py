@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding
 
-from sup_tickets.averaging import after_validation, restart_averages
 from sup_tickets.checks import check_whole
 from sup_tickets.dynamic import Method
+from sup_tickets.iterate_averaging import after_validation, restart_averages
 from sup_tickets.masks import apply_masks, count, difference, intersection
 from sup_tickets.method_state import init_topology, starting_from
 from sup_tickets.slots import reset_slots, step_with_slots

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sup_tickets.statistics import reestimate_statistics
+from sup_tickets.norm_statistics import reestimate_statistics
 from tests.helpers import assert_same
 
 

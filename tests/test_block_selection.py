@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sup_tickets.structured import select_blocks, select_n_m
+from sup_tickets.block_selection import select_blocks, select_n_m
 
 
 def test_two_of_four_along_the_inputs():

@@ -27,9 +27,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sup_tickets.averages import running_mean, wide_dtype
 from sup_tickets.checks import check_whole
 from sup_tickets.masks import check_masks
+from sup_tickets.running_averages import running_mean, wide_dtype
 from sup_tickets.tree_checks import check_same_names
 from sup_tickets.types import Masks, Number, Params
 

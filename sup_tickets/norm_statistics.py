@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.averages import averaged, is_inexact, running_mean, wide_dtype
+from sup_tickets.running_averages import averaged, is_inexact, running_mean, wide_dtype
 
 
 def reestimate_statistics(

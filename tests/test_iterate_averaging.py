@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sup_tickets
-from sup_tickets.averaging import (
+from sup_tickets.iterate_averaging import (
     after_validation,
     averaged_params,
     is_averaging,
