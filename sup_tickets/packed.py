@@ -6,6 +6,7 @@ one integer: it costs no more than one, for reading the keys is what takes the t
 """
 
 import functools
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -120,7 +121,7 @@ def _filled(leaves: list[jax.Array], turn: jax.Array, rows: Rows) -> jax.Array:
 
 
 def _counts(
-    room: jax.Array, rows: Rows, level: jax.Array, last: jax.Array
+    room: jax.Array, rows: Rows, level: jax.Array, last: jax.Array, tied: jax.Array
 ) -> jax.Array:
     """[T, C] how many keys are above levels [T, C], or are ties up to an index.
 
@@ -129,33 +130,41 @@ def _counts(
       rows: where they lie.
       level: keys.
       last: [T, C] complements of indices.
+      tied: [] bool, whether any index decides; if not, all ties count.
     """
     fold = _FOLD if rows.width >= _LONG else 1
     width = rows.width // fold
-    # Here and not before the loop, which then would be given a copy.
-    keys = room.reshape(rows.number, fold, width)
-    # Two short indices: the compiler keeps them, and a long one would be as large as
-    # the keys.
-    row = np.arange(rows.number)[:, None, None] * rows.width
-    start = ~(row + np.arange(fold)[:, None] * width).astype(keys.dtype)
-    column = np.arange(width, dtype=keys.dtype)[None, None]
+    level, last = (_of_rows(each, rows)[..., None, None] for each in (level, last))
 
-    def hit(level: jax.Array, last: jax.Array) -> jax.Array:
+    def packed(hit: Callable[[jax.Array, int], jax.Array]) -> jax.Array:
+        # Here and not before the loop, which then would be given a copy.
+        keys = room.reshape(rows.number, fold, width)
+        hits = [
+            jnp.where(hit(keys, j), jnp.int32(1 << (_FIELD * j)), jnp.int32(0))
+            for j in range(len(level))
+        ]
+        return jnp.sum(functools.reduce(jnp.add, hits), axis=1, dtype=jnp.int32)
+
+    def among_ties(keys: jax.Array, j: int) -> jax.Array:
+        # Two short indices: the compiler keeps them, and a long one would be as large
+        # as the keys.
+        row = np.arange(rows.number)[:, None, None] * rows.width
+        start = ~(row + np.arange(fold)[:, None] * width).astype(keys.dtype)
+        column = np.arange(width, dtype=keys.dtype)[None, None]
         # No score has the largest key, so that there is room for one more.
-        return keys >= level + (column > start - last).astype(keys.dtype)
+        return keys >= level[j] + (column > start - last[j]).astype(keys.dtype)
 
-    of_rows = (_of_rows(each, rows)[..., None, None] for each in (level, last))
-    hits = [
-        jnp.where(hit(*at), jnp.int32(1 << (_FIELD * j)), jnp.int32(0))
-        for j, at in enumerate(zip(*of_rows, strict=True))
-    ]
-    packed = jnp.sum(functools.reduce(jnp.add, hits), axis=1, dtype=jnp.int32)
+    sums = lax.cond(
+        tied,  # which takes more than twice as long
+        lambda: packed(among_ties),
+        lambda: packed(lambda keys, j: keys >= level[j]),
+    )
     # As many as the fields have room for.
     group = 1 << (((1 << _FIELD) - 1) // fold).bit_length() - 1
-    packed = packed.reshape(rows.number, -1, min(group, width))
-    packed = jnp.sum(packed, axis=2, dtype=jnp.int32)
+    sums = sums.reshape(rows.number, -1, min(group, width))
+    sums = jnp.sum(sums, axis=2, dtype=jnp.int32)
     shifts = np.arange(len(level), dtype=np.int32).reshape(-1, 1, 1) * _FIELD
-    each = (packed[None] >> shifts) & ((1 << _FIELD) - 1)
+    each = (sums[None] >> shifts) & ((1 << _FIELD) - 1)
     return _per_comparison(jnp.sum(each, axis=2, dtype=jnp.int32), rows)
 
 

@@ -77,8 +77,9 @@ class _Problem:
 def _largest(problems: list[_Problem], dtype: np.dtype) -> list[list[jax.Array]]:
     kind = jax.eval_shape(problems[0].leaves[0].keys, *problems[0].leaves[0].sources)
 
-    def count(levels: jax.Array, lasts: jax.Array) -> jax.Array:
+    def count(levels: jax.Array, lasts: jax.Array, tied: jax.Array) -> jax.Array:
         """[T, C] how many keys are above levels, or are ties up to an index."""
+        del tied
         # No level is the largest integer: always 0, but the compiler does not know.
         same = levels.reshape(-1)[:1] == np.iinfo(kind.dtype).max
         found = []

@@ -100,7 +100,7 @@ class Cut(NamedTuple):
 
 
 def search_with_ties(
-    count: Callable[[jax.Array, jax.Array], jax.Array],
+    count: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     k: jax.Array,
     start: Bracket,
     *,
@@ -115,7 +115,8 @@ def search_with_ties(
 
     Args:
       count: how many keys [T, C] are above a level [T, C], or equal to it and have an
-        index whose complement is at least another number [T, C].
+        index whose complement is at least another number [T, C]; and whether any
+        comparison is among ties, or else all numbers are at or below those of indices.
       k: [C] of the dtype of the counts.
       start: the bracket of all keys.
       places: [C] how many indices there are.
@@ -129,7 +130,8 @@ def search_with_ties(
     def narrow(state: tuple[jax.Array, Bracket, jax.Array, jax.Array, jax.Array]):
         step, old, tried, tied, level = state
         of = jnp.where(tied[None], level[None], tried)
-        counts = count(of, jnp.where(tied[None], tried, -places[None]))
+        last = jnp.where(tied[None], tried, -places[None])
+        counts = count(of, last, jnp.any(tied))
         new, slow = _narrowed(old, tried, counts, k)
         # Where even the last candidate is chosen there is nothing to decide.
         more = (new.at_least > k) & (new.low > start.low)
