@@ -7,7 +7,7 @@ counts a pass, and never a weight. Shapes: C comparisons, T trial keys of each.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

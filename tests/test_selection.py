@@ -320,8 +320,8 @@ def test_sharded_selection_exchanges_scalars_alone(together):
     choose = (lambda s: select_globally(s, 99)) if together else (
         lambda s: select(s, counts))  # fmt: skip
     compiled = jax.jit(choose).lower(scores).compile()
-    # One in the search, for each of the three ways in which leaves lie; at most 11 times
-    # for thresholds and 11 for ties.
+    # One in the search, for each of the three ways in which leaves lie; at most 11
+    # times for thresholds and 11 for ties.
     assert helpers.assert_exchanges_counts_alone(compiled) == 3
 
 
