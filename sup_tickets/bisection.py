@@ -208,12 +208,8 @@ def count_each(masks: list[jax.Array]) -> jax.Array:
 
     On one CPU device the work of all is compiled once, but for the first step.
     """
-    if not masks or not on_one_cpu(masks):
-        return (
-            jnp.stack([count_true(mask) for mask in masks])
-            if masks
-            else jnp.zeros(0, jnp.int32)
-        )
+    if not any(mask.size for mask in masks) or not on_one_cpu(masks):
+        return jnp.array([count_true(mask) for mask in masks], jnp.int32)
     rows = [-(-mask.size // (_FOLD * _ROW)) for mask in masks]
     ends = np.cumsum(rows)
     room = jnp.zeros(int(ends[-1]) * _ROW, jnp.uint8)

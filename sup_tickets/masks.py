@@ -173,14 +173,11 @@ def layer_counts(masks: Masks, *, groups: GroupsLike = None) -> Counts:
     _check_bool(masks)
     leaves, structure = jax.tree.flatten(masks)
     splits = structure.flatten_up_to(splits_of(groups, masks, masks))
-    pairs = list(zip(leaves, splits, strict=True))
-    together = [
-        i for i, (m, s) in enumerate(pairs) if s is None and prod(m.shape) <= MAX_COUNT
-    ]
-    counts = dict(zip(together, count_each([leaves[i] for i in together]), strict=True))
-    found = [
-        counts[i] if i in counts else _leaf_count(*pair) for i, pair in enumerate(pairs)
-    ]
+    found: list[Any] = list(map(_leaf_count, leaves, splits))
+    together = [i for i, count in enumerate(found) if count is None]
+    counts = count_each([leaves[i] for i in together])
+    for i, count in zip(together, counts, strict=True):
+        found[i] = count
     return jax.tree.unflatten(structure, found)
 
 
@@ -216,9 +213,10 @@ def sparsity(masks: Masks) -> jax.Array:
     return 1 - density(masks)
 
 
-def _leaf_count(mask: jax.Array, split: Split | None) -> jax.Array:
-    if split is not None:
-        return count_true(mask, split)
+def _leaf_count(mask: jax.Array, split: Split | None) -> jax.Array | None:
+    """Of a leaf that is not counted together with others."""
+    if split is not None or prod(mask.shape) <= MAX_COUNT:
+        return None if split is None else count_true(mask, split)
     # Any axis would do; what is left of a row is far below 2**31.
     return _total(jnp.sum(mask, axis=-1, dtype=jnp.int32).reshape(-1), mask.size)
 

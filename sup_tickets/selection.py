@@ -163,9 +163,9 @@ def map_selecting(function: Callable[..., Selecting], tree: Any, *rest: Any) -> 
 
     On one CPU device a few leaves at a time go through all of their selections, as many
     as have together the size of the largest, or an eighth of all: keys of so many are
-    live. On a mesh, and
-    on accelerators, all leaves go in step, and one loop serves them all. Leaves with
-    groups are selected from one after the other, each in one loop for its groups.
+    live. On a mesh, and on accelerators, all leaves go in step, and one loop serves
+    them all. Leaves with groups are selected from one after the other, each in one loop
+    for its groups.
 
     Args:
       function: generator function ``(name, leaf, *leaves)``, see `Selecting`.

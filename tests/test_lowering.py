@@ -158,13 +158,12 @@ TRUE = jax.tree.map(lambda p: p > 0, KERNELS)
 CONDENSED = st.condense(
     np.ones((16, 8), np.float32), np.eye(16, 8) + np.eye(16, 8, -1) > 0
 )
-FEW = {"conv": 2, "dense": 2}
 TREES = {
     "prune globally": lambda p: st.prune_to(p, TRUE, sparsity=0.5),
     "prune layers": lambda p: st.prune_to(p, TRUE, sparsity=0.5, scope="layer"),
     "2:4": lambda p: st.select_n_m(p, 2, 4),
-    "blocks": lambda p: st.select_blocks(p, FEW, (4, 4)),
-    "per output": lambda p: st.select(p, FEW, groups=st.per_output()),
+    "blocks": lambda p: st.select_blocks(p, {"conv": 2, "dense": 2}, (4, 4)),
+    "outputs": lambda p: st.select(p, {"conv": 2, "dense": 2}, groups=st.per_output()),
     "resample": lambda p: st.resample(jax.random.key(0), jax.tree.map(jnp.isfinite, p)),
     "pack": lambda p: st.pack(jax.tree.map(jnp.isfinite, p)),
     "unpack": lambda p: st.unpack(st.pack(jax.tree.map(jnp.isfinite, p)), p),
