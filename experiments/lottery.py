@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from experiments import run
 from experiments.build.experiment import build
-from experiments.build.rules import without_unused
+from experiments.build.option_rules import without_unused
 from experiments.build.start import check_takes_masks, is_plain
 from experiments.command import check_devices, start
 from experiments.config.fields import Config, as_config, check_config

@@ -24,8 +24,8 @@ import numpy as np
 from experiments.command import start
 from experiments.config.flags import Parser, folder_path
 from sup_tickets.checks import check_one_of
-from sup_tickets.data.datasets import DATASETS, Dataset, load_dataset
 from sup_tickets.data.files import DataNotPrepared, OtherFormat, data_folder
+from sup_tickets.data.image_sets import DATASETS, Dataset, load_dataset
 from sup_tickets.data.imagenet import EXAMPLES, IMAGENET, open_imagenet
 from sup_tickets.data.prepared import open_builder
 

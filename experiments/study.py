@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import experiments.studies as studies
 from experiments import lottery
-from experiments.build.rules import check_options, without_unused
+from experiments.build.option_rules import check_options, without_unused
 from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import Config, check_config
 from experiments.config.flags import Parser, file_path, folder_path

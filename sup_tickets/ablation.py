@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from sup_tickets.bisection import count_true, largest
 from sup_tickets.counting import Rounding, computed_once, portion
 from sup_tickets.groups import Split
-from sup_tickets.keys import check_scores, lowest_of, ordered_keys
 from sup_tickets.masks import apply_masks, check_masks, difference, intersection
 from sup_tickets.selection import Selecting, Wanted, map_selecting, top_k
+from sup_tickets.sort_keys import check_scores, lowest_of, ordered_keys
 from sup_tickets.structures import Structure
 from sup_tickets.topology import Rewired
 from sup_tickets.tree_checks import check_same_leaves

@@ -16,9 +16,9 @@ from sup_tickets.bisection import largest, on_one_cpu
 from sup_tickets.checks import check_count
 from sup_tickets.counting import MAX_COUNT
 from sup_tickets.groups import GroupsLike, Split, checked_splits
-from sup_tickets.keys import check_scores, ordered_keys
-from sup_tickets.packed import Rows, largest_of_rows, rows_needed, width_for
-from sup_tickets.spread import Leaf, largest_at_once
+from sup_tickets.selection_cpu import Rows, largest_of_rows, rows_needed, width_for
+from sup_tickets.selection_mesh import Leaf, largest_at_once
+from sup_tickets.sort_keys import check_scores, ordered_keys
 from sup_tickets.tree_checks import check_same_leaves
 from sup_tickets.trees import map_named
 from sup_tickets.types import Counts, Masks, Number, Scores

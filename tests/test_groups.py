@@ -19,10 +19,10 @@ from sup_tickets.groups import (
     per_part,
     split_of,
 )
-from sup_tickets.keys import ordered_keys
 from sup_tickets.masks import layer_counts, random_masks
 from sup_tickets.pruning import prune_to, prune_to_counts
 from sup_tickets.selection import select
+from sup_tickets.sort_keys import ordered_keys
 from sup_tickets.topology import drop, grow, rewire
 
 MEMBERS_BY_HEAD = Groups({-1: [Part(None, False), Part(3, True)], 0: [Part(2, True)]})

@@ -17,7 +17,7 @@ from experiments.reports.ksm import _forgotten, matrix
 from experiments.reports.systems import interval, judged
 from experiments.runs.stopping import Stopped
 from experiments.systems.tasks import Lab
-from sup_tickets.data.datasets import load_dataset
+from sup_tickets.data.image_sets import load_dataset
 from sup_tickets.data.incremental import check_disjoint, read_classes, superclasses
 from sup_tickets.learning_rates import cosine_lr
 from sup_tickets.models import ConvNet

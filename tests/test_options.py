@@ -12,7 +12,7 @@ from configs import cifar10, cifar100, common, digits, fashion_mnist, small_resn
 from configs import imagenet as imagenet_config
 from experiments.build import mask_file, parts, start
 from experiments.build.experiment import build
-from experiments.build.rules import (
+from experiments.build.option_rules import (
     CONFLICTS,
     RULES,
     check_options,

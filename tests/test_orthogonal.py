@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sup_tickets import orthogonal
-from sup_tickets.data.datasets import load_dataset
+from sup_tickets.data.image_sets import load_dataset
 from sup_tickets.masks import apply_masks, layer_counts, random_masks
 from sup_tickets.orthogonal import exact_orthogonal, orthogonality_error
 from tests.helpers import assert_same, quick, singular

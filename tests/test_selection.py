@@ -12,7 +12,7 @@ from hypothesis import strategies as draws
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sup_tickets import packed, selection, spread
+from sup_tickets import selection, selection_cpu, selection_mesh
 from sup_tickets.pruning import prune_to
 from sup_tickets.selection import select, select_globally
 from sup_tickets.thresholds import Bracket, search
@@ -143,7 +143,7 @@ def test_more_scores_than_int32_counts():
 def test_counts_beyond_int32_choose_alike(ties, monkeypatch):
     scores = tree_of_scores(5, ties)
     wanted = [globally(scores, k) for k in (1, 999, 3000)]
-    monkeypatch.setattr(spread, "MAX_COUNT", 3072)  # of the largest leaf
+    monkeypatch.setattr(selection_mesh, "MAX_COUNT", 3072)  # of the largest leaf
     monkeypatch.setattr(selection, "on_one_cpu", lambda _: False)
     choose = jax.jit(lambda *args: select_globally(*args))
     helpers.assert_same([choose(scores, k) for k in (1, 999, 3000)], wanted)
@@ -190,7 +190,7 @@ def test_rows_of_any_width_and_no_rows_choose_alike(monkeypatch):
     among = {k: s > -1 for k, s in scores.items()}
     found, programs = [], []
     for long, on_cpu in ((1 << 12, True), (512, True), (1 << 12, False)):
-        monkeypatch.setattr(packed, "_LONG", long)
+        monkeypatch.setattr(selection_cpu, "_LONG", long)
         monkeypatch.setattr(selection, "on_one_cpu", lambda _, on_cpu=on_cpu: on_cpu)
         # A function of its own: what was traced the other way must not be used again.
         choose = jax.jit(lambda s, k: (

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.selfish_rnn import ARMS, get_config
+from experiments.build.option_rules import check_options
 from experiments.build.parts import make_optimizer, make_parts
-from experiments.build.rules import check_options
 from experiments.config.fields import check_config
 from sup_tickets.groups import per_part
 from sup_tickets.iterate_averaging import is_averaging

@@ -16,7 +16,7 @@ from experiments.runs.stopping import Stopped
 from experiments.softnet import run_softnet
 from experiments.systems.sessions import Lab
 from sup_tickets.data import prepared
-from sup_tickets.data.datasets import load_dataset
+from sup_tickets.data.image_sets import load_dataset
 from sup_tickets.data.incremental import drawn_rows, in_turn, read_rows, topic_rows
 from sup_tickets.data.prepared import original_positions
 

@@ -23,7 +23,7 @@ from experiments.runs.stopping import Signals, Stopped
 from experiments.stamp import main, run_stamp
 from experiments.systems.stamp import gates as stamp_gates
 from experiments.systems.stamp.lab import Lab
-from sup_tickets.data import datasets
+from sup_tickets.data import image_sets
 from sup_tickets.data.files import Split, TrainTest
 
 ROOT = Path(__file__).parent.parent
@@ -195,7 +195,7 @@ def fabricated(name, folder, *, shape, examples):
 
 @pytest.mark.slow
 def test_the_protocol_on_cifar_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "read_prepared", fabricated)
+    monkeypatch.setattr(image_sets, "read_prepared", fabricated)
     config = stamp_cifar.get_config(
         "data.validation_examples=50,data.training_examples=70,stamp.set_size=20,"
         "stamp.pretrain_epochs=1,stamp.episodes=2,stamp.finetune_epochs=1,"

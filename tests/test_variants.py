@@ -15,7 +15,7 @@ from configs import imagenet as imagenet_config
 from experiments.build import inputs
 from experiments.build.experiment import build
 from experiments.run import run
-from sup_tickets.data import datasets, imagenet
+from sup_tickets.data import image_sets, imagenet
 from sup_tickets.data.files import Split, TrainTest
 from sup_tickets.methods import METHODS
 from sup_tickets.structures import check_structure, n_of_m
@@ -203,7 +203,7 @@ def black_sets(monkeypatch):
         return TrainTest(*splits)
 
     sizes = {"train": 1_281_167, "validation": 50_000}
-    monkeypatch.setattr(datasets, "read_prepared", read)
+    monkeypatch.setattr(image_sets, "read_prepared", read)
     monkeypatch.setattr(
         imagenet, "open_imagenet", lambda split, **_: range(sizes[split])
     )

@@ -16,7 +16,7 @@ from experiments.build.parts import (
     make_parts,
 )
 from experiments.config.fields import Config
-from sup_tickets.data.datasets import Dataset, Split
+from sup_tickets.data.image_sets import Dataset, Split
 from sup_tickets.data.resident import Rows, Shardings
 from sup_tickets.dynamic import Method
 from sup_tickets.training.plan import Plan

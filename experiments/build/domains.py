@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.config.fields import Config
-from sup_tickets.data.datasets import Dataset, load_dataset, parted
 from sup_tickets.data.files import Split
+from sup_tickets.data.image_sets import Dataset, load_dataset, parted
 from sup_tickets.data.incremental import Classes
 
 

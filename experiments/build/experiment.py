@@ -10,10 +10,11 @@ import jax
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
-from experiments.build.checks import checked_network
+from experiments.build.data_checks import checked_network
 from experiments.build.inputs import Inputs, make_inputs
 from experiments.build.mask_file import check_file
 from experiments.build.mesh import check_layout, describe_layout, make_layout
+from experiments.build.option_rules import check_options, unused_fields, without_unused
 from experiments.build.parts import (
     make_loss,
     make_optimizer,
@@ -21,7 +22,6 @@ from experiments.build.parts import (
     make_superposition,
     section,
 )
-from experiments.build.rules import check_options, unused_fields, without_unused
 from experiments.build.start import (
     Begin,
     check_start,

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build.checks import check_examples, check_pixels
+from experiments.build.data_checks import check_examples, check_pixels
 from experiments.build.parts import section
 from experiments.config.fields import Config
 from sup_tickets.data import imagenet, resident
 from sup_tickets.data.augment import Augmentation, augment, normalize
-from sup_tickets.data.datasets import Dataset, load_dataset
+from sup_tickets.data.image_sets import Dataset, load_dataset
 from sup_tickets.data.resident import Shardings, Weighted
 from sup_tickets.data.sequences import (
     WeightedSequences,

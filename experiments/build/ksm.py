@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.build.checks import (
+from experiments.build.data_checks import (
     check_different,
     check_examples,
     checked_network,
@@ -19,7 +19,7 @@ from experiments.build.domains import held_of, load
 from experiments.build.experiment import build
 from experiments.build.parts import section
 from experiments.config.fields import KSM_FIELDS, Config, as_config, check_config
-from sup_tickets.data.datasets import Dataset, load_dataset, of_classes, parted
+from sup_tickets.data.image_sets import Dataset, load_dataset, of_classes, parted
 from sup_tickets.data.incremental import (
     Classes,
     check_disjoint,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.build.checks import text_digest
+from experiments.build.data_checks import text_digest
 from experiments.build.parts import section
 from experiments.config.fields import Config
 from sup_tickets.counting import active_count

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.build.checks import (
+from experiments.build.data_checks import (
     check_different,
     check_examples,
     check_pixels,
@@ -22,8 +22,8 @@ from experiments.build.checks import (
 from experiments.build.parts import base_rate, drops, section
 from experiments.config.fields import SOFTNET_FIELDS, Config, check_config
 from sup_tickets.checks import check_density, check_one_of, is_number
-from sup_tickets.data.datasets import DATASETS, Dataset, load_dataset, parted
 from sup_tickets.data.files import Split, data_folder
+from sup_tickets.data.image_sets import DATASETS, Dataset, load_dataset, parted
 from sup_tickets.data.incremental import (
     Classes,
     drawn_rows,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.build.checks import (
+from experiments.build.data_checks import (
     check_different,
     check_examples,
     check_pixels,

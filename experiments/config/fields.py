@@ -1,7 +1,7 @@
 """Checks a configuration before anything is computed: names, types, ranges.
 
 A new field has its default and comment in `configs.common`, its type and range here,
-and what it cannot be combined with in `experiments.build.rules`.
+and what it cannot be combined with in `experiments.build.option_rules`.
 """
 
 import difflib

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.build.checks import text_digest
+from experiments.build.data_checks import text_digest
 from experiments.config.fields import Config, flat
 from sup_tickets.training.network_files import contents_digest
 

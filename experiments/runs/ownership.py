@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.build.checks import text_digest
+from experiments.build.data_checks import text_digest
 from experiments.config.fields import Config
 from experiments.runs.identity import (
     CONTENTS,

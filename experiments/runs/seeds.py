@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.build.checks import check_different
+from experiments.build.data_checks import check_different
 from experiments.config.fields import Config, Field, as_config, check_config
 from experiments.runs.folder import locked
 from experiments.runs.identity import named_fields

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from sup_tickets.counting import MAX_COUNT
-from sup_tickets.keys import index_of, lowest_of
+from sup_tickets.sort_keys import index_of, lowest_of
 from sup_tickets.thresholds import Bracket, Cut, search_with_ties, whole_range
 
 _TRIALS = 7

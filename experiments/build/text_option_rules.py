@@ -1,6 +1,6 @@
-"""What is of texts alone, and what of images; see `experiments.build.rules`."""
+"""What is of texts alone, and what of images; see `experiments.build.option_rules`."""
 
-from experiments.build.rule import Conflict, Rule
+from experiments.build.option_rule import Conflict, Rule
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config
 from sup_tickets.data.text import is_text

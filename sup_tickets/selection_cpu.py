@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from sup_tickets.counting import computed_once
-from sup_tickets.keys import index_of, lowest_of
+from sup_tickets.sort_keys import index_of, lowest_of
 from sup_tickets.thresholds import search, search_with_ties, whole_range
 
 _TRIALS = 3

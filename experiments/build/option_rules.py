@@ -14,8 +14,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.common import default
-from experiments.build.rule import Condition, Conflict, Rule
-from experiments.build.text_rules import TEXT_CONFLICTS, TEXT_RULES
+from experiments.build.option_rule import Condition, Conflict, Rule
+from experiments.build.text_option_rules import TEXT_CONFLICTS, TEXT_RULES
 from experiments.build.tost import tost_parts
 from experiments.config.fields import Config, flat
 from sup_tickets.dynamic import Method
