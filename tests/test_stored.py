@@ -98,7 +98,7 @@ def fake_build(monkeypatch):
         return SimpleNamespace(
             like=lambda step: SimpleNamespace(train=SimpleNamespace(params=shapes)),
             plan=SimpleNamespace(total_steps=0),
-            shardings=SimpleNamespace(replicated=None),
+            layout=SimpleNamespace(of=lambda network, params: None),
             score=score,
             inputs=SimpleNamespace(close=lambda: closed.append(1)),
         )
