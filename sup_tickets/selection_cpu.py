@@ -78,7 +78,8 @@ def largest_of_rows(
       The masks, and the turn for the next selection.
     """
     room = _filled(leaves, turn, rows)
-    members = _per_comparison(np.full(rows.number, rows.width, np.int32), rows)
+    members = np.bincount(rows.owner, minlength=rows.comparisons) * rows.width
+    members = jnp.asarray(members, jnp.int32)
     k = jnp.minimum(k, members)
     cut = search_with_ties(
         functools.partial(_counts, room, rows),
