@@ -94,11 +94,17 @@ def scores_with_ties(rng: np.random.Generator, shape: tuple, dtype: Any) -> np.n
 # --- Comparing ------------------------------------------------------------------------
 
 
+def _as_numbers(leaf: Any) -> np.ndarray:
+    is_array = isinstance(leaf, jax.Array)
+    is_key = is_array and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
 def assert_same(got: Any, wanted: Any) -> None:
     """Same structure, and bit by bit the same leaves."""
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
+        a, b = _as_numbers(a), _as_numbers(b)
         assert a.dtype == b.dtype and a.shape == b.shape
         np.testing.assert_array_equal(
             np.frombuffer(a.tobytes(), np.uint8), np.frombuffer(b.tobytes(), np.uint8)

@@ -13,8 +13,8 @@ from PIL import Image
 from sup_tickets.data import (
     DATASETS,
     DataNotPrepared,
-    datasets,
     files,
+    image_sets,
     load_dataset,
     prepared,
 )
@@ -263,7 +263,7 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match=r"validation_examples must be .*got -1"):
         load_dataset("cifar10", data_dir=tmp_path, validation_examples=-1)
     with pytest.raises(ValueError, match="leaves nothing of the 3 to train on"):
-        datasets._cut(Split(*made_up((2, 2, 1), 3, 2, 0)), 3, 0)
+        image_sets._cut(Split(*made_up((2, 2, 1), 3, 2, 0)), 3, 0)
 
 
 # --- Cache ----------------------------------------------------------------------------
@@ -432,11 +432,11 @@ def test_the_digits_are_split_once_and_balanced():
 
 def test_moments_are_those_of_the_pixels():
     images, _ = made_up((5, 4, 3), 7, 2, 1)
-    mean, std = datasets._moments(images)
+    mean, std = image_sets._moments(images)
     pixels = images.reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
     np.testing.assert_allclose(std, pixels.std(0), rtol=1e-12)
-    assert datasets._moments(np.zeros((2, 2, 2, 1), np.uint8))[1] == (1 / 255,)
+    assert image_sets._moments(np.zeros((2, 2, 2, 1), np.uint8))[1] == (1 / 255,)
 
 
 # --- Fewer and smaller images ---------------------------------------------------------
@@ -444,7 +444,7 @@ def test_moments_are_those_of_the_pixels():
 
 def test_squares_of_pixels_are_averaged():
     image = np.array([[0, 1, 255, 255], [0, 1, 255, 254]], np.uint8)
-    (small,) = datasets._shrunk(image[None, ..., None], 2)
+    (small,) = image_sets._shrunk(image[None, ..., None], 2)
     # The means are 0.5 and 254.75; halves are rounded up.
     np.testing.assert_array_equal(small[..., 0], [[1, 255]])
     assert small.dtype == np.uint8
@@ -503,6 +503,6 @@ def test_a_real_set(name):
     if name != "mnist":
         assert (per_class == known.train // known.classes).all()
         assert (np.bincount(data.test.labels) == known.test // known.classes).all()
-    mean, std = datasets._moments(data.train.images)
+    mean, std = image_sets._moments(data.train.images)
     np.testing.assert_allclose(mean, data.mean, atol=6e-5)
     np.testing.assert_allclose(std, data.std, atol=6e-5)
