@@ -284,6 +284,8 @@ def test_states_that_are_spread_over_devices_stay_so():
         for step in range(2):
             batch = experiment.batches(step)
             state, _ = yield Call(steps.train, state, (batch,), step)
+        given = (experiment.batches(2),)
+        state, _ = yield Call(steps.topology, state, given, 2)
         if not isinstance(state, TrainState):
             assert on_first_device(state.stack.state) == sum(own)
         return whole(state)
