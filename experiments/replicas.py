@@ -78,6 +78,9 @@ def run_together(
                 tell(result, replica.path)
         stops = [error for error in failed.values() if isinstance(error, Stopped)]
         if stops:
+            for name, error in failed.items():
+                if not isinstance(error, Stopped):
+                    say(f"{name} failed: {error}")
             raise stops[0]
         signals.check("replicas: finished, and stopped as asked")
     return failed

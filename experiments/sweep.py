@@ -224,7 +224,7 @@ def _in_turn(
     small = all(known is None or known.weights <= _SMALL for known in checked)
     most = replicas or (_TOGETHER if small else 1)
     turns: list[list[int]] = []
-    for rows in grouped(found, 1 if jax.process_count() > 1 else most):
+    for rows in grouped(found, most):
         left = [i for i in rows if checked[i] is not None]
         if len(left) > 1 and not any(_is_begun(found[i]) for i in left):
             turns.append(left)

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from experiments import sweep as sweeping
+from experiments.build.shared import programs_of
 from experiments.grid import parse_grid
 from experiments.replicas import Member, grouped, run_together
 from experiments.run import run
@@ -133,6 +134,8 @@ def test_seeds_of_one_setting_go_together(tmp_path, monkeypatch):
     assert in_turn(found, done, None) == [[0, 2, 4], [1, 3, 5]]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert in_turn(found, [new] * 6, 3) == [[i] for i in range(6)]
+    # Nor does one process take over what another's part of the data was built for.
+    assert programs_of(found[0].config) is None
 
 
 def test_a_sweep_hands_seeds_over_together(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sup_tickets.models import ConvNet
-from sup_tickets.training.calls import Call, alone, begin
+from sup_tickets.training.calls import Call, alone, begin, whole
 from sup_tickets.training.gradients import written_out
 from sup_tickets.training.loop import (
     TrainingDiverged,
@@ -18,7 +18,10 @@ from sup_tickets.training.loop import (
     training,
 )
 from sup_tickets.training.replicas import together
+from sup_tickets.training.state import TrainState
 from sup_tickets.training.steps import Spec, compile_steps
+from tests.test_sharded_training import experiment_of as sharded_experiment
+from tests.test_sharded_training import on_first_device
 from tests.test_training import (
     RATE,
     Recorder,
@@ -266,6 +269,33 @@ def test_eight_devices_are_as_one():
         wanted, _ = alone_of(experiment_for("rigl"), seed)
         assert counts(outcome.network.masks) == counts(wanted.network.masks)
         close(outcome.state.train.params, wanted.state.train.params, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_states_that_are_spread_over_devices_stay_so():
+    experiment, own = sharded_experiment("8x1"), []
+    steps = experiment.stages[0].steps
+
+    def run(seed):
+        state = experiment.init(jax.random.key(seed)).train
+        own.append(on_first_device(state))
+        given = (experiment.stages,)
+        state, _ = yield Call(begin, state, given, 0, tells=False)
+        for step in range(2):
+            batch = experiment.batches(step)
+            state, _ = yield Call(steps.train, state, (batch,), step)
+        given = (experiment.batches(2),)
+        state, _ = yield Call(steps.topology, state, given, 2)
+        if not isinstance(state, TrainState):
+            assert on_first_device(state.stack.state) == sum(own)
+        return whole(state)
+
+    found = together([run(seed) for seed in (0, 1)])
+    for seed, state in enumerate(found):
+        wanted = alone(run(seed))
+        assert on_first_device(state) == own[0]
+        assert counts(state.method.masks) == counts(wanted.method.masks)
+        close(state, wanted)
 
 
 def test_convolutions_are_written_out_under_vmap():

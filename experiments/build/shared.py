@@ -21,9 +21,10 @@ OWN = ("seed", "branch_from")
 def programs_of(config: Config) -> str | None:
     """What says which programs a run needs; ``None`` if it must be alone.
 
-    Photos that are decoded on their way are so for one run.
+    Photos that are decoded on their way are so for one run, and several processes have
+    parts of the data that only `build` can hand out.
     """
-    if config.data.name == IMAGENET:
+    if config.data.name == IMAGENET or jax.process_count() > 1:
         return None
     fields = {name: value for name, value in flat(config).items() if name not in OWN}
     return json.dumps(fields, sort_keys=True)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sup_tickets.data.resident import stacked
 from sup_tickets.training.calls import Call, Running, begin
 from sup_tickets.training.state import TrainState
 
@@ -131,7 +132,9 @@ class _Together:
         own = [c for c, is_one in zip(columns, same, strict=True) if not is_one]
         what = (calls[0].function, calls[0].tells, structure, same)
         if what not in self._programs:
-            self._programs[what] = _program(*what, place=_place(stack.state))
+            self._programs[what] = _program(
+                *what, place=_place(stack.state, calls[0].tells)
+            )
         try:
             stack.state, told = self._programs[what](stack.state, shared, own)
         except Exception as error:  # as of memory that is full: it is of all of them
@@ -169,7 +172,7 @@ def _program(
       tells: see `Call`.
       structure: of its arguments.
       same: of each leaf of them, whether it is one for all runs.
-      place: sharding of what it gives, or ``None``.
+      place: shardings of what it gives, or ``None``.
 
     Returns:
       ``(stacked state, leaves that are one, rows of the others) -> (stacked state, what
@@ -195,14 +198,31 @@ def _program(
     return jax.jit(run, donate_argnums=0, out_shardings=place)
 
 
-def _place(state: TrainState) -> Any:
-    """The sharding of every leaf, if it is the same everywhere."""
-    places = {leaf.sharding for leaf in jax.tree.leaves(state)}
-    return places.pop() if len(places) == 1 else None
+def _place(state: TrainState, tells: bool) -> Any:
+    """Where a program leaves what it gives: the state where it was.
+
+    Of a state that is spread over devices, what tells nothing may give another tree,
+    and leaves all that it keeps where it lies.
+    """
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    every = set(jax.tree.leaves(places))
+    if len(every) == 1:
+        return every.pop()
+    return (places, None) if tells else None
 
 
-@jax.jit
 def _stacked(states: list[TrainState]) -> TrainState:
+    """States on a new first axis, each leaf split over the devices as it was."""
+
+    def place(leaf: jax.Array) -> Any:
+        one = leaf.sharding
+        return one if one.is_fully_replicated else stacked(one)
+
+    places = jax.tree.map(place, states[0])
+    return jax.jit(_stack_all, out_shardings=places)(states)
+
+
+def _stack_all(states: list[TrainState]) -> TrainState:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 
