@@ -169,7 +169,9 @@ def test_other_meshes():
     assert (found["head"], found["conv"]) == (P("rows"), P())
     with pytest.raises(ValueError, match="'fsdp' has the axis 'data'; those of the"):
         Layout(mesh, fsdp=True)
-    with pytest.raises(ValueError, match="mesh must have an axis 'data' .* has 'rows'"):
+    with pytest.raises(
+        ValueError, match=r"mesh must have an axis 'data' .* has 'rows'"
+    ):
         data_shardings(mesh, batch_size=8)
 
 
