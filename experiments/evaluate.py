@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from experiments.build import experiment as build
+from experiments.build.mesh import to_read
 from experiments.command import check_devices, start
 from experiments.config.fields import as_config
 from experiments.config.flags import Parser, folder_path
@@ -47,7 +48,7 @@ def evaluate(
     Raises:
       ValueError: one line, if the folder lacks something or a file is damaged.
     """
-    config = as_config(read_config(run))
+    config = to_read(as_config(read_config(run)))
     check_same_text(run, config)
     files = chosen_files(run, networks)
     loaded = {name: load_sparse(path) for name, path in files.items()}

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from experiments.build import experiment as build
+from experiments.build.mesh import to_read
 from experiments.command import check_devices, start
 from experiments.config.fields import as_config, flat
 from experiments.config.flags import Parser, file_path, folder_path
@@ -98,7 +99,7 @@ def jacobian_values(
         split has too few examples, or if a network's numbers are not finite.
     """
     check_whole("examples", examples, 1)
-    config = as_config(read_config(run))
+    config = to_read(as_config(read_config(run)))
     if is_text(str(flat(config).get("data.name"))):
         raise ValueError(f"{run} is of a text; Jacobians are those by pixels of images")
     loaded = _loaded(run, networks)

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from experiments.build.branch import words_of
 from experiments.build.experiment import build
+from experiments.build.mesh import make_layout, to_read
+from experiments.config.fields import check_config
 from experiments.evaluate import evaluate
 from experiments.run import run
 from experiments.runs.stopping import RunCheckpointer, Stopped
@@ -197,6 +200,25 @@ def test_the_plan_tells_what_each_device_has():
     assert ours.experiment.superposition is not None
     kept = ours.like(ours.plan.phase1_steps).average.masks
     assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype(bool)}
+
+
+@pytest.mark.parametrize("mesh", [{"mesh.fsdp": True}, TENSOR_WISE, {}])
+def test_networks_are_read_on_whatever_devices(mesh):
+    read = to_read(config_of(**mesh))
+    layout = make_layout(read, jax.devices()[:3])
+    assert layout.is_replicated is (not mesh)
+    assert (layout.fsdp, layout.rules) == (bool(mesh), ())
+    assert dict(layout.mesh.shape) == {"data": 3, "model": 1}
+    # A run may branch from one on another layout.
+    assert words_of(config_of(**mesh)) == words_of(config_of())
+
+
+def test_a_run_of_a_version_without_a_mesh_is_read():
+    config = config_of()
+    del config["mesh"]
+    check_config(to_read(config))
+    assert "mesh" not in config
+    assert words_of(config) == words_of(config_of())
 
 
 def stopping_after(step, monkeypatch):

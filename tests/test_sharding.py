@@ -25,7 +25,7 @@ from sup_tickets.superposition import superposition
 from sup_tickets.topology import rewire
 from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.libraries.nnx import nnx_network
-from sup_tickets.training.mesh import data_mesh
+from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.training.sharding import Layout, parse_rule
 from sup_tickets.updates import explore_topology, update_topology
 from sup_tickets.views import edge_popup
@@ -169,6 +169,10 @@ def test_other_meshes():
     assert (found["head"], found["conv"]) == (P("rows"), P())
     with pytest.raises(ValueError, match="'fsdp' has the axis 'data'; those of the"):
         Layout(mesh, fsdp=True)
+    with pytest.raises(
+        ValueError, match=r"mesh must have an axis 'data' .* has 'rows'"
+    ):
+        data_shardings(mesh, batch_size=8)
 
 
 def specs_in(layout, tree, params):

@@ -18,7 +18,7 @@ from sup_tickets.dynamic import Method
 from sup_tickets.training.plan import Plan
 from sup_tickets.types import Schedule
 
-_LATER = ("sup.", "checkpoint.", "report.")  # of what follows phase 1, or of no step
+_LATER = ("sup.", "checkpoint.", "mesh.", "report.")  # after phase 1, or of no step
 _FREE = (
     *("evaluate", "compare", "branch_from", "data.dir", "data.workers"),
     *("train.validate_every_epochs", "train.check_every_steps"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from configs.common import default
 from experiments.build.parts import section
 from experiments.config.fields import Config
 from sup_tickets.training.mesh import MODEL, data_mesh
@@ -32,6 +33,18 @@ def make_layout(config: Config, devices: Sequence[Any] | None = None) -> Layout:
                 f"model={along} would have no effect; no rule has the axis {MODEL!r}"
             )
         return Layout(mesh, fsdp=config.mesh.fsdp, rules=rules)
+
+
+def to_read(config: Config) -> Config:
+    """The configuration of a stored run, to read its networks on whatever devices.
+
+    Axes and rules are of the devices that trained it; a state that was spread over them
+    is fully sharded here. Runs of versions without a mesh have the default.
+    """
+    given, read = config.get("mesh", {}), config.copy_and_resolve_references()
+    read.mesh = default().mesh
+    read.mesh.fsdp = bool(given.get("fsdp") or given.get("rules"))
+    return read
 
 
 def check_layout(layout: Layout, task: Task) -> None:

@@ -36,7 +36,7 @@ def named_fields(config: Config | Mapping[str, Any]) -> dict[str, Any]:
 
 def mesh_fields(config: Config) -> dict[str, Any]:
     """What is free, and yet the same in all processes of a run."""
-    return {f"config.mesh.{k}": v for k, v in sorted(config.mesh.items())}
+    return {f"config.mesh.{k}": v for k, v in sorted(config.get("mesh", {}).items())}
 
 
 def identity_of(config: Config) -> dict[str, Any]:

@@ -43,12 +43,15 @@ def data_shardings(mesh: Mesh, *, batch_size: int) -> Shardings:
     """The shardings of a batch, and of what all devices have.
 
     Args:
-      mesh: of `data_mesh`.
+      mesh: of `data_mesh`, or any other with an axis "data".
       batch_size: examples of a batch on all devices together.
 
     Raises:
-      ValueError: if the batch cannot be shared out evenly.
+      ValueError: if there is no such axis, or the batch cannot be shared out evenly.
     """
+    if DATA not in mesh.axis_names:
+        names = ", ".join(map(repr, mesh.axis_names))
+        raise ValueError(f"mesh must have an axis {DATA!r} for batches, has {names}")
     parts = mesh.shape[DATA]
     if batch_size % parts:
         along = "devices" if parts == mesh.size else "devices along data"

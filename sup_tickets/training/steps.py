@@ -259,10 +259,8 @@ def _changed(
     kept = difference(change.state.masks, change.grown)
     turnover = _turnover(report, state.method.masks, change)
     state = state.replace(params=change.params, method=change.state)
-    masks, trained = (
-        masks_of_trained(spec.view, state, kept),
-        trained_of(spec.view, state),
-    )
+    masks = masks_of_trained(spec.view, state, kept)
+    trained = trained_of(spec.view, state)
     slots = reset_slots(spec.tx, masks, state.opt_state, trained)
     return state.replace(opt_state=slots), turnover
 
@@ -311,16 +309,17 @@ def compile_steps(
       spec: what they do.
       sharding: where all that a step gives back lives. The state has that of the
         argument, so no second call compiles.
-      layout: how the state is spread; all devices have all of the rest.
+      layout: instead, how the state is spread; all devices have all of the rest.
       batch: any training batch; needed with a layout by a task that carries state.
 
     Raises:
       ValueError: if parameters cannot be laid out so.
     """
+    if layout is not None:
+        sharding = layout.replicated
     first = state = sharding  # pyright: ignore
     init, draw = init_state, begin
     if layout is not None and not layout.is_replicated:
-        sharding = layout.replicated
         init, draw = (functools.partial(_on_mesh, sharding, f) for f in (init, draw))
         ours = functools.partial(init_state, spec)
         shapes = jax.eval_shape(ours, jax.random.key(0), None, batch)
@@ -345,6 +344,6 @@ def compile_steps(
     )
 
 
-def _on_mesh(sharding: Sharding, draw: Any, spec: Spec, key: Any, *rest: Any) -> Any:
+def _on_mesh(at: Any, draw: Any, spec: Spec, key: Any, *rest: Any, **more: Any) -> Any:
     """Each device draws its part: by a key on one device alone it would draw all."""
-    return draw(spec, lax.with_sharding_constraint(key, sharding), *rest)
+    return draw(spec, lax.with_sharding_constraint(key, at), *rest, **more)
