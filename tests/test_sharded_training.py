@@ -59,7 +59,7 @@ def experiment_of(name):
     )
     place = data_shardings(layout.mesh, batch_size=small.BATCH)
     keys = {"key": jax.random.key(0), "batch_size": small.BATCH, "shardings": place}
-    steps = compile_steps(spec, place.replicated, layout=layout)
+    steps = compile_steps(spec, layout=layout)
     plan = make_plan(spec.method, small.TICKETS, epoch_steps=3)
     return Experiment(
         plan=plan,

@@ -41,9 +41,11 @@ def to_read(config: Config) -> Config:
     Axes and rules are of the devices that trained it; a state that was spread over them
     is fully sharded here. Runs of versions without a mesh have the default.
     """
-    given, read = config.get("mesh", {}), config.copy_and_resolve_references()
-    read.mesh = default().mesh
-    read.mesh.fsdp = bool(given.get("fsdp") or given.get("rules"))
+    given: Any = config.get("mesh", {})
+    read: Any = config.copy_and_resolve_references()
+    mesh: Any = default().mesh
+    mesh.fsdp = bool(given.get("fsdp") or given.get("rules"))
+    read.mesh = mesh
     return read
 
 

@@ -9,6 +9,7 @@ import jax
 
 from experiments.build.branch import Course, course_of, difference_before, words_of
 from experiments.build.experiment import Run
+from experiments.build.mesh import to_read
 from experiments.build.parts import make_superposition
 from experiments.config.fields import Config, as_config
 from experiments.runs.events import read_events
@@ -48,7 +49,7 @@ def branch_of(config: Config, ours: Run) -> Branch | None:
         return None
     path, name = Path(config.branch_from), f"config.branch_from={config.branch_from!r}"
     epoch_steps = ours.plan.epoch_steps
-    theirs = as_config(on_first(lambda: read_config(path)))
+    theirs = to_read(as_config(on_first(lambda: read_config(path))))
     branch = Branch(path, course_of(theirs, epoch_steps=epoch_steps))
     ours_course = course_of(config, epoch_steps=epoch_steps)
     found = difference_before(branch.course, ours_course)
