@@ -13,6 +13,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sup_tickets.data.resident import Shardings
+from sup_tickets.data.resident import stacked as stacked  # for modules beside this one
 
 DATA, MODEL = "data", "model"
 

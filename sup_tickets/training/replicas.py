@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.data.resident import stacked
 from sup_tickets.training.calls import Call, Running, begin
+from sup_tickets.training.mesh import stacked
 from sup_tickets.training.state import TrainState
 
 
