@@ -89,12 +89,12 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
     that integer, so 0.1 of 10 is 1 whichever way it is rounded.
 
     Args:
-      count: integer in [0, 2**31), scalar.
-      fraction: in [0, 1], scalar; values outside are clipped.
+      count: integers in [0, 2**31), a scalar or an array.
+      fraction: in [0, 1], likewise; values outside are clipped.
       rounding: "floor", "nearest" (half up) or "ceil".
 
     Returns:
-      int32 scalar.
+      int32, a scalar or an array.
 
     Example:
       >>> int(portion(10, 0.3, "ceil")), int(portion(3, 0.5, "ceil"))

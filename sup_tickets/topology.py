@@ -19,6 +19,7 @@ from sup_tickets.checks import (
     check_one_of,
 )
 from sup_tickets.counting import (
+    MAX_COUNT,
     Rounding,
     computed_once,
     parted,
@@ -245,7 +246,8 @@ def _numbers(
     active, structure = jax.tree.flatten(layer_counts(masks))
     if not active:
         return masks, masks
-    sizes = np.array([mask.size for mask in jax.tree.leaves(masks)], np.int32)
+    # A larger leaf is refused by the selection, if it has no groups.
+    sizes = np.array([min(m.size, MAX_COUNT) for m in jax.tree.leaves(masks)], np.int32)
     fractions = [jnp.asarray(f, jnp.float32) for f in jax.tree.leaves(fraction)]
     # One vector: what is computed leaf by leaf is compiled leaf by leaf.
     had = jnp.stack(active)

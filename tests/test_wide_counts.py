@@ -69,6 +69,30 @@ class WideSums(chex.TestCase):
         assert wide[0].dtype == jnp.int64 and int(wide[0]) == 9
 
 
+TOO_LARGE = {
+    "select": lambda w, m: st.select(w, {"w": 3}),
+    "select_globally": lambda w, m: st.select_globally(w, 3),
+    "drop": lambda w, m: st.drop(m, w, 0.3),
+    "grow": lambda w, m: st.grow(m, w, {"w": 3}),
+    "rewire": lambda w, m: st.rewire(
+        w, m, drop_scores=w, grow_scores=w, fraction=0.3
+    ),
+    "prune_to": lambda w, m: st.prune_to(w, m, sparsity=0.5),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")  # of the count
+@pytest.mark.usefixtures("loose")  # counts of so many are int64
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_leaf_of_too_many_places_is_refused(name):
+    w, m = (
+        {"w": jax.ShapeDtypeStruct((2**16, 2**15), dtype)}
+        for dtype in (jnp.bfloat16, bool)
+    )
+    with pytest.raises(ValueError, match="2147483648; split the leaf"):
+        jax.eval_shape(TOO_LARGE[name], w, m)
+
+
 def test_counting_compiles_once():
     @jax.jit
     @chex.assert_max_traces(n=1)
