@@ -76,6 +76,7 @@ def test_the_report_has_tables_and_pictures(whole):
     for part in (
         *("soft-0.5 less hard-0.5 after session 1", "over frozen", "matrix.png"),
         *("no weight is minor", "which settles nothing", "new classes"),
+        *("\nMade sup-tickets ", "\nCommand: "),
     ):
         assert part in text
     for name in ("index.html", "sessions.png", "matrix.png"):

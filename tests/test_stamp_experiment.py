@@ -133,6 +133,24 @@ def test_all_networks_of_a_target_see_the_same_batches(tmp_path):
     assert seen["one arm"] == seen["another"] and len(set(seen["another"])) == 6
 
 
+def test_the_time_of_phases_goes_on_where_they_do(tmp_path, monkeypatch):
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr("experiments.runs.phases.time.monotonic", lambda: next(now))
+    signals = Signals()
+    phases = Phases(tmp_path / "phases", signals, 0, 0)
+
+    def step(state, notes, index):
+        signals.received = signal.SIGTERM if index == 1 else 0
+        return state, notes
+
+    with pytest.raises(Stopped):
+        phases.run("one", lambda: {"a": np.ones(2)}, 4, step)
+    assert phases.seconds() == 10  # the clock is read when it begins and when it saves
+    phases.run("one", lambda: {"a": np.ones(2)}, 4, step)
+    phases.run("two", lambda: {}, 1, step)
+    assert phases.seconds() == 30
+
+
 def test_another_experiment_is_not_mixed_in(whole, tmp_path):
     with pytest.raises(ValueError, match=r"another STAMP .*: config.stamp.hidden is 4"):
         run_stamp(config_of(**{"stamp.hidden": 5}), whole[0])

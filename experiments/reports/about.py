@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.reports.columns import is_number
 from experiments.reports.page import (
     Block,
     Heading,
@@ -60,6 +61,9 @@ def _made_lines(found: Sequence[Mapping[str, Any]]) -> list[Block]:
         f"{by.get('devices')} x {by['device']}" for by in known if "device" in by
     }
     parts.append(", ".join(sorted(devices)))
+    spent = [one["seconds"] for one in found if is_number(one.get("seconds"))]
+    hours = sum(spent) / 3600
+    parts.append(f"{hours:.1f} hours in all" if hours >= 0.1 else "")
     lines = [f"Made {'; '.join(filter(None, parts))}."] if any(parts) else []
     commands = list(
         dict.fromkeys(str(by["command"]) for by in known if "command" in by)

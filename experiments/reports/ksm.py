@@ -64,7 +64,7 @@ def write_ksm_report(workdir: Path, config: Config) -> Path:
     if shown:
         pictures[after] = partial(draw_matrices, matrices=shown)
         blocks += [Heading(2, "What is forgotten"), after]
-    return write_report(workdir, pictures, _COLUMNS, _rows(results), blocks)
+    return write_report(workdir, results, pictures, _COLUMNS, _rows(results), blocks)
 
 
 def matrix(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:

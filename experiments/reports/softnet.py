@@ -67,7 +67,7 @@ def write_softnet_report(workdir: Path, config: Config) -> Path:
     }
     blocks = _blocks(after, config, results, curves, parts)
     blocks += [Heading(2, "What is forgotten"), of_each]
-    return write_report(workdir, pictures, _COLUMNS, _rows(results), blocks)
+    return write_report(workdir, results, pictures, _COLUMNS, _rows(results), blocks)
 
 
 def _square(parts: Sequence[Sequence[float]]) -> np.ndarray:

@@ -60,7 +60,7 @@ def write_stamp_report(workdir: Path, report_epochs: Sequence[int]) -> Path:
         for (name, caption, lines), ours in zip(shown, axes, strict=True)
     }
     blocks = [*_blocks(seeds, frame, report_epochs), Heading(2, "Pictures"), *pictures]
-    return write_report(workdir, pictures, COLUMNS, rows, blocks)
+    return write_report(workdir, seeds, pictures, COLUMNS, rows, blocks)
 
 
 def _rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.reports.about import with_notes
 from experiments.reports.figures import panels, shown_name
 from experiments.reports.gather import write_csv
 from experiments.reports.page import Block, Picture, to_html, to_markdown
@@ -32,6 +33,7 @@ def read_seeds(workdir: Path) -> list[dict[str, Any]]:
 
 def write_report(
     workdir: Path,
+    results: Sequence[Mapping[str, Any]],
     pictures: Mapping[Picture, Callable[[Path], None]],
     columns: Sequence[str],
     rows: Iterable[Mapping[str, Any]],
@@ -41,10 +43,12 @@ def write_report(
 
     Args:
       workdir: of the experiment.
+      results: of those seeds.
       pictures: what draws each.
       columns: of results.csv.
       rows: likewise.
-      blocks: of the page, those pictures among them.
+      blocks: of the page, those pictures among them. What made it is added, and what
+        its words mean.
 
     Returns:
       The path of its Markdown.
@@ -54,6 +58,7 @@ def write_report(
     """
     texts = "summary.md", "index.html", "results.csv"
     files = Outputs(workdir / REPORT, *texts, *(one.path.name for one in pictures))
+    blocks = with_notes(blocks, results)
     for one, draw in pictures.items():
         files.write(one.path.name, draw)
     files.write("results.csv", partial(write_csv, rows=rows, columns=columns))

@@ -14,10 +14,14 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
+from experiments.runs.layout import read_object
 from experiments.runs.made_by import command
 from experiments.runs.stopping import Signals
+from sup_tickets.files import atomic_write
 from sup_tickets.training.processes import say
 from sup_tickets.training.sealed_files import check_intact, parse, sealed, write
+
+_TIMES = "seconds.json"
 
 Notes = dict[str, Any]
 """What a phase tells, JSON."""
@@ -57,19 +61,31 @@ class Phases(NamedTuple):
             if done < total:
                 say(f"{path}: going on after {done} of {total} steps")
         saved, saved_at = done, time.monotonic()
+        began = saved_at - self._times().get(name, 0.0)
         while done < total:
             state, notes = step(state, notes, done)
             done += 1
             late = 0 < self.every_seconds <= time.monotonic() - saved_at
             due = 0 < self.every_steps <= done - saved
             if done == total or late or due or self.signals.received:
-                _write(path, state, notes, done)
                 saved, saved_at = done, time.monotonic()
+                _write(path, state, notes, done)
+                times = self._times() | {name: saved_at - began}
+                atomic_write(self.folder.parent / _TIMES, json.dumps(times))
             self.signals.check(
                 f"{self.folder.parent}: stopped after {done} of {total} steps of "
                 f"{name!r}, all saved; the same command goes on: {command()}"
             )
         return state, notes
+
+    def seconds(self) -> float:
+        """How long the steps of all phases took, those of earlier processes too."""
+        return sum(self._times().values())
+
+    def _times(self) -> dict[str, float]:
+        """By phase; beside what is computed, which is the same at any speed."""
+        path = self.folder.parent / _TIMES
+        return read_object(path) if path.exists() else {}
 
 
 def _write(path: Path, state: Any, notes: Notes, done: int) -> None:

@@ -96,6 +96,7 @@ def _run_seed(
         "seed": config.seed,
         "evaluated_on": config.evaluate,
         **experiment.one_seed(config, folder, phases),
+        "seconds": round(phases.seconds(), 1),
         "made_by": made_by(),
     }
     atomic_write(folder / RESULTS, json.dumps(results, indent=1) + "\n")
