@@ -1,0 +1,24 @@
+"""S1 on a network that is cheap enough for all base methods: LeNet-300-100."""
+
+import dataclasses
+
+from experiments.studies import claim
+from experiments.studies.values import Cell
+
+STUDY = dataclasses.replace(
+    claim.STUDY,
+    title="Sup-tickets against its base methods, LeNet-300-100",
+    config="configs/small_fashion.py",
+    cells=tuple(
+        Cell(f"{title} {percent}%", {"method": method, "sparsity": f"0.{percent}"})
+        for method, title in (
+            ("rigl", "RigL"),
+            ("set", "SET"),
+            ("granet", "GraNet"),
+            ("static", "static"),
+        )
+        for percent in (90, 95, 98)
+    ),
+    seeds=tuple(range(8)),
+    remarks="",
+)
