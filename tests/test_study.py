@@ -4,12 +4,14 @@ import dataclasses
 
 import chex
 import jax
+import numpy as np
 import pandas as pd
 import pytest
 
 from experiments import study as command
 from experiments.build.branch import course_of
 from experiments.reports import study as reports
+from experiments.reports import study_diversity
 from experiments.reports.columns import SCORES, score
 from experiments.reports.study_page import write_page
 from experiments.runs.layout import FINAL, member_name
@@ -143,6 +145,31 @@ def test_less_perplexity_is_better():
     )
     assert "below 0 in 0 and above 0 in 0" in text
     assert reports.columns(study)[4:6] == ("perplexity", "accuracy")
+
+
+def test_what_superposing_adds_is_ranked_against_how_far_apart_tickets_are(tmp_path):
+    rows = table({("a", "x"): [0.60, 0.63, 0.70], ("a", "y"): [0.50, 0.40, 0.30]})
+    rows["mean_ticket"] = rows["accuracy"] - [0.01, 0.02, 0.04, 0.06, 0.05, 0.03]
+    rows["overlap"] = [0.1, 0.2, 0.4, 0.6, 0.5, 0.3]  # as the gain, in both views
+    rows["disagreement"] = [0.6, 0.5, 0.3, 0.1, 0.2, 0.4]  # against it
+    gains = study_diversity.with_gains(STUDY, rows)
+    np.testing.assert_allclose(gains["gain"], [1, 2, 4, 6, 5, 3])
+    found = study_diversity.correlations(gains)
+    assert found.rows == [
+        ["different answers", "6", "-1.00 (p 0)", "-1.00 (p 0)"],
+        ["overlap of masks", "6", "+1.00 (p 0)", "+1.00 (p 0)"],
+    ]
+    # Of one value there is no correlation, and of three runs none is worth a line.
+    same = study_diversity.correlations(gains.assign(overlap=1.0))
+    assert same.rows[1][2:] == ["", ""]
+    assert study_diversity.correlations(gains[:3]) is None
+    less = dataclasses.replace(STUDY, score="nll")
+    nll = rows.rename(columns={"accuracy": "nll", "nll": "accuracy"})
+    np.testing.assert_allclose(
+        study_diversity.with_gains(less, nll)["gain"], -gains["gain"] / 100
+    )
+    study_diversity.draw_gains(tmp_path / "x.png", STUDY, gains)
+    assert (tmp_path / "x.png").stat().st_size > 1000
 
 
 def test_each_arm_is_compared_in_the_cell_that_validation_chooses(tmp_path):

@@ -33,8 +33,8 @@ def columns(study: Study) -> tuple[str, ...]:
         *(() if study.score in scores else (study.score,)),
         *(() if study.choice is None else ("validation",)),
         *scores,
-        *("mean_ticket", "best_ticket", "ensemble", "disagreement", "overlap"),
-        *_COSTS,
+        *("mean_ticket", "best_ticket", "ensemble", "disagreement", "kl"),
+        *("overlap", *_COSTS),
         *_MADE_BY,
     )
 
@@ -78,6 +78,7 @@ def _row(study: Study, run: StoredRun, arm: Arm) -> dict[str, Any]:
         "best_ticket": best(tickets, default=None),
         "ensemble": (analysis.get("ensemble") or {}).get(study.score),
         "disagreement": _off_diagonal(analysis.get("disagreement")),
+        "kl": _off_diagonal(analysis.get("kl")),
         "overlap": _off_diagonal(analysis.get("overlap")),
         **({"validation": _validation(study, run)} if study.choice else {}),
         "evaluated_on": run.results.get("evaluated_on"),

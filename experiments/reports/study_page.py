@@ -5,7 +5,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from experiments.reports.columns import DIVERSITY, Column, score
+from experiments.reports.columns import Column, score
 from experiments.reports.figures import panels, shown_name
 from experiments.reports.gather import Frame, Series, numbers, spread, write_csv
 from experiments.reports.page import (
@@ -26,6 +26,13 @@ from experiments.reports.study import (
     signed,
     verdict,
 )
+from experiments.reports.study_diversity import (
+    APART,
+    correlation_text,
+    correlations,
+    draw_gains,
+    with_gains,
+)
 from experiments.runs.written import Outputs
 from experiments.studies.values import Arm, Cell, Study
 
@@ -36,11 +43,15 @@ def page_files(name: str, out: Path) -> Outputs:
     Raises:
       ValueError: naming one that is there, and that no study wrote.
     """
-    return Outputs(out, *(f"{name}.{kind}" for kind in ("csv", "md", "png")))
+    return Outputs(
+        out,
+        *(f"{name}.{kind}" for kind in ("csv", "md", "png")),
+        f"{name}_tickets.png",
+    )
 
 
 def write_page(study: Study, name: str, rows: Frame, out: Path) -> Path:
-    """Writes ``NAME.csv``, ``NAME.md`` and ``NAME.png``; returns the page.
+    """Writes ``NAME.csv``, ``NAME.md`` and pictures; returns the page.
 
     Args:
       study: what was compared.
@@ -66,6 +77,15 @@ def write_page(study: Study, name: str, rows: Frame, out: Path) -> Path:
             "dots are seeds"
         )
         blocks.append(Picture(picture, caption))
+    gains = with_gains(study, rows)
+    if found := correlations(gains):
+        picture = out / f"{name}_tickets.png"
+        files.write(picture.name, lambda path: draw_gains(path, study, gains))
+        caption = "What superposing adds, by how far apart the tickets are"
+        blocks += [
+            *(Heading(2, "Diversity and gain"), correlation_text(study), found),
+            Picture(picture, caption),
+        ]
     files.write(f"{name}.md", to_markdown(blocks))
     return out / f"{name}.md"
 
@@ -190,7 +210,7 @@ def _tickets(study: Study, rows: Frame, arms: Sequence[str]) -> Table | None:
         "ensemble": "ensemble",
     }
     names = {name: column._replace(title=title) for name, title in shared.items()}
-    names |= {d.name: d for d in DIVERSITY if d.name in ("disagreement", "overlap")}
+    names |= {d.name: d for d in APART if numbers(rows[d.name]).notna().any()}
     lines = []
     for cell, same in _cells(rows):
         for arm in arms:
