@@ -14,7 +14,7 @@ _CHANGED = (
     *("four of 6", "eight of 3", "six cycles"),
     *("explore 0", "explore 0.1", "explore 0.5"),
     *("CAA", "CIMA 0.5", "CIMA 0.9", "pruned once", "statistics anew"),
-    *("phase 1 is a ticket", "constant rate", "large restarts"),
+    *("phase 1 is a ticket", "constant rate", "falling rate", "large restarts"),
 )
 
 STUDY = Study(
@@ -51,6 +51,7 @@ STUDY = Study(
         Arm("statistics anew", _chosen(batch_norm="bu")),
         Arm("phase 1 is a ticket", _chosen(include_phase1="true")),
         Arm("constant rate", _chosen(form="constant")),
+        Arm("falling rate", _chosen(form="restart")),
         Arm("large restarts", _chosen(lr_max="0.5")),
     ),
     versus=(
@@ -63,6 +64,7 @@ STUDY = Study(
         f"{REMARKS} 'explore 0.1' is the chosen recipe itself, run a second time: its "
         "difference is the noise of the machine alone. 'base, topology rests' has a "
         "phase 1 of its own, whose updates end at 75% of its 250 epochs, and so the "
-        "noise of another training."
+        "noise of another training. 'falling rate' is the cycle of SWA, from the "
+        "highest rate to the lowest."
     ),
 )
