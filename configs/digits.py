@@ -70,7 +70,6 @@ def _small(config: Any) -> None:
     config.method.update_end_fraction = 0.75  # [RigL]
     config.method.drop_fraction = 0.3  # [RigL]
     config.method.drop_schedule = "cosine"  # [RigL]
-    config.method.prune_end_fraction = 0.5
 
     config.train.epochs = 90
     config.sup.cycle_epochs = 3
