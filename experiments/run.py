@@ -104,7 +104,7 @@ def run(
 def tell(results: dict[str, Any], workdir: Path) -> None:
     """Prints what a run is worth, and where its report is."""
     say(table(results))
-    say(f"{taken(results)} Report: {workdir}/report/index.html")
+    say(f"\n{taken(results)} Report: {workdir}/report/index.html")
 
 
 def running(config: Config, workdir: Path, session: Session, name: str) -> Running:
