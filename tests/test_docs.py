@@ -297,6 +297,16 @@ def test_the_reference_has_every_name_once():
     )
 
 
+def test_the_table_of_the_reference_has_the_names_of_every_section():
+    text = (ROOT / "docs/api.md").read_text("utf-8")
+    table, *sections = re.split(r"^## ", text, flags=re.M)
+    listed = re.findall(r"^\| \[(.*?)\]\(.*?\) \| (.*) \|$", table, re.M)
+    assert [title for title, _ in listed] == [s.partition("\n")[0] for s in sections]
+    for (_, names), section in zip(listed, sections, strict=True):
+        found = re.findall(r"^\.\. (?:auto|py:)\S+:: ([\w.]+)$", section, re.M)
+        assert names == ", ".join(f"`{n.rpartition('.')[2]}`" for n in found)
+
+
 # --- Installation ---------------------------------------------------------------------
 
 
