@@ -21,10 +21,10 @@ their accuracy as it is: +0.09 (0.18) and +0.03 (0.35) points. Seed 0 shows no g
 superposed ticket has 96.67, its tickets 97.50, 96.39 and 96.39. On one core instead of
 two, where sums have another order, the same command ends at 94.44.
 
-The cycle was chosen by a pilot on the validation split (180 images), seeds 0 to 4, before
-conv's gradients were mended, with --config.evaluate=validation --config.seed=S
---config.sup.lr_max=.. and --config.sup.explore_fraction=..: gain of the superposed ticket
-over the mean ticket in points and in nats, and its own accuracy.
+The cycle was chosen by a pilot on the validation split (180 images), seeds 0 to 4,
+before conv's gradients were mended, with --config.evaluate=validation --config.seed=S
+--config.sup.lr_max=.. and --config.sup.explore_fraction=..: gain of the superposed
+ticket over the mean ticket in points and in nats, and its own accuracy.
 
     lr_max  explore  conv: gain, NLL, accuracy          mlp: gain, NLL, accuracy
     0.005   0.1      +0.15 (0.30), -0.0004, 98.33       -0.22 (0.24), -0.0006, 94.33
