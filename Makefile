@@ -45,12 +45,19 @@ matrix:
 clean:
 	rm -rf $(VENV)
 
+# One line instead of pip's many.
+OLD = import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
+  "Python 3.11 or newer is needed, and %s is %d.%d; make run PYTHON=python3.12, " \
+  "for example, takes another" % (sys.executable, v[0], v[1]))
+
 $(VENV)/.train: setup.py
+	@$(PYTHON) -c '$(OLD)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -e ".[train]"
 	touch $@
 
 $(VENV)/.dev: setup.py
+	@$(PYTHON) -c '$(OLD)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $@ $(VENV)/.train

@@ -55,7 +55,6 @@ def get_config(argument: str = "") -> ConfigDict:
     config.method.update_end_fraction = 0.75  # [RigL]
     config.method.drop_fraction = 0.3  # [RigL]
     config.method.drop_schedule = "cosine"  # [RigL]
-    config.method.prune_end_fraction = 0.5
 
     config.sup.cycle_epochs = 2
     config.sup.explore_fraction = 0.1

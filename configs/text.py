@@ -46,7 +46,6 @@ def _small() -> Any:
     config.method.update_every_steps = 60
     config.method.update_end_fraction = 0.75
     config.method.drop_schedule = "cosine"
-    config.method.prune_end_fraction = 0.5
 
     config.train.epochs = 12
     config.train.schedule = "cosine"

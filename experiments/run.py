@@ -15,7 +15,8 @@ import jax
 
 from experiments.build.experiment import Run, build, comparisons
 from experiments.config.fields import Config
-from experiments.reports.run import table, write_report
+from experiments.reports.networks import table, taken
+from experiments.reports.run import write_report
 from experiments.runs.branch import Branch, branch_of, branched, going_on
 from experiments.runs.folder import RunFolder
 from experiments.runs.identity import mesh_fields, named_fields
@@ -32,7 +33,7 @@ from experiments.runs.lost import lost_text
 from experiments.runs.made_by import command, made_by, versions
 from experiments.runs.ownership import is_finished, is_trained, outputs
 from experiments.runs.progress import Progress
-from experiments.runs.results import analysis_of, cost_of
+from experiments.runs.results import analysis_of, cost_of, rate_curve
 from experiments.runs.stopping import RunCheckpointer, Signals, Stopped
 from experiments.runs.stored import read_run, with_others
 from sup_tickets.training.calls import Running, alone
@@ -103,7 +104,7 @@ def run(
 def tell(results: dict[str, Any], workdir: Path) -> None:
     """Prints what a run is worth, and where its report is."""
     say(table(results))
-    say(f"{results['seconds']:.0f} s; report: {workdir}/report/index.html")
+    say(f"\n{taken(results)} Report: {workdir}/report/index.html")
 
 
 def running(config: Config, workdir: Path, session: Session, name: str) -> Running:
@@ -294,6 +295,7 @@ def _results(
         "date": datetime.now(UTC).isoformat(" ", "minutes").replace("+00:00", " UTC"),
         "rows": progress.rows,
         "layers": progress.layers,
+        "learning_rate": rate_curve(ours),
         "cost": cost,
         "analysis": analysis_of(config, ours, folder, final),
         "made_by": made_by(),

@@ -26,7 +26,7 @@ def check_sparsity(sparsity: Any, name: str = "sparsity") -> None:
     if isinstance(sparsity, jax.core.Tracer):
         return
     if not (is_number(sparsity) and 0 <= sparsity < 1):
-        hint = _percent_hint(sparsity)
+        hint = percent_hint(sparsity)
         raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}{hint}")
 
 
@@ -39,7 +39,7 @@ def check_fraction(fraction: Any, name: str = "fraction") -> None:
     if isinstance(fraction, jax.core.Tracer):
         return
     if not (is_number(fraction) and 0 <= fraction <= 1):
-        hint = _percent_hint(fraction)
+        hint = percent_hint(fraction)
         raise ValueError(f"{name} must be in [0, 1], got {fraction!r}{hint}")
 
 
@@ -50,7 +50,7 @@ def check_density(density: Any, name: str = "density") -> None:
       ValueError: naming the argument and its value.
     """
     if not (is_number(density) and 0 < density <= 1):
-        hint = _percent_hint(density)
+        hint = percent_hint(density)
         raise ValueError(f"{name} must be in (0, 1], got {density!r}{hint}")
 
 
@@ -150,20 +150,18 @@ def check_one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {words}, got {value!r}{hint}")
 
 
-def check_options(
-    what: str, options: Iterable[str], known: Iterable[str], otherwise: str = ""
-) -> None:
+def check_options(what: str, options: Iterable[str], known: Iterable[str]) -> None:
     """Raises unless all options are known.
 
     Raises:
       ValueError: naming the first that is not, what has no such option, and the
-        nearest that it has; ``otherwise`` ends the line.
+        nearest that it has.
     """
     known = sorted(known)
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known)
-            raise ValueError(f"{what} has no option {option!r}{hint}{otherwise}")
+            raise ValueError(f"{what} has no option {option!r}{hint}")
 
 
 def did_you_mean(value: Any, known: Iterable[str]) -> str:
@@ -195,7 +193,8 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
 
 
-def _percent_hint(value: Any) -> str:
+def percent_hint(value: Any) -> str:
+    """A hint at what a number above 1 was probably meant to be, to end a message."""
     if not (is_number(value) and 1 < value <= 100):
         return ""
     return f"; in percent? {value:g}% is {float(value) / 100:g}"

@@ -98,7 +98,8 @@ def _changed(change: Change | None, value: Any) -> Any:
 def _results(jaxpr: Any, equation: Any, values: Mapping[Any, Any]) -> Any:
     """What an equation computes, variable by variable."""
     given = list({v: None for v in equation.invars if isinstance(v, core.Var)})
-    outs = [v for v in equation.outvars if not isinstance(v, core.DropVar)]
+    # What is dropped is a DropVar, which jax 0.8 has elsewhere.
+    outs = [v for v in equation.outvars if type(v) is core.Var]
     alone = jaxpr.replace(
         constvars=[],
         invars=given,

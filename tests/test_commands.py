@@ -93,8 +93,14 @@ WRONG = {
         ([D, W, "--distributed", "--process=-1"], "from 0 .* got -1"),
         ([D, W, "--processes=two"], "--processes: invalid int value: 'two'"),
         # These are found by the build.
-        ([D, W, "--config.method.sparsity=90"], r"at most 1 \(90% is 0.9\), got 90.0"),
-        ([D, W, "--config.method.sparsity=nan"], "sparsity must be at least 0"),
+        (
+            [D, W, "--config.method.sparsity=90"],
+            r"in \[0, 1\), got 90.0; in percent\? 90% is 0.9",
+        ),
+        (
+            [D, W, "--config.method.sparsity=nan"],
+            r"sparsity must be in \[0, 1\), got nan",
+        ),
         ([f"{D}:mask=snipp", W], "config.mask.name .* mean 'snip'"),
         ([D, W, "--config.masks=nowhere/x.st"], "no file 'nowhere/x.st'"),
         ([f"{D}:masks=runs/a=1,seed=0/x.st", W], "no file 'runs/a=1,seed=0/x.st'"),

@@ -11,7 +11,6 @@ import ast
 import contextlib
 import fnmatch
 import importlib
-import importlib.util
 import inspect
 import io
 import json
@@ -52,14 +51,14 @@ def text_of(page):
 # --- Python ---------------------------------------------------------------------------
 
 
-def blocks_of(page, language):
+def blocks_of(page, language, package=None):
     """The fenced blocks of a language, each with the line before its first.
 
-    A block may name a package that it needs, and is left out where that is missing.
+    A block may name a package that it needs beside ours, and is left out without that.
     """
     text = text_of(page)
     for found in re.finditer(rf"^```{language}( \w+)?\n(.*?)^```", text, re.S | re.M):
-        if found[1] is None or importlib.util.find_spec(found[1].strip()):
+        if found[1] is None or found[1].strip() == package:
             yield text[: found.start(2)].count("\n"), found[2]
 
 
@@ -76,10 +75,10 @@ def expected_after(lines, last):
     return "\n".join(below)
 
 
-def run_page(page):
+def run_page(page, package=None):
     """Runs the blocks of a page; its namespace."""
     space = {"__name__": page.stem}
-    for before, source in blocks_of(page, "python"):
+    for before, source in blocks_of(page, "python", package):
         source = re.sub(r"^%", "# %", source, flags=re.M)  # magic of notebooks
         lines = source.splitlines()
         tree = ast.parse("\n" * before + source, page.name)
@@ -124,6 +123,13 @@ def test_the_code_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
         assert int(st.count(masks)) == 237
         pruned = st.apply_masks(masks, params)
         jax.tree.map(np.testing.assert_array_equal, pruned, params)
+
+
+def test_an_exported_network_says_the_same_in_pytorch(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="PyTorch is not here; its block did not run")
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert "logits" in run_page(ROOT / "docs/files.md", "torch")
 
 
 # --- Commands -------------------------------------------------------------------------
@@ -289,6 +295,16 @@ def test_the_reference_has_every_name_once():
     assert sorted(re.findall(r"^\.\. \S+:: ([A-Za-z_]\w*)$", text, re.M)) == sorted(
         [*st.__all__, *["sup_tickets"] * text.count("currentmodule")]
     )
+
+
+def test_the_table_of_the_reference_has_the_names_of_every_section():
+    text = (ROOT / "docs/api.md").read_text("utf-8")
+    table, *sections = re.split(r"^## ", text, flags=re.M)
+    listed = re.findall(r"^\| \[(.*?)\]\(.*?\) \| (.*) \|$", table, re.M)
+    assert [title for title, _ in listed] == [s.partition("\n")[0] for s in sections]
+    for (_, names), section in zip(listed, sections, strict=True):
+        found = re.findall(r"^\.\. (?:auto|py:)\S+:: ([\w.]+)$", section, re.M)
+        assert names == ", ".join(f"`{n.rpartition('.')[2]}`" for n in found)
 
 
 # --- Installation ---------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_a_run_from_the_command_line(folder):
         *("rigl without Sup-tickets", "dense", "ensemble of the tickets"),
     ]
     assert "steps/s" in done.stdout
-    assert "points over the mean ticket" in done.stdout
+    assert "| mean of the 3 tickets " in done.stdout
 
 
 def test_a_run_leaves_every_file(folder):
@@ -441,7 +441,7 @@ def test_every_short_name_is_a_field():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, r"config.seed must be at least 0 and at most .*, got -1"),
+        ({"seed": -1}, r"config.seed must be in \[0, 4294967295\], got -1"),
         ({"compare": 1}, r"config.compare must be of type bool, got 1"),
         (
             {"evaluate": "tests"},
@@ -475,7 +475,7 @@ def test_every_short_name_is_a_field():
         ({"train.block_steps": 0}, r"config.train.block_steps must be at least 1"),
         ({"train.clip_norm": -1.0}, r"config.train.clip_norm must be at least 0"),
         ({"train.clip_norm": 0.0}, r"config.train: clip_norm must be positive or None"),
-        ({"train.momentum": 1.0}, r"config.train: momentum must be in \[0, 1\)"),
+        ({"train.momentum": 1.0}, r"config.train.momentum must be in \[0, 1\)"),
         ({"train.accumulate": 3}, r"config.train: accumulate=3 does not divide the b"),
         ({"train.warmup_epochs": 4}, r"config.train: warmup_epochs=4 must be fewer"),
         (
@@ -502,8 +502,8 @@ def test_every_short_name_is_a_field():
             r"config.method: structure='fan-in': method 'srigl' has its own, fan-in",
         ),
         ({"method.name": "rigel"}, r"config.method: unknown method .* mean 'rigl'"),
-        ({"method.sparsity": 1.0}, r"config.method: sparsity must be"),
-        ({"method.sparsity": 1.5}, r"config.method.sparsity must be at least 0 and at"),
+        ({"method.sparsity": 1.0}, r"config.method.sparsity must be in \[0, 1\), got"),
+        ({"method.sparsity": 1.5}, r"config.method.sparsity must be in \[0, 1\), got"),
         (
             {"method.distribution": "erkk"},
             r"config.method.distribution must be one of .*erkk.*erk",

@@ -203,6 +203,26 @@ def test_pruning_ends_after_110_of_160_parts():
             lambda: st.mest(sparsity=0.5, total_steps=999, extra_density=0.7),
             r"extra_density must be in \[0, 0.5\], got 0.7",
         ),
+        (
+            lambda: st.make_method("rigl", total_steps=9),
+            "^method 'rigl' needs sparsity$",
+        ),
+        (
+            lambda: st.make_method("acdc"),
+            "^method 'acdc' needs sparsity and total_steps$",
+        ),
+        (
+            lambda: st.make_method("rigl", sparcity=0.9, total_steps=9),
+            "^method 'rigl' has no option 'sparcity'; did you mean 'sparsity'.$",
+        ),
+        (
+            lambda: st.rigl(sparsity=0.5, total_steps=999, grow_score=st.by_random),
+            r"^method 'rigl' has no option 'grow_score', .* by replace\(grow_score=",
+        ),
+        (
+            lambda: st.make_method("dense", sparsity=0.9),
+            "^method 'dense' has no option 'sparsity'$",
+        ),
         (lambda: st.make_method("sparse_evolutionary"), "did you mean 'set'"),
         (lambda: st.make_method("gradual_magnitude"), "did you mean 'gmp'"),
         (lambda: st.Method("m", sparsity=0.5, where=None), "where=None .* must be 0"),

@@ -58,7 +58,6 @@ WORKS = {
     "rprop": (optax.rprop(0.1), 2),
     "sgd": (optax.sgd(0.1, momentum=0.9, nesterov=True), 1),
     "sign_sgd": (optax.sign_sgd(0.1), 0),
-    "signum": (optax.signum(0.1), 1),
     "sm3": (optax.sm3(0.1), 1),
     "yogi": (optax.yogi(0.1), 2),
     # contrib
@@ -68,8 +67,6 @@ WORKS = {
     "dadapt_adamw": (contrib.dadapt_adamw(), 3),
     "dog": (contrib.dog(0.1), 1),
     "dowg": (contrib.dowg(0.1), 1),
-    "galore": (contrib.galore(0.1, rank=2, update_proj_gap=1), 0),
-    "madgrad": (contrib.madgrad(0.1), 3),
     "mechanize": (contrib.mechanize(optax.adam(0.1)), 3),
     "momo": (contrib.momo(0.1), 1),
     "momo_adam": (contrib.momo_adam(0.1), 2),
@@ -141,10 +138,6 @@ WORKS = {
         optax.masked(optax.adam(0.1), lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
         2,
     ),
-    "measure_with_ema": (
-        optax.chain(optax.measure_with_ema(lambda u: u, decay=0.9), optax.sgd(0.1)),
-        1,
-    ),
     "named_chain": (
         optax.named_chain(("adam", optax.adam(0.1)), ("half", optax.scale(0.5))),
         2,
@@ -177,6 +170,21 @@ WORKS = {
         optax.partition({"train": optax.yogi(0.1), "frozen": optax.adam(0.1)}, FROZEN),
         2,
     ),
+}
+# Of later versions than the lowest that setup.py allows.
+NEWER = {
+    (optax, "signum"): (lambda make: make(0.1), 1),
+    (optax, "measure_with_ema"): (
+        lambda make: optax.chain(make(lambda u: u, decay=0.9), optax.sgd(0.1)),
+        1,
+    ),
+    (contrib, "galore"): (lambda make: make(0.1, rank=2, update_proj_gap=1), 0),
+    (contrib, "madgrad"): (lambda make: make(0.1), 3),
+}
+WORKS |= {
+    name: (build(getattr(place, name)), slots)
+    for (place, name), (build, slots) in NEWER.items()
+    if hasattr(place, name)
 }
 EXTRA = {
     "polyak_sgd": ("value",),
@@ -269,6 +277,18 @@ def check_as_new(tx, params, state, slots):
         assert found == slots
 
 
+def traces_of_plain(tx, extra):
+    """How often the step of an optimizer that is not wrapped is compiled."""
+    traces = []
+    step = step_of(tx, extra, traces)
+    params = draw(jax.random.key(0))
+    state = tx.init(params)
+    for i in range(4):
+        noise = draw(jax.random.key(100 + i), 0.01)
+        params, state = step(*jax.tree.map(jnp.array, (params, state)), noise)
+    return len(traces)
+
+
 @pytest.mark.parametrize("name", WORKS)
 @jax.numpy_dtype_promotion("standard")
 @jax.numpy_rank_promotion("allow")
@@ -292,8 +312,9 @@ def test_slots_of_inactive_weights_are_as_new(name):
         check_as_new(tx, params, state, slots)
         if i >= 5:
             moved = jax.tree.map(lambda m, p: m | (np.asarray(p) != 0), moved, params)
-    # Plain Optax compiles a line search twice, too.
-    assert len(traces) == (2 if "linesearch" in name else 1), "recompiled"
+    # A line search is compiled twice by plain Optax too, as others are by old versions.
+    plainly = 1 if len(traces) == 1 else traces_of_plain(tx, EXTRA.get(name, ()))
+    assert len(traces) == plainly, "recompiled"
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == form
     arrays = (params, state.inner)
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(arrays) if is_number(a))

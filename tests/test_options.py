@@ -419,6 +419,11 @@ def test_what_a_file_sets_is_never_refused(file):
         check_options(file.get_config(argument))
 
 
+@pytest.mark.parametrize("file", [f for f in FILES if f is not imagenet_config])
+def test_a_run_of_a_file_as_it_is_uses_all_that_it_sets(file):
+    assert unused_fields(file.get_config()) == ()
+
+
 def test_two_ways_to_smooth_labels_are_refused():
     text = r"config.train.label_smoothing=0.1 would have no effect; .* no labels, which"
     with pytest.raises(ValueError, match=text):

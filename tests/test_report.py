@@ -25,6 +25,7 @@ from experiments.reports.gather import (
     spread,
     write_csv,
 )
+from experiments.reports.networks import table
 from experiments.reports.page import (
     Heading,
     Picture,
@@ -33,7 +34,7 @@ from experiments.reports.page import (
     aligned,
     to_html,
 )
-from experiments.reports.run import table, write_report
+from experiments.reports.run import write_report
 from experiments.reports.run_figures import draw_curves, draw_layers, draw_plane
 from experiments.reports.runs import report
 from experiments.reports.runs_figures import draw_bars, draw_by_sparsity
@@ -124,7 +125,9 @@ def test_a_run_has_every_part_of_its_report(one):
     assert "| rigl without Sup-tickets | 94.00%" in summary
     assert "| dense                    | 96.00%" in summary
     assert "| ensemble of the tickets  | 95.50%" in summary
-    assert "points over the mean ticket" in summary
+    assert re.search(r"\| mean of the 3 tickets +\| \+0.60 ", summary)
+    assert re.search(r"\| rigl without Sup-tickets, as many steps +\| \+1.00 ", summary)
+    assert "took 12 s, 37 s with the runs for comparison." in summary
     assert "0.1409" in summary  # FLOPs of the training
 
 
@@ -222,7 +225,12 @@ def test_the_final_table():
     ]
     assert "| all            | 0%       |" in lines[4]
     assert "| 100 / 1000     | 90.000%  |" in lines[5]
-    assert lines[7].endswith("+3.00 points over the mean ticket, +2.00 over the best")
+    assert lines[7:] == [
+        "| the superposed ticket against | points of accuracy |",
+        "| ----------------------------- | ------------------ |",
+        "| mean of the 2 tickets         | +3.00              |",
+        "| best of the tickets           | +2.00              |",
+    ]
     assert len({len(line) for line in lines[:6]}) == 1
 
 

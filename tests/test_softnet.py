@@ -136,7 +136,7 @@ def test_it_goes_on_in_the_middle_of_a_session_bit_for_bit(
             {"train.schedule": "step", "train.drop_epochs": (2,)},
             r"config.train.drop_epochs=\(2,\): epoch 2 is not within the 2 epochs",
         ),
-        ({"train.momentum": 1.0}, r"config.train: momentum must be in \[0, 1\)"),
+        ({"train.momentum": 1.0}, r"config.train.momentum must be in \[0, 1\)"),
         ({"data.cutout": 9}, "config.data: cutout must be below the 8 pixels"),
         ({"model.options.features": (0, 4)}, "model: a layer would have no weights"),
         ({"softnet.split": "topic"}, "split='topic' has base_classes=60"),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 from ml_collections import ConfigDict
 
-from sup_tickets.checks import check_one_of
+from sup_tickets.checks import check_one_of, percent_hint
 from sup_tickets.data.text import UNITS
 from sup_tickets.gradinit import ALGORITHMS
 from sup_tickets.learning_rates import CYCLE_FORMS
@@ -36,9 +36,11 @@ class Field(NamedTuple):
     low: float = float("-inf")
     high: float = float("inf")
     words: tuple[str, ...] = ()  # of a str: all that it may be, if that is checked here
+    below: bool = False  # whether ``high`` itself is refused
 
 
 _SEED = Field("int", 0, 2**32 - 1)
+_BELOW_1 = Field("float", 0, 1, below=True)
 
 # Ranges that the library checks itself, with the name of the argument, are left to it.
 FIELDS: dict[str, Field] = {
@@ -63,7 +65,7 @@ FIELDS: dict[str, Field] = {
     "model.name": Field("str"),
     "model.dtype": Field("str", words=("float32", "bfloat16")),
     "method.name": Field("str"),
-    "method.sparsity": Field("float", 0, 1),
+    "method.sparsity": _BELOW_1,
     # The others need the names of layers.
     "method.distribution": Field("str", words=("uniform", "er", "erk")),
     "method.keep_dense": Field("strs"),
@@ -72,7 +74,7 @@ FIELDS: dict[str, Field] = {
     "method.update_end_fraction": Field("float", 0, 1),
     "method.drop_fraction": Field("float", 0, 1),
     "method.drop_schedule": Field("str", words=("cosine", "linear", "constant")),
-    "method.initial_sparsity": Field("float or none", 0, 1),
+    "method.initial_sparsity": Field("float or none", 0, 1, below=True),
     "method.prune_end_fraction": Field("float", 0, 1),
     "view.name": Field("str"),
     "masks": Field("path or none"),
@@ -96,7 +98,7 @@ FIELDS: dict[str, Field] = {
     "tost.sharpness_end": Field("float", 1e-6),
     "tost.sharpness_shape": Field("str", words=("exponential", "linear")),
     "tost.skip_shape": Field("str", words=("linear", "cosine")),
-    "tost.label_smoothing": Field("float", 0, 1),
+    "tost.label_smoothing": _BELOW_1,
     "tost.rescale_steps": Field("int", 1),
     "tost.rescale_rate": Field("float", 1e-12),
     "tost.rescale_algorithm": Field("str", words=ALGORITHMS),
@@ -106,14 +108,14 @@ FIELDS: dict[str, Field] = {
     "train.schedule": Field("str", words=("step", "cosine", "constant")),
     "train.drop_epochs": Field("ints", 0),
     "train.warmup_epochs": Field("int", 0),
-    "train.momentum": Field("float", 0, 1),
+    "train.momentum": _BELOW_1,
     "train.nesterov": Field("bool"),
     "train.weight_decay": Field("float", 0),
     "train.no_weight_decay": Field("strs"),
     "train.clip_norm": Field("float or none", 0),
     "train.averaging": Field("str", words=AVERAGING),
     "train.averaging_patience": Field("int", 1),
-    "train.label_smoothing": Field("float", 0, 1),
+    "train.label_smoothing": _BELOW_1,
     "train.label_smoothing_over": Field("str", words=("all", "others")),
     "train.accumulate": Field("int", 1),
     "train.block_steps": Field("int", 1),
@@ -291,14 +293,21 @@ def _check_value(name: str, field: Field, value: Any) -> None:
         check_one_of(name, value, field.words)
     numbers = value if isinstance(value, (tuple, list)) else [value]
     for number in numbers:
-        if isinstance(number, (int, float)) and not (
-            isfinite(number) and field.low <= number <= field.high
-        ):
-            least, most = f"at least {field.low:g}", f" and at most {field.high:g}"
-            most = "" if field.high == float("inf") else most
-            if field.high == 1 and 1 < number <= 100:
-                most += f" ({number:g}% is {number / 100:g})"
-            raise ValueError(f"{name} must be {least}{most}, got {value!r}")
+        if isinstance(number, (int, float)) and not _is_in(field, number):
+            hint = percent_hint(number) if field.high == 1 else ""
+            raise ValueError(f"{name} must be {_range(field)}, got {value!r}{hint}")
+
+
+def _is_in(field: Field, number: float) -> bool:
+    low_enough = number < field.high if field.below else number <= field.high
+    return isfinite(number) and field.low <= number and low_enough
+
+
+def _range(field: Field) -> str:
+    """In the words of `sup_tickets.checks`."""
+    if field.high < float("inf"):
+        return f"in [{field.low}, {field.high}{')' if field.below else ']'}"
+    return "finite" if field.low == float("-inf") else f"at least {field.low}"
 
 
 def _is_kind(kind: str, value: Any) -> bool:

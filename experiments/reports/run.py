@@ -7,16 +7,8 @@ from typing import Any
 
 from experiments.config.fields import flat
 from experiments.reports.about import with_notes
-from experiments.reports.columns import (
-    COSTS,
-    Column,
-    Cost,
-    is_number,
-    score_cells,
-    score_titles,
-    scores_in,
-    shown,
-)
+from experiments.reports.columns import COSTS, Cost, is_number, shown
+from experiments.reports.networks import gain, networks, taken
 from experiments.reports.page import (
     Block,
     Code,
@@ -24,7 +16,6 @@ from experiments.reports.page import (
     Picture,
     Table,
     Text,
-    aligned,
     to_html,
     to_markdown,
 )
@@ -75,17 +66,6 @@ def write_report(folder: Any, results: Mapping[str, Any]) -> None:
     atomic_write(path / SUMMARY, to_markdown(blocks))
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """The final table as aligned text, and what superposing gained.
-
-    Args:
-      results: as of `write_report`, with whatever `with_others` added.
-    """
-    return "\n".join(
-        [aligned(_networks(results)), "", *_gain(results["rows"])]
-    ).rstrip()
-
-
 def _others(folder: Any) -> tuple[Path, list[StoredRun]]:
     """The path of a run, and the finished runs within it."""
     path = Path(getattr(folder, "path", folder))
@@ -99,13 +79,13 @@ def _run_blocks(
     analysis, config = results.get("analysis") or {}, _config(path)
     blocks: list[Block] = [
         Heading(1, _title(path, config)),
-        _networks(results),
-        *map(Text, _gain(results["rows"])),
+        networks(results),
+        *gain(results["rows"]),
     ]
-    if is_number(results.get("seconds")):
-        blocks.append(Text(f"It took {results['seconds']:.0f} s in all."))
+    if text := taken(results):
+        blocks.append(Text(text))
     report = path / REPORT
-    blocks += _training(report, read_events(path / LOG), others)
+    blocks += _training(report, results, read_events(path / LOG), others)
     blocks += _tickets(report, analysis)
     blocks += _layers(report, results.get("layers") or {})
     blocks += _cost(results.get("cost") or {})
@@ -161,55 +141,11 @@ def _title(path: Path, config: Mapping[str, Any]) -> str:
     return f"Run: {', '.join(map(str, parts))}"
 
 
-def _networks(results: Mapping[str, Any]) -> Table:
-    split = results.get("evaluated_on", "test")
-    scores = scores_in(results["rows"])
-    head = ["network", *score_titles(split, scores), "active / total"]
-    rows = [_cells(row, scores) for row in results["rows"]]
-    ensemble = (results.get("analysis") or {}).get("ensemble")
-    if ensemble:
-        rows.append(_cells({**ensemble, "network": "ensemble of the tickets"}, scores))
-    return Table([*head, "sparsity"], rows)
-
-
-def _cells(row: Mapping[str, Any], scores: Sequence[Column]) -> list[str]:
-    active, total = row.get("active"), row.get("total")
-    if active is None or total is None:
-        counts = ["-", "-"]
-    elif total:
-        counts = [f"{active} / {total}", f"{100 * (1 - active / total):.3f}%"]
-    else:
-        counts = ["all", "0%"]
-    return [
-        str(row["network"]),
-        *score_cells(row, scores),
-        *counts,
-    ]
-
-
-def _gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the superposed ticket compares with the tickets it was made of."""
-    texts = any(is_number(row.get("perplexity")) for row in rows)
-    name = "perplexity" if texts else "accuracy"
-    known = [r for r in rows if is_number(r.get(name))]
-    tickets = [r[name] for r in known if is_ticket(r["network"])]
-    ours = [r[name] for r in known if r["network"] == SUPERPOSED]
-    if not (tickets and ours):
-        return []
-    over_mean = ours[0] - sum(tickets) / len(tickets)
-    if texts:
-        return [
-            f"superposed ticket: perplexity {over_mean:+.2f} against the mean ticket, "
-            f"{ours[0] - min(tickets):+.2f} against the best"
-        ]
-    return [
-        f"superposed ticket: {100 * over_mean:+.2f} points over the mean ticket, "
-        f"{100 * (ours[0] - max(tickets)):+.2f} over the best"
-    ]
-
-
 def _training(
-    report: Path, events: list[dict[str, Any]], others: Sequence[StoredRun]
+    report: Path,
+    results: Mapping[str, Any],
+    events: list[dict[str, Any]],
+    others: Sequence[StoredRun],
 ) -> list[Block]:
     by_run: dict[str, list[dict[str, Any]]] = {}
     for event in events:
@@ -217,11 +153,14 @@ def _training(
     main = next(iter(by_run.values()), [])
     for other in others:
         by_run.setdefault(other.name, other.events)
+    of_runs = {str(results.get("name")): results} | {o.name: o.results for o in others}
+    rates = {name: r.get("learning_rate") for name, r in of_runs.items()}
+    rates = {name: rates[name] for name in by_run if rates.get(name)}
     pictures = [
         *_picture(
             report / "curves.png",
             "Training loss, validation accuracy and learning rate",
-            lambda path: draw_curves(path, by_run),
+            lambda path: draw_curves(path, by_run, rates),
         ),
         *_picture(
             report / "topology.png",

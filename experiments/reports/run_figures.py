@@ -13,6 +13,7 @@ import numpy as np
 from experiments.reports.columns import is_number
 from experiments.reports.figures import panels, shown_name
 from sup_tickets import pictures
+from sup_tickets.pictures import Curve
 
 Layers = Mapping[str, Sequence[Mapping[str, Any]]]
 """Counts of each sparse leaf by network: ``{"layer", "active", "size"}``."""
@@ -23,12 +24,18 @@ _MARKERS = ("o", "s", "^", "D")  # of tickets in a plane
 # --- Training -------------------------------------------------------------------------
 
 
-def draw_curves(path: Path, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
+def draw_curves(
+    path: Path,
+    events: Mapping[str, Sequence[Mapping[str, Any]]],
+    rates: Mapping[str, Curve] | None = None,
+) -> bool:
     """Training loss, validation accuracy and learning rate over the steps.
 
     Args:
       path: of the picture.
       events: of each run by its name; the first is the one whose cycles are marked.
+      rates: learning rates by the name of the run; of a run without, as far as its
+        events tell.
     """
     quantities = {
         title: {
@@ -45,6 +52,8 @@ def draw_curves(path: Path, events: Mapping[str, Sequence[Mapping[str, Any]]]) -
     }
     if not quantities:
         return False
+    if "learning rate" in quantities:
+        quantities["learning rate"] |= rates or {}
     first = next(iter(events.values()))
     marks = [e["step"] for e in first if e.get("event") == "explore"]
     log = [title for title in quantities if title.startswith("training loss")]

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.build.experiment import Run
@@ -100,6 +101,24 @@ def cost_of(
         "dense_training_flops": 3 * dense * size * steps,
         "measured_step_flops": _measured(ours),
     }
+
+
+def rate_curve(ours: Run) -> list[tuple[int, float]]:
+    """The learning rate of some steps, enough of each cycle to show its form.
+
+    Counted as in the log: the first step is 1.
+    """
+    ends = [0, ours.plan.phase1_steps, *ours.plan.collections]
+    steps = np.unique(
+        np.concatenate(
+            [
+                np.linspace(begin, end - 1, 100 if begin == 0 else 25).astype(int)
+                for begin, end in pairwise(ends)
+            ]
+        )
+    )
+    rates = np.broadcast_to(ours.learning_rate(jnp.asarray(steps)), steps.shape)
+    return [(int(s) + 1, float(r)) for s, r in zip(steps, rates, strict=True)]
 
 
 def _history(

@@ -102,8 +102,9 @@ def _outermost(folders: Sequence[Path]) -> list[Path]:
 def with_others(
     results: Mapping[str, Any], others: Iterable[StoredRun]
 ) -> dict[str, Any]:
-    """Results whose table also has the networks of runs to compare with."""
-    rows = list(results.get("rows", ()))
+    """Results with the networks of runs to compare with, and the seconds of all."""
+    rows, others = list(results.get("rows", ())), list(others)
+    seconds = [each.get("seconds") for each in (results, *(o.results for o in others))]
     for other in others:
         known = {row.get("network") for row in rows}
         for row in other.results.get("rows", ()):
@@ -112,7 +113,8 @@ def with_others(
             name = other.name if alone else f"{other.name}, {network}"
             if name not in known:
                 rows.append({**row, "network": name})
-    return {**results, "rows": rows}
+    known = [s for s in seconds if isinstance(s, (int, float))]
+    return {**results, "rows": rows, "seconds_of_all": sum(known)}
 
 
 # --- What results must be -------------------------------------------------------------

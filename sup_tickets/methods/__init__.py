@@ -8,8 +8,9 @@ A new method is a preset beside those of its kind (`fixed`, `rewiring`, `pruning
 `structured`) and a line in `METHODS`; nothing else knows of it.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from sup_tickets.checks import did_you_mean
 from sup_tickets.dynamic import Method
@@ -29,6 +30,7 @@ from sup_tickets.methods.rewiring import (
     sparse_momentum,
 )
 from sup_tickets.methods.selfish import selfish_rnn
+from sup_tickets.methods.shared import check_known
 from sup_tickets.methods.structured import srigl
 
 BEYOND = (
@@ -71,19 +73,32 @@ def make_method(name: str, **options: Any) -> Method:
       **options: of the preset.
 
     Raises:
-      ValueError: for an unknown name or option, suggesting the nearest; for a field
-        that the preset does not take; and as the preset does.
+      ValueError: for an unknown name or option, suggesting the nearest; for an option
+        that is missing; and as the preset does.
     """
     if name not in METHODS:
         full = {preset.__name__: short for short, preset in METHODS.items()}
         hint = did_you_mean(full.get(name, name), METHODS)
         raise ValueError(f"unknown method {name!r}{hint}")
-    try:
-        return METHODS[name](**options)
-    except TypeError as error:
-        raise ValueError(
-            f"method {name!r}: {error}; set other fields by Method.replace"
-        ) from None
+    known, needed = _arguments(METHODS[name])
+    check_known(name, options, known)
+    if missing := [argument for argument in needed if argument not in options]:
+        raise ValueError(f"method {name!r} needs {' and '.join(missing)}")
+    return METHODS[name](**options)
+
+
+def _arguments(preset: Callable[..., Method]) -> tuple[set[str], list[str]]:
+    """The names of all that a preset takes, and of those that have no default."""
+    known, needed = set(), []
+    for name, parameter in inspect.signature(preset).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            (shared,) = get_args(parameter.annotation)
+            known |= shared.__optional_keys__
+            continue
+        known.add(name)
+        if parameter.default is inspect.Parameter.empty:
+            needed.append(name)
+    return known, needed
 
 
 def example(name: str) -> Method:

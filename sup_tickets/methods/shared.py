@@ -1,6 +1,7 @@
 """What presets share: their options, and schedules over the steps of a training."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypedDict
 
@@ -74,11 +75,28 @@ def options_of(name: str, options: Mapping[str, Any], kind: Any) -> dict[str, An
     """The options of a preset, if it takes them all.
 
     Raises:
-      ValueError: naming the method and the option, and the nearest one it takes.
+      ValueError: see `check_known`.
     """
-    end = "; other fields are set by Method.replace"
-    check_options(f"method {name!r}", options, kind.__optional_keys__, end)
+    check_known(name, options, kind.__optional_keys__)
     return dict(options)
+
+
+def check_known(name: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raises unless a preset knows all options.
+
+    Raises:
+      ValueError: naming the method and the option; that it is a field of `Method`, or
+        the nearest option that the preset takes.
+    """
+    known = sorted(known)
+    fields = {field.name for field in dataclasses.fields(Method)}
+    for option in options:
+        if known and option not in known and option in fields:
+            raise ValueError(
+                f"method {name!r} has no option {option!r}, which is a field of "
+                f"Method; set it by replace({option}=...) of the method"
+            )
+    check_options(f"method {name!r}", options, known)
 
 
 def _span(
