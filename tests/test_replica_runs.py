@@ -21,10 +21,16 @@ from tests.test_training import counts
 SEEDS = (0, 3)
 
 
+OTHER = {"method.sparsity": 0.8, "train.learning_rate": 0.05}
+
+
 def members_of(out, **changes):
+    """Two seeds, and one of them with other numbers."""
     quick = {"report.path_points": 0, **changes}
     configs = [config_of(seed=seed, **quick) for seed in SEEDS]
-    return [Member(f"seed={c.seed}", c, out / f"seed={c.seed}") for c in configs]
+    configs.append(config_of(seed=SEEDS[1], **quick, **OTHER))
+    names = [f"seed={SEEDS[0]}", f"seed={SEEDS[1]}", "other"]
+    return [Member(n, c, out / n) for n, c in zip(names, configs, strict=True)]
 
 
 def events_of(path):
@@ -43,14 +49,14 @@ def files_of(path):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Runs of two seeds by one program."""
+    """Runs of two seeds, and of another sparsity and rate, by one program."""
     out = tmp_path_factory.mktemp("together")
     assert run_together(members_of(out), devices=one()) == {}
     return out
 
 
 def test_a_replica_leaves_what_a_run_leaves(together, tmp_path):
-    member = members_of(together)[1]
+    member = members_of(together)[2]
     run(member.config, tmp_path / "alone", devices=one())
     ours, theirs = member.path, tmp_path / "alone"
     assert files_of(ours) == files_of(theirs)
@@ -63,7 +69,8 @@ def test_a_replica_leaves_what_a_run_leaves(together, tmp_path):
     for row, other in zip(mine["rows"], wanted["rows"], strict=True):
         assert row["nll"] == pytest.approx(other["nll"], abs=1e-3)
         assert row["active"] == other["active"]
-    assert results_of(members_of(together)[0].path)["rows"] != mine["rows"]
+    for other in members_of(together)[:2]:
+        assert results_of(other.path)["rows"] != mine["rows"]
 
 
 @pytest.mark.slow
@@ -101,10 +108,16 @@ def test_a_replica_whose_folder_is_anothers_fails_alone(together, tmp_path):
 
 
 def test_what_cannot_go_together_is_one_line(tmp_path, monkeypatch):
-    first, second = members_of(tmp_path)
-    other = second._replace(config=config_of(seed=3, **{"train.weight_decay": 0.1}))
-    with pytest.raises(ValueError, match="differ in more than their seed"):
+    first, second, _ = members_of(tmp_path)
+    changes = {"report.path_points": 0, "train.optimizer": "adamw"}
+    other = second._replace(config=config_of(seed=3, **changes))
+    with pytest.raises(ValueError, match="train.optimizer: they differ in more than"):
         run_together([first, other])
+    # A number, without which there is an operation less.
+    changes = {"report.path_points": 0, "train.weight_decay": 0.0}
+    other = second._replace(config=config_of(seed=3, **changes))
+    with pytest.raises(ValueError, match="because of config.train.weight_decay: "):
+        run_together([first, other], devices=one())
     photos = first._replace(config=config_of(**{"data.name": "imagenet2012"}))
     with pytest.raises(ValueError, match="is decoded on its way"):
         run_together([photos, photos])

@@ -10,13 +10,17 @@ what it would have got alone, counts exactly and values to the order of a reduct
 run that ends, or fails, leaves the others as they are.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from sup_tickets.training.alike import Alike, Unlike, alike, family_of
 from sup_tickets.training.calls import Call, Running, begin
+from sup_tickets.training.experiment import Experiment, Stage
 from sup_tickets.training.mesh import stacked
 from sup_tickets.training.state import TrainState
 
@@ -32,6 +36,80 @@ def together(runs: Sequence[Running | None]) -> list[Any]:
       BaseException: what is not an `Exception` ends them all, as Ctrl-C.
     """
     return _Together(runs).results()
+
+
+def shared(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments with steps that are one program, told which by a number.
+
+    Args:
+      experiments: which do the same at the same steps, to states of the same shapes;
+        within their steps constants may differ.
+
+    Raises:
+      Unlike: if anything else does.
+    """
+    first = experiments[0]
+    for other in experiments[1:]:
+        if _times(other) != _times(first):
+            raise Unlike("they do something at other steps")
+    stages = [
+        _shared_steps(experiments, [e.stages[i] for e in experiments])
+        for i in range(len(first.stages))
+    ]
+    return [
+        dataclasses.replace(ours, stages=own)
+        for ours, own in zip(experiments, zip(*stages, strict=True), strict=True)
+    ]
+
+
+def _times(ours: Experiment) -> Any:
+    """All that says when which step is called."""
+    stages = [(s.until, s.then, s.steps.spec.block_steps) for s in ours.stages]
+    validates = ours.validation is not None and ours.validate_every_steps
+    method = [stage.steps.spec.method.consumes_step for stage in ours.stages]
+    plan = ours.plan._replace(milestones=())
+    return plan, stages, validates, method, ours.keep_steps
+
+
+_SHARED = ("train", "block", "topology", "explore", "validated")
+
+
+def _shared_steps(
+    experiments: Sequence[Experiment], stages: Sequence[Stage]
+) -> list[Stage]:
+    first, stage = experiments[0], stages[0]
+    states = [e.like(stage.until - 1).train for e in experiments]
+    kinds = [(jax.tree.structure(s), jax.tree.leaves(s)) for s in states]
+    if any(kind != kinds[0] for kind in kinds):
+        raise Unlike("their states have other shapes")
+    families = {
+        name: alike([getattr(stage.steps, name) for stage in stages])
+        for name in _SHARED
+    }
+    number, batch = np.int32(0), first.batches(0)
+    for name, given in _calls_of(first, stage, batch).items():
+        jax.eval_shape(family_of(families[name][0]), states[0], number, *given)
+    return [
+        dataclasses.replace(
+            stage,
+            steps=stage.steps._replace(**{n: f[i] for n, f in families.items()}),
+        )
+        for i, stage in enumerate(stages)
+    ]
+
+
+def _calls_of(ours: Experiment, stage: Stage, batch: Any) -> dict[str, tuple[Any, ...]]:
+    """The arguments of the steps that a stage may call, but for the state."""
+    spec, plan = stage.steps.spec, ours.plan
+    calls: dict[str, tuple[Any, ...]] = {"train": (batch,), "validated": (0.0,)}
+    if spec.block_steps > 1:
+        blocks: Any = ours.batches
+        calls["block"] = (blocks.block(0, spec.block_steps),)
+    if plan.updates:
+        calls["topology"] = (batch,)
+    if plan.explorations:
+        calls["explore"] = (batch, ours.explore_fraction)
+    return calls
 
 
 class _Stack:
@@ -110,27 +188,27 @@ class _Together:
 
     def _next_rows(self) -> list[int]:
         """The rows of a call: of most runs that go together the one furthest behind."""
-        kin: dict[int, list[int]] = {}
+        kin: dict[Any, list[int]] = {}
         for row in sorted(self._calls):
-            kin.setdefault(id(self._members[row].programs), []).append(row)
+            kin.setdefault(self._members[row].programs, []).append(row)
         rows = max(kin.values(), key=len)
         behind = min(self._calls[row].step for row in rows)
         rows = [row for row in rows if self._calls[row].step == behind]
-        function = self._calls[rows[0]].function
-        return [row for row in rows if self._calls[row].function is function]
+        function = family_of(self._calls[rows[0]].function)
+        return [r for r in rows if family_of(self._calls[r].function) is function]
 
     def _do(self, rows: list[int]) -> None:
         """One call of some runs; the others' rows compute what nobody looks at."""
         stack, calls = self._stack_of(rows), [self._calls[row] for row in rows]
         at = {row: i for i, row in enumerate(rows)}
-        given = [calls[at.get(r, 0)].arguments for r in range(len(self._runs))]
+        given = [_arguments(calls[at.get(r, 0)]) for r in range(len(self._runs))]
         flat = [jax.tree.flatten(arguments) for arguments in given]
         structure = flat[0][1]
         columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
         same = tuple(all(leaf is c[0] for leaf in c) for c in columns)
         shared = [c[0] for c, is_one in zip(columns, same, strict=True) if is_one]
         own = [c for c, is_one in zip(columns, same, strict=True) if not is_one]
-        what = (calls[0].function, calls[0].tells, structure, same)
+        what = (family_of(calls[0].function), calls[0].tells, structure, same)
         if what not in self._programs:
             self._programs[what] = _program(
                 *what, place=_place(stack.state, calls[0].tells)
@@ -160,6 +238,14 @@ class _Together:
             if member.stack is stack and member not in ours:
                 member.leave()
         return stack
+
+
+def _arguments(call: Call) -> tuple[Any, ...]:
+    """All but the state, of a family first the number of the function."""
+    ours = call.function
+    # An array, never the one of another call: each run has its own.
+    number = (np.asarray(ours.number, np.int32),) if isinstance(ours, Alike) else ()
+    return (*number, *call.arguments)
 
 
 def _program(
