@@ -35,7 +35,15 @@ class Alike:
 
     def __call__(self, *arguments: Any) -> Any:
         """What it gives by itself."""
-        return self.family.functions[self.number](*arguments)
+        return self._own(*arguments)
+
+    def lower(self, *arguments: Any) -> Any:
+        """That of the function by itself, which is jitted."""
+        return self._own.lower(*arguments)
+
+    @property
+    def _own(self) -> Any:
+        return self.family.functions[self.number]
 
 
 class Family:
