@@ -15,7 +15,7 @@ from experiments.run import run
 from experiments.runs.stopping import RunCheckpointer, Stopped
 from experiments.sweep import Checked, members
 from sup_tickets.training.network_files import load_sparse
-from tests.test_experiments import ROOT, config_of, one
+from tests.test_experiments import ARGUMENT, ROOT, config_of, one
 from tests.test_training import counts
 
 SEEDS = (0, 3)
@@ -111,12 +111,12 @@ def test_what_cannot_go_together_is_one_line(tmp_path, monkeypatch):
     first, second, _ = members_of(tmp_path)
     changes = {"report.path_points": 0, "train.optimizer": "adamw"}
     other = second._replace(config=config_of(seed=3, **changes))
-    with pytest.raises(ValueError, match="train.optimizer: they differ in more than"):
+    with pytest.raises(ValueError, match=r"train\.optimizer: they differ in more"):
         run_together([first, other])
     # A number, without which there is an operation less.
     changes = {"report.path_points": 0, "train.weight_decay": 0.0}
     other = second._replace(config=config_of(seed=3, **changes))
-    with pytest.raises(ValueError, match="because of config.train.weight_decay: "):
+    with pytest.raises(ValueError, match=r"because of config\.train\.weight_decay: "):
         run_together([first, other], devices=one())
     photos = first._replace(config=config_of(**{"data.name": "imagenet2012"}))
     with pytest.raises(ValueError, match="is decoded on its way"):
@@ -140,6 +140,10 @@ def test_seeds_of_one_setting_go_together(tmp_path, monkeypatch):
     assert in_turn(found, [new] * 6, None) == [[0, 2, 4], [1, 3, 5]]
     assert in_turn(found, [large] * 6, None) == [[i] for i in range(6)]
     assert in_turn(found, [large] * 6, 3) == [[0, 2, 4], [1, 3, 5]]
+    # Each kind by its own size, whatever else is there and is finished.
+    assert in_turn(found, [new, large] * 3, None) == [[0, 2, 4], [1], [3], [5]]
+    assert in_turn(found, [new, None] * 3, None) == [[0, 2, 4], [1], [3], [5]]
+    assert in_turn(found, [None, large] * 3, None) == [[i] for i in range(6)]
     done = [None, new, new, new, new, new]
     assert in_turn(found, done, None) == [[2, 4], [1, 3, 5]]
     # One that is begun keeps the width of its program.
@@ -149,6 +153,26 @@ def test_seeds_of_one_setting_go_together(tmp_path, monkeypatch):
     assert in_turn(found, [new] * 6, 3) == [[i] for i in range(6)]
     # Nor does one process take over what another's part of the data was built for.
     assert programs_of(found[0].config) is None
+
+
+def test_numbers_that_leave_the_program_go_together(tmp_path, monkeypatch):
+    """Without weight decay there is an operation less."""
+    grid = "sparsity=0.5,0.8 train.weight_decay=0.0,0.1 seed=0,1"
+    source = f"{ROOT}/configs/digits.py:{ARGUMENT}"
+    found = members(source, parse_grid(grid), tmp_path)
+    plain, decayed = [0, 1, 4, 5], [2, 3, 6, 7]
+    (found[2].path / "checkpoints/5").mkdir(parents=True)
+    new = Checked(5, 100)
+    some = [None if i in (0, 1, 3, 6) else new for i in range(8)]
+
+    def in_turn(checked, replicas=None):
+        return sweeping._in_turn(found, checked, replicas, one())
+
+    assert in_turn(some) == [plain[2:], decayed]
+    assert in_turn([None] * 8) == in_turn(some, 1) == [[i] for i in range(8)]
+    # As large as they are when built, the finished ones too.
+    monkeypatch.setattr(sweeping, "_SMALL", 100)
+    assert in_turn(some) == [[i] for i in range(8)]
 
 
 def test_a_sweep_hands_seeds_over_together(tmp_path, monkeypatch, capsys):

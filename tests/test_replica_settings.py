@@ -1,6 +1,7 @@
 """Replicas that differ in numbers: rates, portions, counts. Each is its single run."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from sup_tickets.methods import make_method
 from sup_tickets.models import ConvNet
 from sup_tickets.superposition import superposition
 from sup_tickets.training.alike import Unlike
-from sup_tickets.training.loop import train, training
+from sup_tickets.training.loop import train
 from sup_tickets.training.losses import smoothed_cross_entropy
 from sup_tickets.training.optimizers import make_optimizer
 from sup_tickets.training.plan import make_plan
@@ -28,13 +29,13 @@ from tests.test_training import (
     task_of,
 )
 
-SETTINGS = (
+SETTINGS: Any = (
     {"sparsity": 0.5, "rate": 0.1, "decay": 5e-4, "drop": 0.5, "smoothing": 0.1},
     {"sparsity": 0.75, "rate": 0.02, "decay": 0.01, "drop": 0.3, "smoothing": 0.2},
 )
 
 
-def setting(name, *, block_steps=1, model=None, devices=1, method=None, **numbers):
+def setting(name, *, block_steps=1, model=None, devices=1, method=None, **numbers: Any):
     """An experiment with its own steps, of one setting."""
     given = {} if name == "gmp" else {"drop_fraction": numbers["drop"]}
     if name in ("gmp", "granet"):
@@ -87,9 +88,10 @@ def test_each_is_the_run_of_its_setting(name, options):
     for i, (outcome, recorder) in enumerate(zip(found, told, strict=True)):
         if isinstance(outcome, Exception):
             raise outcome
-        record, alone = Recorder(), each[i % 2]
+        alone: Any = each[i % 2]
+        record: Any = Recorder()
         alone = dataclasses.replace(alone, batches=batches_of(devices, i))
-        wanted = train(alone, alone.init(jax.random.key(i)), record)
+        wanted: Any = train(alone, alone.init(jax.random.key(i)), record)
         assert recorder.events == record.events
         for turned, other in zip(recorder.turnovers, record.turnovers, strict=True):
             assert (turned.active, turned.kept) == (other.active, other.kept)

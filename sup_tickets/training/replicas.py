@@ -17,11 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from sup_tickets.training.alike import Alike, Unlike, alike, family_of
 from sup_tickets.training.calls import Call, Running, begin
 from sup_tickets.training.experiment import Experiment, Stage
-from sup_tickets.training.mesh import stacked
+from sup_tickets.training.stacks import Stack, at
 from sup_tickets.training.state import TrainState
 
 
@@ -112,25 +113,18 @@ def _calls_of(ours: Experiment, stage: Stage, batch: Any) -> dict[str, tuple[Any
     return calls
 
 
-class _Stack:
-    """The states of some runs, [R, ...]; of those that are not in it anything."""
-
-    def __init__(self, state: TrainState):
-        self.state = state
-
-
 class _Member:
     """A run and its state: its own, or a row of a stack."""
 
     def __init__(self, row: int, state: TrainState, programs: Any):
         self.row, self.own, self.programs = row, state, programs
-        self.stack: _Stack | None = None
+        self.stack: Stack | None = None
 
     def whole(self) -> TrainState:
         """A copy of the state."""
         if self.stack is None:
             return self.own
-        return _row(self.stack.state, self.row)
+        return self.stack.row(self.row)
 
     def leave(self) -> None:
         """Has the state to itself from here on."""
@@ -200,8 +194,8 @@ class _Together:
     def _do(self, rows: list[int]) -> None:
         """One call of some runs; the others' rows compute what nobody looks at."""
         stack, calls = self._stack_of(rows), [self._calls[row] for row in rows]
-        at = {row: i for i, row in enumerate(rows)}
-        given = [_arguments(calls[at.get(r, 0)]) for r in range(len(self._runs))]
+        known = {row: i for i, row in enumerate(rows)}
+        given = [_arguments(calls[known.get(r, 0)]) for r in range(len(self._runs))]
         flat = [jax.tree.flatten(arguments) for arguments in given]
         structure = flat[0][1]
         columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
@@ -211,7 +205,9 @@ class _Together:
         what = (family_of(calls[0].function), calls[0].tells, structure, same)
         if what not in self._programs:
             self._programs[what] = _program(
-                *what, place=_place(stack.state, calls[0].tells)
+                *what,
+                place=stack.places(calls[0].tells),
+                split=stack.split,
             )
         try:
             stack.state, told = self._programs[what](stack.state, shared, own)
@@ -223,7 +219,7 @@ class _Together:
             answer = (self._members[row], told[row])
             self._let(row, self._runs[row].send, answer)  # pyright: ignore
 
-    def _stack_of(self, rows: list[int]) -> _Stack:
+    def _stack_of(self, rows: list[int]) -> Stack:
         """A stack with the states of just these runs that still ask for anything."""
         ours = [self._members[row] for row in rows]
         stack = ours[0].stack
@@ -231,7 +227,7 @@ class _Together:
             wholes = {member.row: member.whole() for member in ours}
             first = wholes[rows[0]]
             every = [wholes.get(row, first) for row in range(len(self._runs))]
-            stack = _Stack(_stacked(every))
+            stack = Stack(every)
             for member in ours:
                 member.stack, member.own = stack, None  # pyright: ignore
         for member in self._members.values():
@@ -249,7 +245,13 @@ def _arguments(call: Call) -> tuple[Any, ...]:
 
 
 def _program(
-    function: Callable[..., Any], tells: bool, structure: Any, same: Any, *, place: Any
+    function: Callable[..., Any],
+    tells: bool,
+    structure: Any,
+    same: Any,
+    *,
+    place: Any,
+    split: Any,
 ) -> Callable[..., Any]:
     """A call of all runs at once.
 
@@ -259,6 +261,7 @@ def _program(
       structure: of its arguments.
       same: of each leaf of them, whether it is one for all runs.
       place: shardings of what it gives, or ``None``.
+      split: of the runs over devices, or ``None``.
 
     Returns:
       ``(stacked state, leaves that are one, rows of the others) -> (stacked state, what
@@ -277,43 +280,10 @@ def _program(
             return given if tells else (given, None)
 
         columns = [jnp.stack([jnp.asarray(leaf) for leaf in column]) for column in own]
+        if split is not None:  # the batches too: each device trains runs of its own
+            columns = lax.with_sharding_constraint(columns, split)
         state, told = jax.vmap(one)(state, *columns)
         # Here, and not outside: a slice by itself is a program of its own.
-        return state, [_at(told, i) for i in range(runs)]
+        return state, [at(told, i) for i in range(runs)]
 
     return jax.jit(run, donate_argnums=0, out_shardings=place)
-
-
-def _place(state: TrainState, tells: bool) -> Any:
-    """Where a program leaves what it gives: the state where it was.
-
-    Of a state that is spread over devices, what tells nothing may give another tree,
-    and leaves all that it keeps where it lies.
-    """
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    every = set(jax.tree.leaves(places))
-    if len(every) == 1:
-        return every.pop()
-    return (places, None) if tells else None
-
-
-def _stacked(states: list[TrainState]) -> TrainState:
-    """States on a new first axis, each leaf split over the devices as it was."""
-
-    def place(leaf: jax.Array) -> Any:
-        one = leaf.sharding
-        return one if one.is_fully_replicated else stacked(one)
-
-    places = jax.tree.map(place, states[0])
-    return jax.jit(_stack_all, out_shardings=places)(states)
-
-
-def _stack_all(states: list[TrainState]) -> TrainState:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-
-
-def _at(tree: Any, row: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[row], tree)
-
-
-_row = jax.jit(_at)
