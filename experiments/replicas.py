@@ -1,15 +1,17 @@
 """Several runs by one program, each with its own folder, as if it were alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from experiments.build.shared import builder, programs_of
-from experiments.config.fields import Config
+from experiments.build.experiment import Run, comparisons
+from experiments.build.shared import OWN, builder, kind_of, programs_of
+from experiments.config.fields import Config, flat
 from experiments.run import Session, running, tell
 from experiments.runs.stopping import Signals, Stopped
+from sup_tickets.training.alike import Unlike
 from sup_tickets.training.processes import say
 from sup_tickets.training.replicas import together
 
@@ -24,34 +26,39 @@ class Member(NamedTuple):
     path: Path
 
 
-def grouped(members: Sequence[Member], most: int) -> list[list[int]]:
+def grouped(
+    members: Sequence[Member],
+    most: int,
+    class_of: Callable[[Config], str | None] = programs_of,
+) -> list[list[int]]:
     """The numbers of the members that go together, in the order of the first of each.
 
     Args:
       members: all there are, finished ones too: so a group is the same at any time.
       most: members of a group.
+      class_of: members of which it says the same go together; ``None`` goes alone.
     """
     groups: list[list[int]] = []
     growing: dict[str, list[int]] = {}
     for i, member in enumerate(members):
-        programs = programs_of(member.config)
-        group = None if programs is None else growing.get(programs)
+        name = class_of(member.config)
+        group = None if name is None else growing.get(name)
         if group is None or len(group) >= most:
             groups.append(group := [])
-            if programs is not None:
-                growing[programs] = group
+            if name is not None:
+                growing[name] = group
         group.append(i)
     return groups
 
 
 def run_together(
-    replicas: Sequence[Member | None], *, devices: Sequence[Any] | None = None
+    replicas: Sequence[Member], *, devices: Sequence[Any] | None = None
 ) -> dict[str, Exception]:
     """`experiments.run.run` of several runs at once; each goes on from its checkpoint.
 
     Args:
-      replicas: for which `programs_of` is the same. ``None`` keeps the place of one
-        that is finished: what is left is computed to the bit as with it.
+      replicas: which differ in numbers that are no shapes. One that is finished keeps
+        its place: what is left is computed to the bit as with it.
       devices: by default all.
 
     Returns:
@@ -61,19 +68,17 @@ def run_together(
       ValueError: if two cannot go together, or there are several processes.
       Stopped: after a signal, once each is saved.
     """
-    there = [replica for replica in replicas if replica is not None]
-    _check(there)
-    build = builder(devices, keep=_COMPARED)
+    _check(replicas)
+    configs = [replica.config for replica in replicas]
+    build = builder(devices, keep=_COMPARED, beside=configs)
+    _build_first(replicas, build)
     with Signals().caught() as signals:
-        runs = [
-            None if r is None else _running(r, build, signals, r is there[0])
-            for r in replicas
-        ]
+        runs = [_running(r, build, signals, r is replicas[0]) for r in replicas]
         failed: dict[str, Exception] = {}
         for replica, result in zip(replicas, together(runs), strict=True):
-            if replica is not None and isinstance(result, Exception):
+            if isinstance(result, Exception):
                 failed[replica.name] = result
-            elif replica is not None and result is not None:
+            elif result is not None:
                 say(f"\n{replica.name}")
                 tell(result, replica.path)
         stops = [error for error in failed.values() if isinstance(error, Stopped)]
@@ -97,16 +102,36 @@ def _check(replicas: Sequence[Member]) -> None:
         raise ValueError(
             "replicas are trained by one process; start each run by itself"
         )
-    wanted = programs_of(replicas[0].config)
+    first = replicas[0]
     for replica in replicas:
-        programs = programs_of(replica.config)
-        if programs is None:
+        kind = kind_of(replica.config)
+        if kind is None:
             raise ValueError(
                 f"{replica.name}: {replica.config.data.name!r} is decoded on its way, "
                 "for one run at a time"
             )
-        if programs != wanted:
-            raise ValueError(
-                f"{replicas[0].name} and {replica.name} cannot be trained by one "
-                "program: they differ in more than their seed"
-            )
+        if kind != kind_of(first.config):
+            raise _cannot(first, replica, "they differ in more than numbers")
+
+
+def _build_first(replicas: Sequence[Member], build: Callable[[Config], Run]) -> None:
+    """Finds out whether all programs are one but for constants, where they differ."""
+    first = replicas[0].config
+    others = [r for r in replicas if programs_of(r.config) != programs_of(first)]
+    if not others:
+        return
+    try:
+        for config in (first, *comparisons(first).values()):
+            build(config).inputs.close()
+    except Unlike as error:
+        raise _cannot(replicas[0], others[0], str(error)) from error
+
+
+def _cannot(one: Member, other: Member, why: str) -> ValueError:
+    ours, theirs = flat(one.config), flat(other.config)
+    names = [n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)]
+    fields = ", ".join(f"config.{name}" for name in sorted({*names} - {*OWN}))
+    return ValueError(
+        f"{one.name} and {other.name} cannot be trained by one program, because of "
+        f"{fields}: {why}"
+    )

@@ -7,21 +7,19 @@ Names are those of `configs.common.ALIASES` or dotted fields; ``a..b`` are the w
 numbers from a to b; values with commas or spaces are put into quotes. Each combination
 has a folder; a finished one is left alone, and one that was broken off goes on. Runs
 that are the same until the end of phase 1 train it once: the others branch from the
-first, see config.branch_from. Runs of a small network that differ in their seed alone
-are trained by one program, at most --replicas of them, see docs/replicas.md. At the end
-all are gathered into OUT/report.
+first, see config.branch_from. Runs of a small network that differ in seeds, and in
+numbers that are no shapes, are trained by one program, at most --replicas of them, see
+docs/replicas.md. At the end all are gathered into OUT/report.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from experiments import run
-from experiments.build.shared import builder
+from experiments.build.shared import builder, classes, kind_of, programs_of, weights_of
 from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import Config, as_config, check_config, flat
 from experiments.config.flags import Parser, folder_path
@@ -96,9 +94,7 @@ def check_members(
                 continue
             built = build(member.config)
             built.inputs.close()
-            params = jax.tree.leaves(built.like(0).train.params)
-            weights = sum(leaf.size for leaf in params)
-            checked.append(Checked(built.plan.epoch_steps, weights))
+            checked.append(Checked(built.plan.epoch_steps, weights_of(built)))
             if not _is_begun(member):
                 built.check_files()
                 branch_of(member.config, built)
@@ -145,8 +141,9 @@ def sweep(
       out: the folder of the sweep.
       dry_run: whether to check and print only.
       devices: by default all.
-      replicas: at most so many that differ in their seed alone are trained by one
-        program; by default 8 of a small network, and 1 of others.
+      replicas: at most so many that differ in seeds and other numbers that are no
+        shapes are trained by one program; by default 8 of a small network, and 1 of
+        others.
 
     Returns:
       The errors of the runs that failed, by their names.
@@ -178,8 +175,9 @@ def run_members(
       found: all of them.
       dry_run: whether to check and print only.
       devices: by default all.
-      replicas: at most so many that differ in their seed alone are trained by one
-        program; by default 8 of a small network, and 1 of others.
+      replicas: at most so many that differ in seeds and other numbers that are no
+        shapes are trained by one program; by default 8 of a small network, and 1 of
+        others.
 
     Returns:
       The errors of the runs that failed, by their names.
@@ -197,15 +195,15 @@ def run_members(
         return {}
     failed: dict[str, str] = {}
     done: list[Member] = []
-    for rows in _in_turn(found, checked, replicas):
-        ours: list[Member | None] = []
+    for rows in _in_turn(found, checked, replicas, devices):
+        ours: list[Member] = []
         for i in rows:
             member, known = found[i], checked[i]
             if known is not None:
                 config = branching(member, done, known.epoch_steps)
                 member = member._replace(config=config)
-            ours.append(None if known is None and len(rows) > 1 else member)
-        names = ", ".join(member.name for member in ours if member is not None)
+            ours.append(member)
+        names = ", ".join(member.name for member in ours)
         numbers = ", ".join(str(i + 1) for i in rows)
         print(f"\n{numbers} of {len(found)}: {names}", flush=True)
         failed |= _run(ours, devices)
@@ -214,17 +212,19 @@ def run_members(
 
 
 def _in_turn(
-    found: Sequence[Member], checked: Sequence[Checked | None], replicas: int | None
+    found: Sequence[Member],
+    checked: Sequence[Checked | None],
+    replicas: int | None,
+    devices: Sequence[Any] | None = None,
 ) -> list[list[int]]:
     """The numbers of those that are run together.
 
     A group of which any is begun keeps its finished members, so that the others go on
     to the bit.
     """
-    small = all(known is None or known.weights <= _SMALL for known in checked)
-    most = replicas or (_TOGETHER if small else 1)
+    class_of = _class_of(found, checked, replicas, devices)
     turns: list[list[int]] = []
-    for rows in grouped(found, most):
+    for rows in grouped(found, replicas or _TOGETHER, class_of):
         left = [i for i in rows if checked[i] is not None]
         if len(left) > 1 and not any(_is_begun(found[i]) for i in left):
             turns.append(left)
@@ -235,20 +235,50 @@ def _in_turn(
     return turns
 
 
-def _run(
-    ours: Sequence[Member | None], devices: Sequence[Any] | None
-) -> dict[str, str]:
+def _class_of(
+    found: Sequence[Member],
+    checked: Sequence[Checked | None],
+    replicas: int | None,
+    devices: Sequence[Any] | None,
+) -> Callable[[Config], str | None]:
+    """What says which members can go together, ``None`` for those that are alone.
+
+    Whether a network is small does not depend on which members are finished: those of
+    one class have the same shapes. Nothing is traced for what is finished altogether.
+    """
+    settings: dict[str | None, set[str | None]] = {}
+    weights: dict[str | None, int] = {}
+    for member, known in zip(found, checked, strict=True):
+        kind = kind_of(member.config)
+        settings.setdefault(kind, set()).add(programs_of(member.config))
+        if known is not None:
+            weights[kind] = known.weights
+    limit = None if replicas else _SMALL
+    traced = classes(devices, limit=limit)
+
+    def class_of(config: Config) -> str | None:
+        kind = kind_of(config)
+        if replicas == 1 or kind not in weights:
+            return None
+        if len(settings[kind]) > 1:
+            return traced(config)
+        is_small = limit is None or weights[kind] <= limit
+        return programs_of(config) if is_small else None
+
+    return class_of
+
+
+def _run(ours: Sequence[Member], devices: Sequence[Any] | None) -> dict[str, str]:
     """Runs one, or some together; the errors by name."""
-    there = [member for member in ours if member is not None]
     try:
         if len(ours) == 1:
-            run.run(there[0].config, there[0].path, devices=devices)
+            run.run(ours[0].config, ours[0].path, devices=devices)
             return {}
         errors = run_together(ours, devices=devices)
     except Stopped:
         raise
     except Exception as error:  # whatever it is, the others can still run
-        errors = {member.name: error for member in there}
+        errors = {member.name: error for member in ours}
     failed = {name: _one_line(error) for name, error in errors.items()}
     for name, text in failed.items():
         print(f"{name} failed: {text}", file=sys.stderr, flush=True)
@@ -275,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--replicas",
         type=int,
         metavar="N",
-        help="at most so many seeds by one program; 1: each alone; by default 8 of a "
+        help="at most so many runs by one program; 1: each alone; by default 8 of a "
         "small network",
     )
     start(parser, _main, argv)

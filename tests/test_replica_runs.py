@@ -15,16 +15,22 @@ from experiments.run import run
 from experiments.runs.stopping import RunCheckpointer, Stopped
 from experiments.sweep import Checked, members
 from sup_tickets.training.network_files import load_sparse
-from tests.test_experiments import ROOT, config_of, one
+from tests.test_experiments import ARGUMENT, ROOT, config_of, one
 from tests.test_training import counts
 
 SEEDS = (0, 3)
 
 
+OTHER = {"method.sparsity": 0.8, "train.learning_rate": 0.05}
+
+
 def members_of(out, **changes):
+    """Two seeds, and one of them with other numbers."""
     quick = {"report.path_points": 0, **changes}
     configs = [config_of(seed=seed, **quick) for seed in SEEDS]
-    return [Member(f"seed={c.seed}", c, out / f"seed={c.seed}") for c in configs]
+    configs.append(config_of(seed=SEEDS[1], **quick, **OTHER))
+    names = [f"seed={SEEDS[0]}", f"seed={SEEDS[1]}", "other"]
+    return [Member(n, c, out / n) for n, c in zip(names, configs, strict=True)]
 
 
 def events_of(path):
@@ -43,14 +49,14 @@ def files_of(path):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Runs of two seeds by one program."""
+    """Runs of two seeds, and of another sparsity and rate, by one program."""
     out = tmp_path_factory.mktemp("together")
     assert run_together(members_of(out), devices=one()) == {}
     return out
 
 
 def test_a_replica_leaves_what_a_run_leaves(together, tmp_path):
-    member = members_of(together)[1]
+    member = members_of(together)[2]
     run(member.config, tmp_path / "alone", devices=one())
     ours, theirs = member.path, tmp_path / "alone"
     assert files_of(ours) == files_of(theirs)
@@ -63,7 +69,8 @@ def test_a_replica_leaves_what_a_run_leaves(together, tmp_path):
     for row, other in zip(mine["rows"], wanted["rows"], strict=True):
         assert row["nll"] == pytest.approx(other["nll"], abs=1e-3)
         assert row["active"] == other["active"]
-    assert results_of(members_of(together)[0].path)["rows"] != mine["rows"]
+    for other in members_of(together)[:2]:
+        assert results_of(other.path)["rows"] != mine["rows"]
 
 
 @pytest.mark.slow
@@ -101,10 +108,16 @@ def test_a_replica_whose_folder_is_anothers_fails_alone(together, tmp_path):
 
 
 def test_what_cannot_go_together_is_one_line(tmp_path, monkeypatch):
-    first, second = members_of(tmp_path)
-    other = second._replace(config=config_of(seed=3, **{"train.weight_decay": 0.1}))
-    with pytest.raises(ValueError, match="differ in more than their seed"):
+    first, second, _ = members_of(tmp_path)
+    changes = {"report.path_points": 0, "train.optimizer": "adamw"}
+    other = second._replace(config=config_of(seed=3, **changes))
+    with pytest.raises(ValueError, match=r"train\.optimizer: they differ in more"):
         run_together([first, other])
+    # A number, without which there is an operation less.
+    changes = {"report.path_points": 0, "train.weight_decay": 0.0}
+    other = second._replace(config=config_of(seed=3, **changes))
+    with pytest.raises(ValueError, match=r"because of config\.train\.weight_decay: "):
+        run_together([first, other], devices=one())
     photos = first._replace(config=config_of(**{"data.name": "imagenet2012"}))
     with pytest.raises(ValueError, match="is decoded on its way"):
         run_together([photos, photos])
@@ -127,6 +140,10 @@ def test_seeds_of_one_setting_go_together(tmp_path, monkeypatch):
     assert in_turn(found, [new] * 6, None) == [[0, 2, 4], [1, 3, 5]]
     assert in_turn(found, [large] * 6, None) == [[i] for i in range(6)]
     assert in_turn(found, [large] * 6, 3) == [[0, 2, 4], [1, 3, 5]]
+    # Each kind by its own size, whatever else is there and is finished.
+    assert in_turn(found, [new, large] * 3, None) == [[0, 2, 4], [1], [3], [5]]
+    assert in_turn(found, [new, None] * 3, None) == [[0, 2, 4], [1], [3], [5]]
+    assert in_turn(found, [None, large] * 3, None) == [[i] for i in range(6)]
     done = [None, new, new, new, new, new]
     assert in_turn(found, done, None) == [[2, 4], [1, 3, 5]]
     # One that is begun keeps the width of its program.
@@ -136,6 +153,26 @@ def test_seeds_of_one_setting_go_together(tmp_path, monkeypatch):
     assert in_turn(found, [new] * 6, 3) == [[i] for i in range(6)]
     # Nor does one process take over what another's part of the data was built for.
     assert programs_of(found[0].config) is None
+
+
+def test_numbers_that_leave_the_program_go_together(tmp_path, monkeypatch):
+    """Without weight decay there is an operation less."""
+    grid = "sparsity=0.5,0.8 train.weight_decay=0.0,0.1 seed=0,1"
+    source = f"{ROOT}/configs/digits.py:{ARGUMENT}"
+    found = members(source, parse_grid(grid), tmp_path)
+    plain, decayed = [0, 1, 4, 5], [2, 3, 6, 7]
+    (found[2].path / "checkpoints/5").mkdir(parents=True)
+    new = Checked(5, 100)
+    some = [None if i in (0, 1, 3, 6) else new for i in range(8)]
+
+    def in_turn(checked, replicas=None):
+        return sweeping._in_turn(found, checked, replicas, one())
+
+    assert in_turn(some) == [plain[2:], decayed]
+    assert in_turn([None] * 8) == in_turn(some, 1) == [[i] for i in range(8)]
+    # As large as they are when built, the finished ones too.
+    monkeypatch.setattr(sweeping, "_SMALL", 100)
+    assert in_turn(some) == [[i] for i in range(8)]
 
 
 def test_a_sweep_hands_seeds_over_together(tmp_path, monkeypatch, capsys):

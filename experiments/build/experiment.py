@@ -152,12 +152,18 @@ class Run:
         return reestimate(self.experiment.task, network, batches, state.key)
 
 
-def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
+def build(
+    config: Config,
+    *,
+    devices: Sequence[Any] | None = None,
+    inputs: Inputs | None = None,
+) -> Run:
     """The objects of a run.
 
     Args:
       config: checked here.
       devices: by default all.
+      inputs: those of another run with the same data and seed; by default made anew.
 
     Raises:
       ValueError: one line, naming what is wrong.
@@ -175,7 +181,8 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Run:
         _check_parts(config)
     for make in (make_loss, make_optimizer, view_of):  # errors before the data are read
         make(config)
-    inputs = make_inputs(config, key=data_key, shardings=shardings)
+    if inputs is None:
+        inputs = make_inputs(config, key=data_key, shardings=shardings)
     plan, method, rate = make_parts(config, epoch_steps=inputs.epoch_steps)
     view = checked_view(config, method, plan)
     model, young = with_tost(

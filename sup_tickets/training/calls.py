@@ -37,7 +37,7 @@ def begin(state: TrainState, programs: Any) -> TrainState:
 
     Args:
       state: as it begins.
-      programs: runs that are given the same object make the same calls, step by step.
+      programs: runs that are given the same make the same calls, step by step.
     """
     del programs
     return state

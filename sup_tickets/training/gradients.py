@@ -133,12 +133,15 @@ def written_out(function: Callable[..., Any], params: Params) -> Callable[..., A
       function: not to be differentiated.
       params: of the network.
     """
-    if not _convolves_on_cpu(params):
-        return function
+    return side_by_side(function) if _convolves_on_cpu(params) else function
+
+
+def side_by_side(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which `jax.vmap` writes out, one replica after the other."""
     ours = jax.custom_batching.custom_vmap(function)
 
     @ours.def_vmap
-    def side_by_side(size: int, batched: Any, *arguments: Any) -> tuple[Any, Any]:
+    def written(size: int, batched: Any, *arguments: Any) -> tuple[Any, Any]:
         def of(i: int) -> Any:
             return jax.tree.map(
                 lambda leaf, is_own: leaf[i] if is_own else leaf,

@@ -17,6 +17,7 @@ import numpy as np
 
 from sup_tickets.iterate_averaging import is_averaging
 from sup_tickets.superposition import SuperpositionState
+from sup_tickets.training.alike import family_of
 from sup_tickets.training.calls import Call, Running, alone, begin, whole
 from sup_tickets.training.evaluation import evaluate
 from sup_tickets.training.experiment import Experiment, Stage
@@ -125,7 +126,8 @@ def training(
     _check_start(ours, step, average)
     if step in ours.keep_steps and not step:
         callbacks.kept(step, ours.final_form(start.train, step))
-    state, _ = yield Call(begin, start.train, (ours.stages,), step, tells=False)
+    programs = tuple(family_of(stage.steps.train) for stage in ours.stages)
+    state, _ = yield Call(begin, start.train, (programs,), step, tells=False)
     advance, add = _Advance(ours, callbacks), _collector(ours, callbacks)
     watch = _LossWatch(ours, callbacks)
     while step < plan.total_steps:
