@@ -41,10 +41,8 @@ def largest_at_once(
     """Masks of the ``k`` largest keys of each list of leaves, ties by index.
 
     Args:
-      asked: leaves that are compared together, all with keys of one dtype, and ``k``.
-
-    Raises:
-      ValueError: if one leaf has more than 2**31 - 1 places.
+      asked: leaves that are compared together, all with keys of one dtype, and ``k``;
+        each has at most 2**31 - 1 places.
     """
     problems = [_Problem(leaves, k) for leaves, k in asked]
     # A count of more than 2**31 - 1 weights needs 64 bits, which JAX allows by default
@@ -60,11 +58,6 @@ class _Problem:
     def __init__(self, leaves: list[Leaf], k: Any):
         self.leaves, self.k = leaves, k
         sizes = [prod(leaf.shape) for leaf in leaves]
-        if max(sizes) > MAX_COUNT:
-            raise ValueError(
-                f"at most 2**31 - 1 scores of one leaf can be compared, got "
-                f"{max(sizes)}; split the leaf"
-            )
         self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self.places = sum(sizes)
 
