@@ -29,8 +29,8 @@ def check_scores(name: str, score: jax.Array, candidates: Any) -> None:
         )
     if score.size > MAX_COUNT:
         raise ValueError(
-            f"at most 2**31 - 1 scores of one leaf can be compared, got {score.size} at "
-            f"leaf {name!r}; split the leaf"
+            "at most 2**31 - 1 scores of one leaf can be compared, got "
+            f"{score.size} at leaf {name!r}; split the leaf"
         )
 
 
