@@ -64,6 +64,7 @@ def start(
       Ended: if anything is wrong, once its line is printed.
     """
     logging.set_verbosity(logging.WARNING)
+    _keep_all_programs()
     _show_what_can_be_shown()
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, _interrupt)
@@ -178,6 +179,15 @@ def _end(text: str, code: int) -> NoReturn:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _keep_all_programs() -> None:
+    """Where $JAX_COMPILATION_CACHE_DIR is given it has those quick to compile too.
+
+    A run has dozens, of which JAX keeps by default only those of more than a second.
+    """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _show_what_can_be_shown() -> None:

@@ -43,9 +43,7 @@ def full_masks(params: Params, *, where: RuleLike = default_rule) -> Masks:
     """
     chosen = sparse_leaves(params, where=where)
     return jax.tree.map(
-        lambda leaf, sparse: jnp.ones(leaf.shape, bool) if sparse else None,
-        params,
-        chosen,
+        lambda w, sparse: jnp.ones(w.shape, bool) if sparse else None, params, chosen
     )
 
 
@@ -183,9 +181,8 @@ def layer_counts(masks: Masks, *, groups: GroupsLike = None) -> Counts:
 
 def layer_densities(masks: Masks) -> Any:
     """Share of active weights of each leaf, float32 scalars; ``None`` at dense ones."""
-    return jax.tree.map(
-        lambda n, mask: _share(n, mask.size), layer_counts(masks), masks
-    )
+    counts = layer_counts(masks)
+    return jax.tree.map(lambda n, mask: _share(n, mask.size), counts, masks)
 
 
 def count(masks: Masks) -> jax.Array:
@@ -318,7 +315,11 @@ def pack(masks: Masks) -> Any:
     zeros. ``None`` stays ``None``.
     """
     _check_bool(masks)
-    return jax.tree.map(lambda mask: jnp.packbits(mask.reshape(-1)), masks)
+    # In rows of whole bytes: what devices have parts of they then gather as bits.
+    rows = jax.tree.map(
+        lambda m: m if m.ndim and m.shape[-1] % 8 == 0 else m.reshape(-1), masks
+    )
+    return jax.tree.map(lambda row: jnp.packbits(row, axis=-1).reshape(-1), rows)
 
 
 def unpack(packed: Any, params: Params) -> Masks:

@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from sup_tickets.counting import MAX_COUNT
+
 
 def check_scores(name: str, score: jax.Array, candidates: Any) -> None:
     """Raises unless these are scores and their candidates.
 
     Raises:
       TypeError: naming the leaf.
+      ValueError: likewise, if it has more than 2**31 - 1 places.
     """
     if not jnp.issubdtype(score.dtype, jnp.floating) or score.dtype.itemsize < 2:
         raise TypeError(
@@ -23,6 +26,11 @@ def check_scores(name: str, score: jax.Array, candidates: Any) -> None:
     if candidates is not None and candidates.dtype != np.bool_:
         raise TypeError(
             f"candidates must be bool, got {candidates.dtype} at leaf {name!r}"
+        )
+    if score.size > MAX_COUNT:
+        raise ValueError(
+            "at most 2**31 - 1 scores of one leaf can be compared, got "
+            f"{score.size} at leaf {name!r}; split the leaf"
         )
 
 

@@ -19,7 +19,6 @@ from sup_tickets.checks import (
     check_one_of,
 )
 from sup_tickets.counting import (
-    MAX_COUNT,
     Rounding,
     computed_once,
     parted,
@@ -36,6 +35,7 @@ from sup_tickets.masks import (
     union,
 )
 from sup_tickets.selection import Selecting, map_selecting, select, top_k
+from sup_tickets.sort_keys import check_scores
 from sup_tickets.tree_checks import (
     check_same_containers,
     check_same_leaves,
@@ -75,11 +75,13 @@ def drop(
       Masks of the weights that stay.
 
     Raises:
-      ValueError: if the fraction is outside [0, 1], or the trees differ.
+      ValueError: if the fraction is outside [0, 1], the trees differ, or a leaf has
+        more than 2**31 - 1 places.
     """
     check_fraction(fraction)
     check_one_of("rounding", rounding, get_args(Rounding))
     check_masks(scores, masks, "scores")
+    _check_scores(masks, scores)
     kept = jax.tree.map(
         lambda active: active - portion(active, fraction, rounding),
         layer_counts(masks, groups=groups),
@@ -158,8 +160,9 @@ def rewire(
       active weights is kept, or, with ``shares``, the total.
 
     Raises:
-      ValueError: if the fraction is outside [0, 1], the trees differ, a leaf cannot be
-        split into its groups, or has two of ``shares``, ``groups``, ``grow_groups``.
+      ValueError: if the fraction is outside [0, 1], the trees differ, a leaf has more
+        than 2**31 - 1 places, cannot be split into its groups, or has two of
+        ``shares``, ``groups``, ``grow_groups``.
 
     References:
       Evci et al., Rigging the Lottery: Making All Tickets Winners, 2020, Algorithm 1,
@@ -174,6 +177,7 @@ def rewire(
     check_masks(params, masks)
     check_same_leaves("drop_scores", drop_scores, "params", params)
     check_same_leaves("grow_scores", grow_scores, "params", params)
+    _check_scores(masks, drop_scores, grow_scores)
     if prefer is not None:
         check_masks(params, prefer, masks_name="prefer")
     if shares is not None:
@@ -246,8 +250,7 @@ def _numbers(
     active, structure = jax.tree.flatten(layer_counts(masks))
     if not active:
         return masks, masks
-    # A larger leaf is refused by the selection, if it has no groups.
-    sizes = np.array([min(m.size, MAX_COUNT) for m in jax.tree.leaves(masks)], np.int32)
+    sizes = np.array([mask.size for mask in jax.tree.leaves(masks)], np.int32)
     fractions = [jnp.asarray(f, jnp.float32) for f in jax.tree.leaves(fraction)]
     # One vector: what is computed leaf by leaf is compiled leaf by leaf.
     had = jnp.stack(active)
@@ -263,6 +266,15 @@ def _numbers(
     room = sizes - (had - lost if regrow_dropped else had)
     room = jax.tree.unflatten(structure, list(room))
     return kept, share_out(shares, dropped, room)
+
+
+def _check_scores(masks: Masks, *scores: Scores) -> None:
+    """Before anything is counted, where there are masks."""
+    candidates = dict(named_leaves(masks))
+    for tree in scores:
+        for name, score in named_leaves(tree):
+            if name in candidates:
+                check_scores(name, score, candidates[name])
 
 
 def _check_one_rule(shares: Any, splits: Any, grown_in: Any) -> None:

@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experiments.benchmarks.exchanges import exchanges
+from experiments.benchmarks.exchanges import operations as operations
+
 quick = settings(
     max_examples=40,
     deadline=None,
@@ -133,19 +136,9 @@ def primitive_names(function: Callable, *args: Any) -> set[str]:
     return names
 
 
-_OPERATION = re.compile(r"= (\(.*?\)|\S+) ([a-z][\w-]*)\(")
-_COLLECTIVES = re.compile(r"^(all-|reduce-scatter|collective-|ragged-)")
-
-
-def operations(compiled: Any) -> list[tuple[str, str]]:
-    """``(operation, result shape)`` of every instruction of a compiled program."""
-    found = map(_OPERATION.search, compiled.as_text().splitlines())
-    return [(match[2], match[1]) for match in found if match]
-
-
 def collectives(compiled: Any) -> list[tuple[str, str]]:
-    """The `operations` that exchange data between devices."""
-    return [(op, out) for op, out in operations(compiled) if _COLLECTIVES.match(op)]
+    """Operation and shape of what exchanges data between devices."""
+    return [(each.operation, each.shape) for each in exchanges(compiled)]
 
 
 def assert_exchanges_counts_alone(compiled: Any, most: int = 7) -> int:

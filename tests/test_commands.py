@@ -16,7 +16,16 @@ COMMANDS = (
     *(
         f"benchmarks.{name}"
         for name in (
-            *("core", "groups", "condensed", "texts", "views", "train", "replicas"),
+            *(
+                "core",
+                "groups",
+                "condensed",
+                "texts",
+                "views",
+                "train",
+                "replicas",
+                "scale",
+            ),
         )
     ),
 )
@@ -226,6 +235,7 @@ WRONG = {
     "benchmarks.condensed": [(["--fast"], "unknown flag '--fast'")],
     "benchmarks.texts": [(["--repeats=x"], "--repeats: invalid int value")],
     "benchmarks.replicas": [(["--repeats=0"], "--repeats must be a whole number of")],
+    "benchmarks.scale": [(["--repeats=0"], "--repeats must be a whole number of at")],
     "benchmarks.views": [(["--repeats=0"], "--repeats must be a whole number of at")],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),

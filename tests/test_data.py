@@ -1,14 +1,17 @@
 """Data sets from disk: real ones if $TFDS_DATA_DIR is set, else small made-up ones."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from sup_tickets.data import (
     DATASETS,
@@ -406,6 +409,27 @@ def test_tiny_imagenet(image_folder, monkeypatch):
 
 
 # --- The digits -----------------------------------------------------------------------
+
+
+def test_the_digits_are_those_of_scikit_learn():
+    ours = load_dataset("digits", validation_examples=0)
+    theirs = load_digits()
+    images = np.concatenate([ours.train.images, ours.test.images])[..., 0]
+    labels = np.concatenate([ours.train.labels, ours.test.labels])
+
+    def rows(images, labels):
+        return sorted(
+            (*image.ravel(), label) for image, label in zip(images, labels, strict=True)
+        )
+
+    assert rows(images, labels) == rows(theirs.images, theirs.target)
+
+
+def test_without_scikit_learn_the_digits_say_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ModuleNotFoundError, match="sklearn is needed for the digits; "):
+        load_dataset("digits")
 
 
 def test_the_digits_are_split_once_and_balanced():

@@ -344,9 +344,10 @@ def test_all_reduces_of_a_whole_tree(what):
     assert helpers.assert_exchanges_counts_alone(compiled) == loops
 
 
-def test_passes_are_bounded():
+@pytest.mark.parametrize(("trials", "of_keys", "of_ties"), [(7, 11, 8), (3, 16, 12)])
+def test_passes_are_bounded(trials, of_keys, of_ties):
     # However keys lie: of 2**32 integers the last, of 2**24 indices the first.
-    for low, high, most in ((-(2**31), 2**31 - 1, 11), (-(2**24), 0, 8)):
+    for low, high, most in ((-(2**31), 2**31 - 1, of_keys), (-(2**24), 0, of_ties)):
         for hidden in (low, low + 1, (low + high) // 3, high - 1):
             start = Bracket(np.int32([[low], [high]]), np.int32([[9], [0]]))
 
@@ -357,7 +358,7 @@ def test_passes_are_bounded():
             with jax.disable_jit():
                 found = search(
                     lambda t, n=counted: n.append(1) or count(t),
-                    jnp.int32([5]), start, trials=7, guesses=0,
+                    jnp.int32([5]), start, trials=trials, guesses=0,
                 )  # fmt: skip
             passes = len(counted)
             assert int(found.low[0]) == hidden and passes <= most, (hidden, passes)

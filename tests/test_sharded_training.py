@@ -182,6 +182,15 @@ def config_with(**changes):
             TENSOR_WISE | {"mesh.rules": ("classifier/kernel = - data+model",)},
             r"config.mesh: leaf 'classifier/kernel' .*: 10 is no multiple of 8",
         ),
+        (
+            {"mesh.model": 8}
+            | {"mesh.rules": TENSOR_WISE["mesh.rules"][:1], "mesh.fsdp": True},
+            "config.mesh: fsdp=True would have no effect; of the 8 devices one is ",
+        ),
+        (
+            TENSOR_WISE | {"mesh.model": 1},
+            "config.mesh: rule 'dense1/kernel' would hav",
+        ),
         ({"mesh.rules": ("dense1",)}, "config.mesh: a rule must look like 'dense/ker"),
         (TENSOR_WISE | {"data.batch_size": 6}, "multiple of the 4 devices along data"),
     ],

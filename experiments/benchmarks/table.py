@@ -18,6 +18,8 @@ from experiments.command import check_devices, start
 from experiments.config.flags import Parser
 from sup_tickets.checks import check_whole
 
+_PAGES = Path(__file__).parents[2] / "docs" / "results"
+
 
 class Row(NamedTuple):
     """One line of the table."""
@@ -86,6 +88,16 @@ def _print_page(command: str, description: str, rows: Iterable[Row]) -> None:
     print("\n" + "\n".join(f"- {line}" for line in (*machine(), _cost(begun))))
     worst, what = max((r.figure / r.target, r.what) for r in found if r.target)
     print(f"- worst: {worst:.2f} of its target: {what}")
+
+
+def figure_of(page: str, what: str) -> float | None:
+    """A figure on the page of a benchmark in ``docs/results``, ``None`` without one."""
+    file = _PAGES / f"bench_{page}.md"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == what:
+            return float(cells[1])
+    return None
 
 
 def _cost(begun: float) -> str:

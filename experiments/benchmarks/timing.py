@@ -17,6 +17,7 @@ class Program(NamedTuple):
     call: Any  # as the jitted function
     compile_s: float  # of wall time, tracing included
     temporary: int  # bytes beyond arguments and results
+    compile_own_s: float  # of the processor, all threads
 
 
 class Time(NamedTuple):
@@ -37,7 +38,7 @@ def compiled(name: str, function: Any, *arguments: Any) -> Program:
     program = function.lower(*arguments).compile()
     spent, own = time.perf_counter() - begun, time.process_time() - own
     say(f"{name} compiled in {spent:.1f} s ({own:.1f} s of processor time)")
-    return Program(program, spent, program.memory_analysis().temp_size_in_bytes)
+    return Program(program, spent, program.memory_analysis().temp_size_in_bytes, own)
 
 
 def measure(

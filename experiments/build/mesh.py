@@ -28,9 +28,15 @@ def make_layout(config: Config, devices: Sequence[Any] | None = None) -> Layout:
     with section("mesh"):
         mesh = data_mesh(devices, model=along)
         rules = tuple(map(parse_rule, config.mesh.rules))
-        if along > 1 and not any(MODEL in names_in(spec) for _, spec in rules):
+        split = [text for text, spec in rules if MODEL in names_in(spec)]
+        if along > 1 and not split:
             raise ValueError(
                 f"model={along} would have no effect; no rule has the axis {MODEL!r}"
+            )
+        if along == 1 < mesh.size and split:
+            raise ValueError(
+                f"rule {split[0]!r} would have no effect; model=1 is one device along "
+                f"{MODEL!r}"
             )
         return Layout(mesh, fsdp=config.mesh.fsdp, rules=rules)
 

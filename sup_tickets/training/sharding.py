@@ -34,8 +34,9 @@ class Layout:
       (None, 'data')
 
     Raises:
-      ValueError: if a rule names an axis that the mesh lacks, or one twice, or there is
-        no axis "data" for FSDP.
+      ValueError: if a rule is no expression with a `PartitionSpec` of axes that the
+        mesh has, each once, or if FSDP has no axis "data", or one of a single device
+        beside others.
     """
 
     mesh: Mesh  # of `data_mesh`, or any other
@@ -51,7 +52,9 @@ class Layout:
     def __post_init__(self) -> None:
         """Checks axes."""
         said = (self.annotated or {}).items()
-        for text, spec in (*self.rules, *said, ("fsdp", (DATA,) * self.fsdp)):
+        fsdp = ("fsdp", PartitionSpec(*(DATA,) * self.fsdp))
+        for rule in (*_pairs(self.rules), *said, fsdp):
+            text, spec = _checked(rule)
             names = names_in(spec)
             for i, name in enumerate(names):
                 if name not in self.mesh.axis_names:
@@ -61,6 +64,11 @@ class Layout:
                     )
                 if name in names[:i]:
                     raise ValueError(f"{text!r} has the axis {name!r} twice")
+        if self.fsdp and self.mesh.shape[DATA] == 1 < self.mesh.size:
+            raise ValueError(
+                f"fsdp=True would have no effect; of the {self.mesh.size} devices one "
+                f"is along {DATA!r}"
+            )
 
     @property
     def is_replicated(self) -> bool:
@@ -155,6 +163,25 @@ class Layout:
 class _Owner(NamedTuple):
     shape: tuple[int, ...]
     sharding: NamedSharding
+
+
+def _pairs(rules: Any) -> Any:
+    if isinstance(rules, str | Mapping):
+        raise ValueError(
+            f"rules must be a sequence of (expression, PartitionSpec), got {rules!r}"
+        )
+    return rules
+
+
+def _checked(rule: Any) -> tuple[str, PartitionSpec]:
+    match rule:
+        case (str(), PartitionSpec() as spec):
+            if PartitionSpec.UNCONSTRAINED not in (*spec,):
+                return rule
+    raise ValueError(
+        "a rule must be an expression and a PartitionSpec of None and axes of the "
+        f"mesh, got {rule!r}"
+    )
 
 
 def parse_rule(text: str) -> tuple[str, PartitionSpec]:
