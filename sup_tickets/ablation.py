@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.bisection import count_true, largest
 from sup_tickets.counting import Rounding, computed_once, portion
 from sup_tickets.groups import Split
 from sup_tickets.masks import apply_masks, check_masks, difference, intersection
+from sup_tickets.place_counts import count_true
 from sup_tickets.selection import Selecting, Wanted, map_selecting, top_k
+from sup_tickets.selection_groups import largest_of_groups
 from sup_tickets.sort_keys import check_scores, lowest_of, ordered_keys
 from sup_tickets.structures import Structure
 from sup_tickets.topology import Rewired
@@ -99,7 +100,9 @@ def _alive(
     least = jnp.maximum(portion(budget // split.number, share, "floor"), 1)
     needed = jnp.maximum(-(-budget // split.members), 1)
     # Ranked exactly as scores are: int32 keys, of which none is the smallest integer.
-    (first,), _ = largest([salient], needed)
+    parts = tuple((size, False, axis) for axis, size in enumerate(salient.shape))
+    all_neurons = Split(salient.shape, parts)
+    first, _ = largest_of_groups(salient, needed, jnp.int32(0), split=all_neurons)
     return (salient >= least) | first
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from sup_tickets.checks import check_count, check_whole
 from sup_tickets.tree_checks import (
@@ -160,6 +161,23 @@ class Split:
         shape = tuple(prod(size for size, *_ in parts) for _, parts in runs)
         inside = tuple(i for i, (apart, _) in enumerate(runs) if not apart)
         return (shape, inside) if inside else ((*shape, 1), (len(shape),))
+
+    @property
+    def index(self) -> jax.Array:
+        """The row-major index of every place within its group, int32.
+
+        To be broadcast to the array's shape; without a reshape.
+        """
+        index, stride = jnp.zeros((1,) * len(self.shape), jnp.int32), 1
+        within = dict.fromkeys(range(len(self.shape)), 1)
+        for size, apart, axis in reversed(self.parts):
+            if not apart and size > 1:
+                shape = [n if a == axis else 1 for a, n in enumerate(self.shape)]
+                place = lax.broadcasted_iota(jnp.int32, shape, axis) // within[axis]
+                index = index + place % size * stride
+                stride *= size
+            within[axis] *= size
+        return index
 
     def beside(self, values: jax.Array) -> jax.Array:
         """``values``, one a group, to be compared with an array of shape `merged`."""

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sup_tickets.bisection import count_each, count_true
 from sup_tickets.counting import MAX_COUNT
 from sup_tickets.groups import GroupsLike, Split, checked_splits, splits_of
+from sup_tickets.place_counts import count_each, count_true
 from sup_tickets.selection import select
 from sup_tickets.tree_checks import (
     check_same_containers,

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sup_tickets.bisection import largest, on_one_cpu
 from sup_tickets.checks import check_count
 from sup_tickets.counting import MAX_COUNT
 from sup_tickets.groups import GroupsLike, Split, checked_splits
+from sup_tickets.place_counts import on_one_cpu
 from sup_tickets.selection_cpu import Rows, largest_of_rows, rows_needed, width_for
+from sup_tickets.selection_groups import largest_of_groups
 from sup_tickets.selection_mesh import Leaf, largest_at_once
 from sup_tickets.sort_keys import check_scores, ordered_keys
 from sup_tickets.tree_checks import check_same_leaves
@@ -260,10 +261,7 @@ def _of_groups(asked: list[Wanted], turn: jax.Array) -> tuple[list[Any], jax.Arr
     for i, wanted in enumerate(asked):
         if wanted.split is not None:
             keys = wanted.keys(*wanted.sources)
-            keys = keys + turn.astype(keys.dtype)
-            (masks[i],), cut = largest([keys], wanted.k, split=wanted.split)
-            # Never negative, so always 0, but the compiler cannot know.
-            turn = jnp.minimum(jnp.min(cut), 0)
+            masks[i], turn = largest_of_groups(keys, wanted.k, turn, split=wanted.split)
     return masks, turn
 
 

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sup_tickets.bisection import count_true
 from sup_tickets.checks import (
     check_fraction,
     check_one_of,
@@ -34,6 +33,7 @@ from sup_tickets.masks import (
     layer_counts,
     union,
 )
+from sup_tickets.place_counts import count_true
 from sup_tickets.selection import Selecting, map_selecting, select, top_k
 from sup_tickets.sort_keys import check_scores
 from sup_tickets.tree_checks import (

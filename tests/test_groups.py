@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as draws
 
-from sup_tickets import bisection
+from sup_tickets import place_counts, selection_groups
 from sup_tickets.groups import (
     Groups,
     Part,
@@ -182,31 +182,47 @@ def test_narrow_scores(dtype, name, k):
     helpers.assert_same(got, grouped_mask(score, k, groups))
 
 
-@pytest.mark.parametrize(
-    ("groups", "shape"),
-    [(per_output(), (70, 3)), (per_output(0), (3, 40)), (MEMBERS_BY_HEAD, (2, 4, 12))],
-)
-def test_folded_and_plain_counts_choose_alike(groups, shape, monkeypatch):
+def largest(keys, split):
+    """Traced anew at every call."""
+    choose = selection_groups.largest_of_groups.__wrapped__
+    return jax.jit(lambda k: choose(keys, k, jnp.int32(0), split)[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_folded_and_plain_counts_choose_alike(name, monkeypatch):
+    groups, shape = CASES[name]
+    monkeypatch.setattr(selection_groups, "_FEW", 0)
     split = split_of(groups, "w", shape)
-    monkeypatch.setattr(bisection, "_SMALL", 0)
     score = helpers.scores_with_ties(np.random.default_rng(1), shape, np.float32)
-    keys = ordered_keys(jnp.asarray(score))
+    keys = ordered_keys(jnp.asarray(score), score > -1)
+    counts = np.int32(np.arange(split.number).reshape(split.counts))
     masks = []
-    for fold in (True, False):
-        monkeypatch.setattr(bisection, "on_one_cpu", lambda _, fold=fold: fold)
-        choose = jax.jit(lambda k: bisection.largest.__wrapped__([keys], k, split)[0])
-        masks.append([choose(k) for k in (1, 5)])
+    for small in (0, 1 << 12):
+        monkeypatch.setattr(place_counts, "_SMALL", small)
+        choose = largest(keys, split)
+        masks.append([choose(k) for k in (counts % split.members, 1)])
     helpers.assert_same(*masks)
 
 
-def test_few_are_ranked_and_many_bisected_alike(monkeypatch):
+@pytest.mark.parametrize("name", CASES)
+def test_folded_and_plain_sums_are_alike(name, monkeypatch):
+    groups, shape = CASES[name]
+    split = split_of(groups, "w", shape)
+    mask = np.random.default_rng(1).random(shape) < 0.5
+    expected = mask.reshape(-1)[members(groups, shape)].sum(1).reshape(split.counts)
+    for small in (0, 1 << 12):
+        monkeypatch.setattr(place_counts, "_SMALL", small)
+        helpers.assert_same(place_counts.count_true(mask, split), np.int32(expected))
+
+
+def test_few_are_ranked_and_many_searched_alike(monkeypatch):
     score = helpers.scores_with_ties(np.random.default_rng(2), (16, 5), np.float32)
     keys = ordered_keys(jnp.asarray(score), score > -1)
     split = split_of(per_block(8), "w", score.shape)
     masks = []
     for few in (16, 0):
-        monkeypatch.setattr(bisection, "_FEW", few)
-        choose = jax.jit(lambda k: bisection.largest.__wrapped__([keys], k, split)[0])
+        monkeypatch.setattr(selection_groups, "_FEW", few)
+        choose = largest(keys, split)
         masks.append([choose(k) for k in (0, 3, 8)])
     helpers.assert_same(*masks)
 

@@ -16,7 +16,7 @@ import pytest
 import sup_tickets as st
 from configs.digits import get_config
 from experiments.build.experiment import build
-from sup_tickets import bisection, selection
+from sup_tickets import place_counts, selection
 from sup_tickets.superposition import Kind
 from sup_tickets.training.state import as_trees, network_of
 from tests import test_contract, test_views_contract
@@ -29,7 +29,7 @@ RUNS = ("granet", "rigl-itop")  # `test_a_method` has all
 def on_an_accelerator():
     """Programs as an accelerator runs them; what was traced otherwise is dropped."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (bisection, selection):
+        for module in (place_counts, selection):
             patch.setattr(module, "on_one_cpu", lambda _: False)
         jax.clear_caches()
         yield
