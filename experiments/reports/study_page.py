@@ -216,8 +216,11 @@ def _tickets(study: Study, rows: Frame, arms: Sequence[str]) -> Table | None:
         for arm in arms:
             of_arm = same[same["arm"] == arm]
             if numbers(of_arm["mean_ticket"]).notna().any():
-                means = (c.scale * spread(of_arm[name]) for name, c in names.items())
-                lines.append([cell, arm, *map(_mean, means)])
+                means = (
+                    _mean(c.scale * spread(of_arm[name]), 4 if name == "kl" else 2)
+                    for name, c in names.items()
+                )
+                lines.append([cell, arm, *means])
     titles = ["cell", "arm", *(column.heading for column in names.values())]
     return Table(titles, lines, texts=2) if lines else None
 
