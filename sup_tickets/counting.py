@@ -9,6 +9,7 @@ a weight from ``density * size``, and agrees with the RigL and ToST releases; th
 Sup-tickets release truncates, which gives one weight fewer in about half of the cases.
 """
 
+import contextlib
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any, Literal, get_args
@@ -89,12 +90,12 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
     that integer, so 0.1 of 10 is 1 whichever way it is rounded.
 
     Args:
-      count: integers in [0, 2**31), a scalar or an array.
+      count: integers in [0, 2**31), a scalar or an array; a Python one may be larger.
       fraction: in [0, 1], likewise; values outside are clipped.
       rounding: "floor", "nearest" (half up) or "ceil".
 
     Returns:
-      int32, a scalar or an array.
+      int32, a scalar or an array; int64 of a larger count.
 
     Example:
       >>> int(portion(10, 0.3, "ceil")), int(portion(3, 0.5, "ceil"))
@@ -103,6 +104,10 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
     check_one_of("rounding", rounding, get_args(Rounding))
     clipped = jnp.clip(jnp.asarray(fraction, jnp.float32), 0.0, 1.0)
     part = jnp.round(clipped * jnp.float32(_ONE)).astype(jnp.uint32)
+    if isinstance(count, int) and count > MAX_COUNT:
+        add = {"floor": 0, "nearest": _ONE // 2, "ceil": _ONE - 1}[rounding]
+        with in_64_bits(True):
+            return ((part.astype(jnp.uint64) * count + add) >> 30).astype(jnp.int64)
     count = jnp.asarray(count).astype(jnp.uint32)
     # Below 2**-8 the fixed point is what rounds, by up to half a unit.
     slack = jnp.maximum(part >> 22, jnp.uint32(1))
@@ -114,6 +119,11 @@ def portion(count: Number, fraction: Number, rounding: Rounding) -> jax.Array:
         part = jnp.minimum(part + slack, jnp.uint32(_ONE))
         add = _ONE // 2 if rounding == "nearest" else 0
     return _multiply_and_shift(count, part, add)
+
+
+def in_64_bits(needed: bool) -> contextlib.AbstractContextManager[Any]:
+    """Where integers of 64 bits are allowed, which JAX has to be told."""
+    return jax.enable_x64(True) if needed else contextlib.nullcontext()
 
 
 def share_out(shares: Any, dropped: Counts, room: Counts) -> Counts:

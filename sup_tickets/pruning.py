@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from sup_tickets.checks import check_count, check_one_of, check_sparsity
-from sup_tickets.counting import active_count, portion, share_out
+from sup_tickets.counting import (
+    MAX_COUNT,
+    active_count,
+    in_64_bits,
+    portion,
+    share_out,
+)
 from sup_tickets.groups import GroupsLike, checked_splits, splits_of
 from sup_tickets.masks import apply_masks, check_masks, count, layer_counts, size
 from sup_tickets.saliency import magnitude
@@ -132,9 +138,17 @@ def prune_to_total(
       held: expressions of leaves that are not pruned; the others pay for them.
       splits: pytree of `groups.Split`; every group of a leaf then keeps as many weights
         as come nearest to what the leaf would keep, and at least one.
+
+    Raises:
+      ValueError: if the scope is "layer", of more than 2**31 - 1 places.
     """
     free = without(masks, held)
-    wanted = jnp.maximum(total - (size(masks) - size(free)), 0)
+    places = size(free)
+    if scope == "layer" and places > MAX_COUNT:
+        raise ValueError(
+            f"scope='layer' shares out at most 2**31 - 1 places, got {places}"
+        )
+    active = count(free)
 
     def keep_largest(free: Masks) -> Masks:
         counts = wanted
@@ -147,7 +161,9 @@ def prune_to_total(
             counts = layer_counts(prune_to_counts(params, free, counts)[1])
         return _evenly(params, free, counts, splits)
 
-    kept = jax.lax.cond(count(free) > wanted, keep_largest, lambda m: m, free)
+    with in_64_bits(size(masks) > MAX_COUNT):
+        wanted = jnp.maximum(total - (size(masks) - places), 0).astype(active.dtype)
+        kept = jax.lax.cond(active > wanted, keep_largest, lambda m: m, free)
     return merged(params, masks, kept)
 
 

@@ -6,7 +6,6 @@ most with seven trial keys, 16 with three. Nothing as large as a leaf is kept: k
 made of the scores in every pass.
 """
 
-import contextlib
 from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sup_tickets.counting import MAX_COUNT
+from sup_tickets.counting import MAX_COUNT, in_64_bits
 from sup_tickets.sort_keys import index_of, lowest_of
 from sup_tickets.thresholds import Bracket, Cut, search_with_ties, whole_range
 
@@ -49,10 +48,8 @@ def largest_at_once(
         each has at most 2**31 - 1 places.
     """
     problems = [_Problem(leaves, k) for leaves, k in asked]
-    # A count of more than 2**31 - 1 weights needs 64 bits, which JAX allows by default
-    # only where it is told so.
     wide = any(problem.places > MAX_COUNT for problem in problems)
-    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+    with in_64_bits(wide):
         return _largest(problems, np.dtype(np.int64 if wide else np.int32))
 
 

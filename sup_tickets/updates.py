@@ -11,7 +11,13 @@ import jax.numpy as jnp
 
 from sup_tickets.ablation import rewire_neurons
 from sup_tickets.checks import check_fraction
-from sup_tickets.counting import Rounding, active_count, portion
+from sup_tickets.counting import (
+    MAX_COUNT,
+    Rounding,
+    active_count,
+    in_64_bits,
+    portion,
+)
 from sup_tickets.dynamic import Method
 from sup_tickets.masks import (
     apply_masks,
@@ -163,7 +169,9 @@ def _pruned(method: Method, masks: Masks, params: Params, step: Number) -> Masks
     total = size(masks)
     wanted = _wanted(method, total, step)
     if method.sparsity_stairs:
-        masks = jax.tree.map(lambda mask: mask | (wanted == total), masks)
+        with in_64_bits(total > MAX_COUNT):
+            is_dense = wanted == total
+        masks = jax.tree.map(lambda mask: mask | is_dense, masks)
     structure, scope, splits = method.structure, method.prune_scope, None
     if structure is not None:
         splits = structure.splits(params, masks)
@@ -182,12 +190,15 @@ def _held(method: Method) -> Any:
 
 
 def _wanted(method: Method, total: int, step: Number) -> jax.Array:
-    """The number of active weights by the schedule at a step."""
+    """The number of active weights by the schedule at a step, as wide as it may be."""
+    wide = total > MAX_COUNT
+    dtype = jnp.int64 if wide else jnp.int32
     if method.sparsity_stairs:
         begins, sparsities = zip(*method.sparsity_stairs, strict=True)
-        counts = jnp.asarray([active_count(total, s) for s in sparsities], jnp.int32)
         stair = jnp.searchsorted(jnp.asarray(begins), step, side="right") - 1
-        return counts[stair]
+        counts = [active_count(total, s) for s in sparsities]
+        with in_64_bits(wide):
+            return jnp.asarray(counts, dtype)[stair]
     low = active_count(total, method.sparsity)
     high = active_count(total, method.start_sparsity)
     left = inverse_power_fraction(
@@ -197,7 +208,8 @@ def _wanted(method: Method, total: int, step: Number) -> jax.Array:
         power=3,
     )
     # Both ends are exact integers; only the way between them is rounded.
-    return low + portion(high - low, left(step), "nearest")
+    with in_64_bits(wide):
+        return low + portion(high - low, left(step), "nearest").astype(dtype)
 
 
 def _rewired(

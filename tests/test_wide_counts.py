@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import sup_tickets as st
+from sup_tickets import counting, pruning, selection, selection_mesh, updates
 from sup_tickets import masks as masks_module
-from sup_tickets.counting import exact_portion
+from sup_tickets.counting import exact_portion, portion
 
 MASKS = {
     "a": jnp.arange(15).reshape(5, 3) % 2 == 0,
@@ -89,6 +90,63 @@ def test_a_leaf_of_too_many_places_is_refused(name):
     )
     with pytest.raises(ValueError, match="got 2147483648 at leaf 'w'; split"):
         jax.eval_shape(TOO_LARGE[name], w, m)
+
+
+@pytest.mark.parametrize("rounding", ["floor", "nearest", "ceil"])
+def test_a_portion_of_more_than_int32_holds(rounding):
+    for count, part in ((2**32 + 2, 0.5), (2**33 + 6, 0.25), (2**31, 1.0)):
+        got = portion(count, np.float32(part), rounding)
+        wanted = exact_portion(count, part, rounding)
+        assert got.dtype == jnp.int64 and int(got) == wanted, (count, part)
+
+
+def masks_by(name):
+    """A function of parameters and the step, by a method that prunes on its way."""
+    options = {} if name == "acdc" else {"update_every": 4}
+    method = st.make_method(name, sparsity=0.8, total_steps=40, **options)
+
+    def masks_at(params, step):
+        state = st.init_topology(method, 0, params)
+        return st.update_topology(method, state, params, params, step).state.masks
+
+    return masks_at
+
+
+@pytest.mark.parametrize(
+    "name", ["acdc", pytest.param("granet", marks=pytest.mark.slow)]
+)
+def test_schedules_of_more_weights_than_int32(name):
+    large = {c: jax.ShapeDtypeStruct((30000, 30000), jnp.bfloat16) for c in "abc"}
+    found = jax.eval_shape(masks_by(name), large, jnp.int32(12))
+    assert found["c"].shape == (30000, 30000)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gmp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("granet", "acdc"))],
+)
+def test_schedules_beyond_a_limit_prune_alike(name, monkeypatch):
+    """The limit is one that the leaves pass together."""
+    masks_at = masks_by(name)
+    rng = np.random.default_rng(0)
+    leaf = rng.standard_normal((48, 64)).astype(np.float32)
+    params = {"a": jnp.asarray(leaf), "b": jnp.asarray(leaf[::-1])}
+    monkeypatch.setattr(selection, "on_one_cpu", lambda _: False)
+    narrow = jax.jit(masks_at)(params, 12)
+    for module in (counting, masks_module, pruning, selection_mesh, updates):
+        monkeypatch.setattr(module, "MAX_COUNT", leaf.size)
+    program = jax.jit(functools.partial(masks_at)).lower(params, 12)
+    assert "i64" in program.as_text()
+    chex.assert_trees_all_equal(program.compile()(params, 12), narrow)
+    assert 0.2 * 2 * leaf.size <= int(st.count(narrow)) <= 2 * leaf.size
+
+
+def test_layers_of_more_than_int32_are_not_shared_out():
+    shape = {c: jax.ShapeDtypeStruct((30000, 30000), bool) for c in "abc"}
+    with pytest.raises(ValueError, match=r"scope='layer' .* 1 places, got 2700000000"):
+        jax.eval_shape(
+            lambda m: pruning.prune_to_total(m, m, jnp.int32(9), scope="layer"), shape
+        )
 
 
 def test_counting_compiles_once():

@@ -323,5 +323,5 @@ def _digits(validation_examples: int, split_seed: int) -> tuple[Split, Split, Sp
 def _digits_table() -> np.ndarray:
     """[1797, 65] pixels and label: scikit-learn's file, without its slow import."""
     found = importlib.util.find_spec("sklearn") or require("sklearn", "for the digits")
-    (folder,) = found.submodule_search_locations
+    (folder,) = found.submodule_search_locations or ()
     return np.loadtxt(Path(folder, "datasets/data/digits.csv.gz"), delimiter=",")

@@ -175,9 +175,9 @@ def _pairs(rules: Any) -> Any:
 
 def _checked(rule: Any) -> tuple[str, PartitionSpec]:
     match rule:
-        case (str(), PartitionSpec() as spec):
+        case (str() as text, PartitionSpec() as spec):
             if PartitionSpec.UNCONSTRAINED not in (*spec,):
-                return rule
+                return text, spec
     raise ValueError(
         "a rule must be an expression and a PartitionSpec of None and axes of the "
         f"mesh, got {rule!r}"
