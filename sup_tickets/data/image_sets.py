@@ -5,7 +5,6 @@ runs that are compared must share the split. Choices are made by looking at vali
 test is for the final numbers.
 """
 
-import importlib.util
 import os
 import re
 from pathlib import Path
@@ -305,9 +304,8 @@ def _digits(validation_examples: int, split_seed: int) -> tuple[Split, Split, Sp
             "validation_examples of the digits must be a multiple of 10, up to 1000, "
             f"got {validation_examples}"
         )
-    table = _digits_table()
-    images = table[:, :-1].reshape(-1, 8, 8, 1).astype(np.uint8)
-    labels = table[:, -1].astype(np.int32)
+    raw = require("sklearn.datasets", "for the digits").load_digits()
+    images, labels = raw.images.astype(np.uint8)[..., None], raw.target.astype(np.int32)
     order = np.random.default_rng(split_seed).permutation(labels.size)
     parts: tuple[list[np.ndarray], ...] = ([], [], [])  # train, validation, test
     for digit in range(classes):
@@ -318,10 +316,3 @@ def _digits(validation_examples: int, split_seed: int) -> tuple[Split, Split, Sp
     rows = [np.sort(np.concatenate(part)) for part in parts]
     train, validation, test = (Split(images[i], labels[i]) for i in rows)
     return train, validation, test
-
-
-def _digits_table() -> np.ndarray:
-    """[1797, 65] pixels and label: scikit-learn's file, without its slow import."""
-    found = importlib.util.find_spec("sklearn") or require("sklearn", "for the digits")
-    (folder,) = found.submodule_search_locations or ()
-    return np.loadtxt(Path(folder, "datasets/data/digits.csv.gz"), delimiter=",")
