@@ -154,8 +154,11 @@ def _training(
     for other in others:
         by_run.setdefault(other.name, other.events)
     of_runs = {str(results.get("name")): results} | {o.name: o.results for o in others}
-    rates = {name: r.get("learning_rate") for name, r in of_runs.items()}
-    rates = {name: rates[name] for name in by_run if rates.get(name)}
+    rates: dict[str, Any] = {
+        name: results["learning_rate"]
+        for name, results in of_runs.items()
+        if name in by_run and results.get("learning_rate")
+    }
     pictures = [
         *_picture(
             report / "curves.png",

@@ -37,7 +37,7 @@ def draw_curves(
       rates: learning rates by the name of the run; of a run without, as far as its
         events tell.
     """
-    quantities = {
+    quantities: dict[str, dict[str, Any]] = {
         title: {
             name: [(step, scale * value) for step, value in _series(run, kind, field)]
             for name, run in events.items()
