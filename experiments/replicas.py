@@ -26,31 +26,6 @@ class Member(NamedTuple):
     path: Path
 
 
-def grouped(
-    members: Sequence[Member],
-    most: int,
-    class_of: Callable[[Config], str | None] = programs_of,
-) -> list[list[int]]:
-    """The numbers of the members that go together, in the order of the first of each.
-
-    Args:
-      members: all there are, finished ones too: so a group is the same at any time.
-      most: members of a group.
-      class_of: members of which it says the same go together; ``None`` goes alone.
-    """
-    groups: list[list[int]] = []
-    growing: dict[str, list[int]] = {}
-    for i, member in enumerate(members):
-        name = class_of(member.config)
-        group = None if name is None else growing.get(name)
-        if group is None or len(group) >= most:
-            groups.append(group := [])
-            if name is not None:
-                growing[name] = group
-        group.append(i)
-    return groups
-
-
 def run_together(
     replicas: Sequence[Member], *, devices: Sequence[Any] | None = None
 ) -> dict[str, Exception]:

@@ -14,35 +14,25 @@ docs/replicas.md. At the end all are gathered into OUT/report.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments import run
-from experiments.build.shared import builder, classes, kind_of, programs_of, weights_of
+from experiments.build.shared import builder, weights_of
 from experiments.command import check_devices, end_with_failures, start
 from experiments.config.fields import Config, as_config, check_config, flat
 from experiments.config.flags import Parser, folder_path
 from experiments.config.reading import Source, as_source
 from experiments.grid import check_names, pairs_of, parse_grid
-from experiments.replicas import Member, grouped, run_together
+from experiments.replicas import Member, run_together
 from experiments.reports.runs import report, report_files
 from experiments.runs.branch import branch_of, find_source
-from experiments.runs.layout import CHECKPOINTS, folder_name
+from experiments.runs.layout import folder_name
 from experiments.runs.ownership import check_no_run, is_finished
 from experiments.runs.stopping import Stopped
+from experiments.turns import Checked, in_turn, is_begun
 from sup_tickets.checks import check_whole
-
-_TOGETHER, _SMALL = 8, 2**20
-"""Members that go together by default, and weights of a network up to which they do."""
-
-
-class Checked(NamedTuple):
-    """What is known of a member that can run."""
-
-    epoch_steps: int
-    weights: int
-
 
 # --- The runs -------------------------------------------------------------------------
 
@@ -95,17 +85,12 @@ def check_members(
             built = build(member.config)
             built.inputs.close()
             checked.append(Checked(built.plan.epoch_steps, weights_of(built)))
-            if not _is_begun(member):
+            if not is_begun(member):
                 built.check_files()
                 branch_of(member.config, built)
         except ValueError as error:
             raise ValueError(f"{member.name}: {error}") from error
     return checked
-
-
-def _is_begun(member: Member) -> bool:
-    """Whether there is a checkpoint to go on from."""
-    return any((member.path / CHECKPOINTS).glob("*"))
 
 
 def branching(member: Member, earlier: Sequence[Member], epoch_steps: int) -> Config:
@@ -117,7 +102,7 @@ def branching(member: Member, earlier: Sequence[Member], epoch_steps: int) -> Co
       epoch_steps: of the run.
     """
     config = as_config(member.config.to_dict())
-    if config.branch_from is None and not _is_begun(member):
+    if config.branch_from is None and not is_begun(member):
         others = [(other.path, other.config) for other in earlier]
         source = find_source(config, others, epoch_steps=epoch_steps)
         config.branch_from = None if source is None else str(source)
@@ -195,7 +180,7 @@ def run_members(
         return {}
     failed: dict[str, str] = {}
     done: list[Member] = []
-    for rows in _in_turn(found, checked, replicas, devices):
+    for rows in in_turn(found, checked, replicas, devices):
         ours: list[Member] = []
         for i in rows:
             member, known = found[i], checked[i]
@@ -209,63 +194,6 @@ def run_members(
         failed |= _run(ours, devices)
         done += [found[i] for i in rows]
     return failed
-
-
-def _in_turn(
-    found: Sequence[Member],
-    checked: Sequence[Checked | None],
-    replicas: int | None,
-    devices: Sequence[Any] | None = None,
-) -> list[list[int]]:
-    """The numbers of those that are run together.
-
-    A group of which any is begun keeps its finished members, so that the others go on
-    to the bit.
-    """
-    class_of = _class_of(found, checked, replicas, devices)
-    turns: list[list[int]] = []
-    for rows in grouped(found, replicas or _TOGETHER, class_of):
-        left = [i for i in rows if checked[i] is not None]
-        if len(left) > 1 and not any(_is_begun(found[i]) for i in left):
-            turns.append(left)
-        elif left and len(rows) > 1 and any(_is_begun(found[i]) for i in left):
-            turns.append(rows)
-        else:
-            turns += [[i] for i in rows]
-    return turns
-
-
-def _class_of(
-    found: Sequence[Member],
-    checked: Sequence[Checked | None],
-    replicas: int | None,
-    devices: Sequence[Any] | None,
-) -> Callable[[Config], str | None]:
-    """What says which members can go together, ``None`` for those that are alone.
-
-    Whether a network is small does not depend on which members are finished: those of
-    one class have the same shapes. Nothing is traced for what is finished altogether.
-    """
-    settings: dict[str | None, set[str | None]] = {}
-    weights: dict[str | None, int] = {}
-    for member, known in zip(found, checked, strict=True):
-        kind = kind_of(member.config)
-        settings.setdefault(kind, set()).add(programs_of(member.config))
-        if known is not None:
-            weights[kind] = known.weights
-    limit = None if replicas else _SMALL
-    traced = classes(devices, limit=limit)
-
-    def class_of(config: Config) -> str | None:
-        kind = kind_of(config)
-        if replicas == 1 or kind not in weights:
-            return None
-        if len(settings[kind]) > 1:
-            return traced(config)
-        is_small = limit is None or weights[kind] <= limit
-        return programs_of(config) if is_small else None
-
-    return class_of
 
 
 def _run(ours: Sequence[Member], devices: Sequence[Any] | None) -> dict[str, str]:

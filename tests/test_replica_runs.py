@@ -8,12 +8,14 @@ import jax
 import pytest
 
 from experiments import sweep as sweeping
+from experiments import turns
 from experiments.build.shared import programs_of
 from experiments.grid import parse_grid
-from experiments.replicas import Member, grouped, run_together
+from experiments.replicas import Member, run_together
 from experiments.run import run
 from experiments.runs.stopping import RunCheckpointer, Stopped
-from experiments.sweep import Checked, members
+from experiments.sweep import members
+from experiments.turns import Checked, grouped
 from sup_tickets.training.network_files import load_sparse
 from tests.test_experiments import ARGUMENT, ROOT, config_of, one
 from tests.test_training import counts
@@ -132,11 +134,12 @@ def test_seeds_of_one_setting_go_together(tmp_path, monkeypatch):
         return Member(f"{seed}{changes}", config, tmp_path / f"{len(changes)}-{seed}")
 
     found = [member(s, **c) for s in range(3) for c in ({}, {"method.name": "set"})]
-    assert grouped(found, 8) == [[0, 2, 4], [1, 3, 5]]
-    assert grouped(found, 2) == [[0, 2], [1, 3], [4], [5]]
-    assert grouped(found, 1) == [[i] for i in range(6)]
+    names = [programs_of(member.config) for member in found]
+    assert grouped(names, 8) == [[0, 2, 4], [1, 3, 5]]
+    assert grouped(names, 2) == [[0, 2], [1, 3], [4], [5]]
+    assert grouped(names, 1) == [[i] for i in range(6)]
     new, large = Checked(5, 100), Checked(5, 2**20 + 1)
-    in_turn = sweeping._in_turn
+    in_turn = turns.in_turn
     assert in_turn(found, [new] * 6, None) == [[0, 2, 4], [1, 3, 5]]
     assert in_turn(found, [large] * 6, None) == [[i] for i in range(6)]
     assert in_turn(found, [large] * 6, 3) == [[0, 2, 4], [1, 3, 5]]
@@ -166,13 +169,23 @@ def test_numbers_that_leave_the_program_go_together(tmp_path, monkeypatch):
     some = [None if i in (0, 1, 3, 6) else new for i in range(8)]
 
     def in_turn(checked, replicas=None):
-        return sweeping._in_turn(found, checked, replicas, one())
+        return turns.in_turn(found, checked, replicas, one())
 
     assert in_turn(some) == [plain[2:], decayed]
     assert in_turn([None] * 8) == in_turn(some, 1) == [[i] for i in range(8)]
     # As large as they are when built, the finished ones too.
-    monkeypatch.setattr(sweeping, "_SMALL", 100)
+    monkeypatch.setattr(turns, "_SMALL", 100)
     assert in_turn(some) == [[i] for i in range(8)]
+
+
+@pytest.mark.slow
+def test_members_that_begin_alike_wait_for_the_first(tmp_path):
+    """What differs after phase 1 alone branches, and those that do go together."""
+    source = f"{ROOT}/configs/digits.py:{ARGUMENT}"
+    grid = "seed=0,1 sup.lr_max=0.02,0.03 method.sparsity=0.5,0.6"
+    found = members(source, parse_grid(grid), tmp_path)
+    turned = turns.in_turn(found, [Checked(5, 100)] * 8, None, one())
+    assert turned == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 
 def test_a_sweep_hands_seeds_over_together(tmp_path, monkeypatch, capsys):

@@ -28,9 +28,9 @@ _SEEDS = "seed=0..4"
 _RATES = "train.learning_rate=0.1,0.08,0.06,0.04,0.02"
 CASES = {
     "digits, perceptron: 5 seeds / 1": ("digits.py:model=mlp", _SEEDS, 1.5),
-    "digits, perceptron: 5 rates / 1": ("digits.py:model=mlp", _RATES, None),
-    "digits, convolutions: 5 seeds / 1": ("digits.py", _SEEDS, None),
     "LeNet-300-100: 5 seeds / 1": ("fashion_mnist.py", _SEEDS, 2.0),
+    "digits, perceptron: 5 rates / 1": ("digits.py:model=mlp", _RATES, None),
+    "digits, convolutions: 5 seeds / 1": ("digits.py", _SEEDS, 1.5),
 }
 """File and argument of the configuration, the grid, and the mark of the issue."""
 
