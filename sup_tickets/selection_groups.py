@@ -139,11 +139,9 @@ def _folded_counts(
     sums = lax.cond(tied, lambda: packed(True), lambda: packed(False))
     shifts = np.arange(trials, dtype=np.int32) * _FIELD
     shifts = shifts.reshape(-1, *(1,) * len(fold.shape))
-    axes = tuple(axis + 1 for axis in fold.inside)
+    axes, field = tuple(axis + 1 for axis in fold.inside), (1 << _FIELD) - 1
     counts = [
-        jnp.sum(
-            (each[None] >> shifts) & ((1 << _FIELD) - 1), axis=axes, dtype=jnp.int32
-        )
+        jnp.sum((each[None] >> shifts) & field, axis=axes, dtype=jnp.int32)
         for each in sums
     ]
     return functools.reduce(jnp.add, counts).reshape(level.shape)
@@ -187,11 +185,13 @@ def _guessed(keys: jax.Array, k: jax.Array, members: int) -> jax.Array:
     above = above.astype(jnp.float32)
     highest = keys.dtype.type(np.iinfo(keys.dtype).max)
     low, high = (
-        jnp.min(jnp.where(above < end, sample, highest))
+        jnp.min(jnp.where(above < end, sample, highest - 2))
         for end in (jnp.max(rank + spread), jnp.min(rank - spread))
     )
+    one = keys.dtype.type(1)
     # The mean of two integers, which their sum may be too large for.
-    trials = jnp.stack([low, (low >> 1) + (high >> 1), high])
+    middle = jnp.maximum((low >> 1) + (high >> 1), low + one)
+    trials = jnp.stack([low, middle, jnp.maximum(high, middle + one)])
     return jnp.broadcast_to(trials[:, None], (_TRIALS, k.size))
 
 
