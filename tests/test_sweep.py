@@ -189,7 +189,7 @@ def test_members_that_begin_alike_share_their_phase_1(tmp_path, fake, monkeypatc
 
     monkeypatch.setattr(sweeping.run, "run", trained)
     grid = "--grid=seed=0,2 sup.explore_fraction=0.2,0.1,0"
-    main([f"--config={DIGITS}", f"--out={tmp_path}", grid])
+    main([f"--config={DIGITS}", f"--out={tmp_path}", grid, "--replicas=1"])
     name = "seed={},sup.explore_fraction={}".format
     for seed in (0, 2):
         first = str(tmp_path / name(seed, "0.1"))
