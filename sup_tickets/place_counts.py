@@ -8,7 +8,7 @@ along the short one first.
 import functools
 from collections.abc import Iterator
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,11 +63,11 @@ class Fold(NamedTuple):
             two = self.folded(piece.stop - piece.start)
             yield part.reshape(*before, *two, *after)
 
-    def short_sum(self, places: jax.Array) -> jax.Array:
-        """The int32 sum of a view along the short axis."""
+    def short_sum(self, places: jax.Array, dtype: Any = jnp.int32) -> jax.Array:
+        """The sum of a view along the short axis, of at most 16 places."""
         last = self.axis == len(self.shape) - 1
         axis = self.axis if last else self.axis + 1
-        return jnp.sum(places, axis=axis, dtype=jnp.int32)
+        return jnp.sum(places, axis=axis, dtype=dtype)
 
 
 def fold_of(split: Split | None, shape: tuple[int, ...]) -> Fold:
@@ -86,8 +86,9 @@ def count_true(mask: jax.Array, split: Split | None = None) -> jax.Array:
         # The dtype is spelled out: with 64 bits enabled int32 would be summed as int64.
         return jnp.sum(mask, dtype=jnp.int32)
     fold = fold_of(split, mask.shape)
+    # In bytes: integers of four, of the whole mask, would be stored.
     sums = [
-        jnp.sum(fold.short_sum(view), axis=fold.inside, dtype=jnp.int32)
+        jnp.sum(fold.short_sum(view, jnp.uint8), axis=fold.inside, dtype=jnp.int32)
         for view in fold.views(mask)
     ]
     return functools.reduce(jnp.add, sums).reshape(

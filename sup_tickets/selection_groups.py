@@ -184,8 +184,10 @@ def _guessed(keys: jax.Array, k: jax.Array, members: int) -> jax.Array:
     above = jnp.sum(sample[:, None] > sample[None], axis=0, dtype=jnp.int32)
     above = above.astype(jnp.float32)
     highest = keys.dtype.type(np.iinfo(keys.dtype).max)
+    # Between what is no candidate and the least of those there is nothing to guess.
+    there = sample > lowest_of(keys)
     low, high = (
-        jnp.min(jnp.where(above < end, sample, highest - 2))
+        jnp.min(jnp.where(there & (above < end), sample, highest - 2))
         for end in (jnp.max(rank + spread), jnp.min(rank - spread))
     )
     one = keys.dtype.type(1)

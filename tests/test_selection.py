@@ -13,7 +13,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sup_tickets import selection, selection_cpu, selection_mesh
+from sup_tickets.groups import per_output
 from sup_tickets.pruning import prune_to
+from sup_tickets.saliency import magnitude
 from sup_tickets.selection import select, select_globally
 from sup_tickets.thresholds import Bracket, search
 from sup_tickets.topology import rewire
@@ -389,6 +391,22 @@ def test_one_leaf_of_keys_is_live_at_a_time():
     assert temporary_bytes(select, BIG, counts) < 1.3 * LEAF_BYTES
     used = temporary_bytes(lambda s, k, m: select(s, k, among=m), BIG, counts, among)
     assert used < 1.3 * LEAF_BYTES
+
+
+def test_a_rewire_in_groups_keeps_no_more_than_a_leaf():
+    masks = {k: jax.ShapeDtypeStruct(v.shape, bool) for k, v in BIG.items()}
+
+    def call(params, masks, scores):
+        drop_scores = magnitude(params)
+        return rewire(
+            *(params, masks),
+            drop_scores=drop_scores,
+            grow_scores=scores,
+            fraction=0.3,
+            groups=per_output(),
+        ).masks
+
+    assert temporary_bytes(call, BIG, masks, BIG) < 2 * LEAF_BYTES
 
 
 def test_globally_one_tree_of_keys_is_live():
