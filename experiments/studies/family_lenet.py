@@ -17,9 +17,9 @@ STUDY = dataclasses.replace(
         "Fashion-MNIST, 5,000 training images, 100 epochs; the committed page is of "
         "three seeds, without the lottery. At 90% fixed random masks by ERK are as "
         "good as any, RigL and EOI surely worse. At 98% what changes its topology is "
-        "1.4 to 2.2 points better than they, and what begins denser than it ends better "
-        "still: GraNet by 2.8, gradual pruning by 3.7, for four and seven times the "
-        "operations of training. Of masks found before training those of SNIP, SynFlow "
-        "and EOI are better on average, none surely, and GraSP's are worse."
+        "1.4 to 2.2 points better than they, and what begins denser than it ends "
+        "better still: GraNet by 2.8, gradual pruning by 3.7, for four and seven times "
+        "the operations of training. Of masks found before training those of SNIP, "
+        "SynFlow and EOI are better on average, none surely, and GraSP's are worse."
     ),
 )
