@@ -159,6 +159,10 @@ def test_what_superposing_adds_is_ranked_against_how_far_apart_tickets_are(tmp_p
         ["different answers", "6", "-1.00 (p 0)", "-1.00 (p 0)"],
         ["overlap of masks", "6", "+1.00 (p 0)", "+1.00 (p 0)"],
     ]
+    # A cell with a single seed counts over all runs alone.
+    single = gains.iloc[[0]].assign(cell="b", overlap=0.0, disagreement=1.0, gain=0.0)
+    found = study_diversity.correlations(pd.concat([gains, single], ignore_index=True))
+    assert found.rows[1] == ["overlap of masks", "7", "+1.00 (p 0)", "+1.00 (p 0)"]
     # Of one value there is no correlation, and of three runs none is worth a line.
     same = study_diversity.correlations(gains.assign(overlap=1.0))
     assert same.rows[1][2:] == ["", ""]

@@ -47,7 +47,10 @@ def correlations(rows: Frame) -> Table | None:
         both: Frame = pd.DataFrame({"gain": gain, "apart": apart}).dropna()
         if len(both) < _FEWEST:
             continue
-        within: Any = both - both.groupby(groups, sort=False).transform("mean")
+        of_group: Any = both.groupby(groups, sort=False)
+        # A single seed has no other that it could differ from.
+        several = of_group["gain"].transform("size") > 1
+        within: Any = (both - of_group.transform("mean"))[several]
         cells = [_spearman(each["gain"], each["apart"]) for each in (both, within)]
         lines.append([column.title, str(len(both)), *cells])
     head = ["with", "runs", "over all runs", "between seeds of a cell and an arm"]
