@@ -15,76 +15,38 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.cases import Case, measure_cases
-from experiments.benchmarks.core import one_pass, rewire_cases, superposition_cases
+from experiments.benchmarks.core import one_pass
 from experiments.benchmarks.rates_page import Ceilings, Change, Found, Rate, page
+from experiments.benchmarks.rates_programs import (
+    BATCH_SIZES,
+    CHANGES,
+    KINDS,
+    Pair,
+    Plan,
+    Programs,
+    change_cases,
+    lowerings,
+    make_pairs,
+)
 from experiments.benchmarks.table import page_file
-from experiments.benchmarks.timing import (
-    Program,
-    compiled_together,
-    measure,
-    medians,
-    say,
-)
+from experiments.benchmarks.timing import compiled_together, measure, medians, say
 from experiments.benchmarks.train import nbytes
-from experiments.benchmarks.trainer import (
-    Scale,
-    Trainer,
-    configuration,
-    make_images,
-    placed,
-)
-from experiments.build.experiment import comparisons
-from experiments.build.inputs import Inputs
-from experiments.build.parts import make_network
+from experiments.benchmarks.trainer import Scale
 from experiments.command import check_devices, start
 from experiments.config.flags import Parser, file_path
 from sup_tickets.checks import check_one_of, check_whole
-from sup_tickets.data.resident import Shardings
 from sup_tickets.training.flops import dense_flops
 from sup_tickets.training.libraries.linen import kernel_uses
 from sup_tickets.training.mesh import data_mesh, data_shardings
 
 OUT = "docs/results/bench_rates.md"
-BATCH_SIZES = {
-    "resnet18": (1024, 128),
-    "vgg16": (1024, 128),
-    "wrn28x10": (512, 128),
-    "resnet50_imagenet": (256,),
-}
-_KINDS = ("dense", "sparse")
-_CHANGES = {"pass": (0,), "rewire": (0, 1, 2), "superpose and prune": (0,)}
-"""What happens between steps, and which of its arguments it writes."""
-
-
-class Plan(NamedTuple):
-    """What is measured."""
-
-    models: tuple[str, ...]
-    dtype: str
-    batch_size: int | None  # instead of those of `BATCH_SIZES`
-    scale: Scale  # of which batch size and examples depend on the model
-
-    def scales(self, model: str) -> list[Scale]:
-        """One for each batch size."""
-        if self.batch_size is not None:
-            sizes = (self.batch_size,)
-        else:
-            sizes = (8,) if self.scale.quick else BATCH_SIZES.get(model, (128,))
-        examples = 64 if self.scale.quick else 1024 if _photos(model) else 50_000
-        return [
-            self.scale._replace(batch_size=size, examples=examples) for size in sizes
-        ]
-
-
-def _photos(model: str) -> bool:
-    return model.endswith("_imagenet")
 
 
 # --- What the device can do -----------------------------------------------------------
@@ -117,119 +79,44 @@ def measure_ceilings(dtype: str, scale: Scale) -> Ceilings:
 # --- Training steps -------------------------------------------------------------------
 
 
-class Pair(NamedTuple):
-    """The trainers of a network, with one batch size."""
-
-    model: str
-    batch_size: int
-    trainers: dict[str, Trainer]  # by kind
-    rows: Any  # of a block of batches
-
-    def name(self, kind: str) -> str:
-        """Of the program that trains."""
-        return f"{self.model}, batch {self.batch_size}: {kind}"
-
-
-def make_pairs(plan: Plan, place: Shardings) -> dict[str, list[Pair]]:
-    """By model; nothing is compiled yet.
-
-    Raises:
-      ValueError: for an unknown model, or sizes that do not fit.
-    """
-    for model in plan.models:
-        make_network(configuration(model, plan.scale), classes=10)
-    kept: dict[Any, Inputs] = {}
-
-    def inputs_of(model: str, scale: Scale) -> Inputs:
-        photos = _photos(model)
-        key = photos, scale.batch_size
-        if key not in kept:
-            side = 224 if photos and not scale.quick else 32
-            classes = 1000 if photos and not scale.quick else 10
-            kept[key] = make_images(
-                (side, side, 3), scale, place, model=model, classes=classes
-            )
-        return kept[key]
-
-    return {
-        model: [
-            _pair(model, scale, inputs_of(model, scale), plan, place)
-            for scale in plan.scales(model)
-        ]
-        for model in plan.models
-    }
-
-
-def _pair(
-    model: str, scale: Scale, inputs: Inputs, plan: Plan, place: Shardings
-) -> Pair:
-    config = configuration(model, scale)
-    config.model.dtype = plan.dtype
-    config.train.block_steps = scale.block_steps
-    configs = {"dense": comparisons(config)["dense"], "sparse": config}
-    name = f"{model}, batch {scale.batch_size}, {{}}"
-    trainers = {
-        kind: Trainer(name.format(kind), configs[kind], inputs, place)
-        for kind in _KINDS
-    }
-    rows = inputs.batches.block(0, scale.block_steps)
-    return Pair(model, scale.batch_size, trainers, rows)
-
-
-def measure_rate(pair: Pair, programs: "Programs", scale: Scale) -> Rate:
+def measure_rate(pair: Pair, programs: Programs, scale: Scale) -> Rate:
     """Times blocks of steps, dense and sparse in turns."""
-    blocks = {kind: programs[pair.name(kind)] for kind in _KINDS}
+    blocks = {kind: programs[pair.name(kind)] for kind in KINDS}
     cases = {}
     for kind, trainer in pair.trainers.items():
         trainer.begin(programs[f"{pair.model}: init {kind}"])
         cases[kind] = trainer.calling(blocks[kind], pair.rows)
     say(f"{pair.model}, batch {pair.batch_size}: measuring")
-    found = medians(measure(cases, _KINDS, scale.repeats, scale.least_s))
+    found = medians(measure(cases, KINDS, scale.repeats, scale.least_s))
     sparse = pair.trainers["sparse"]
     uses = kernel_uses(sparse.network, sparse.inputs.example)
     return Rate(
         pair.model,
         pair.batch_size,
         dense_flops(uses, sparse.shapes.params),
-        {kind: found[kind].wall / scale.block_steps for kind in _KINDS},
-        {kind: blocks[kind].temporary for kind in _KINDS},
+        {kind: found[kind].wall / scale.block_steps for kind in KINDS},
+        {kind: blocks[kind].temporary for kind in KINDS},
     )
 
 
 # --- Changes of the topology ----------------------------------------------------------
 
 
-def change_cases(params: Any, masks: Any, gradients: Any) -> dict[str, Case]:
-    """Those of `_CHANGES`, over trees or their shapes."""
-    cases = rewire_cases(params, masks, gradients)
-    cases |= superposition_cases(params, masks, sparsity=0.95)
-    return {name: cases[name] for name in _CHANGES}
-
-
-@jax.jit
-def begin_changes(params: Any, masks: Any, gradients: Any) -> dict[str, Any]:
-    """The first states of the cases."""
-    cases = change_cases(params, masks, gradients)
-    return {name: case.start() for name, case in cases.items()}
-
-
-def measure_changes(
-    pair: Pair, programs: "Programs", scale: Scale, place: Shardings
-) -> list[Change]:
+def measure_changes(pair: Pair, programs: Programs, scale: Scale) -> list[Change]:
     """Of the sparse network as it begins, with gradients that are noise."""
     model, trainer = pair.model, pair.trainers["sparse"]
-    own = {name: programs[f"{model}: {name}"] for name in _CHANGES}
+    own = {name: programs[f"{model}: {name}"] for name in CHANGES}
     trainer.begin(programs[f"{model}: init sparse"])
     params, masks = trainer.state.params, trainer.state.method.masks
     draw = np.random.default_rng(1)
     gradients = jax.device_put(
         jax.tree.map(lambda p: draw.standard_normal(p.shape, np.float32), params),
-        place.replicated,
+        trainer.place.replicated,
     )
     states = programs[f"{model}: begin changes"].call(params, masks, gradients)
     moved = {
         name: nbytes(states[name]) + sum(nbytes(states[name][i]) for i in written)
-        for name, written in _CHANGES.items()
+        for name, written in CHANGES.items()
     }
     cases = {
         name: case._replace(start=partial(states.pop, name))
@@ -243,53 +130,6 @@ def measure_changes(
         Change(model, what, weights, each.wall, each.wall / once, moved[what])
         for what, each in found.items()
     ]
-
-
-# --- Programs -------------------------------------------------------------------------
-
-
-class Programs(dict[str, Any]):
-    """By name; of those that there are none of, the reason is raised."""
-
-    def __getitem__(self, name: str) -> Program:
-        """The program."""
-        found = super().__getitem__(name)
-        if isinstance(found, BaseException):
-            raise found
-        return found
-
-
-def lowerings(
-    pairs: dict[str, list[Pair]], place: Shardings
-) -> dict[str, Callable[[], Any]]:
-    """How each program is lowered, from shapes alone; the first sizes come first."""
-    found: dict[str, Callable[[], Any]] = {}
-    most = max(map(len, pairs.values()))
-    for turn in range(most):
-        for kind in _KINDS:  # the sparse find what was tuned for the dense
-            for pair in (each[turn] for each in pairs.values() if turn < len(each)):
-                ours = pair.trainers[kind]
-                found[pair.name(kind)] = partial(
-                    ours.steps.block.lower, ours.shapes, pair.rows
-                )
-        for model, each in pairs.items() if turn == 0 else ():
-            found |= _other_lowerings(model, each[0], place)
-    return found
-
-
-def _other_lowerings(
-    model: str, pair: Pair, place: Shardings
-) -> dict[str, Callable[[], Any]]:
-    found = {
-        f"{model}: init {kind}": partial(ours.steps.init.lower, jax.random.key(0))
-        for kind, ours in pair.trainers.items()
-    }
-    shapes = pair.trainers["sparse"].shapes
-    trees = shapes.params, shapes.method.masks, shapes.params
-    states = placed(jax.eval_shape(begin_changes, *trees), place)
-    for name, case in change_cases(*trees).items():
-        found[f"{model}: {name}"] = partial(case.call.lower, *states[name])
-    return found | {f"{model}: begin changes": partial(begin_changes.lower, *trees)}
 
 
 # --- The command ----------------------------------------------------------------------
@@ -306,7 +146,7 @@ def _noting(failed: dict[str, str], what: str) -> Iterator[None]:
         say(f"{what} is left out: {failed[what]}")
 
 
-def bench(plan: Plan, begin_s: float, tell: Callable[[Found], None]) -> Found:
+def bench(plan: Plan, begin_s: float, tell: Callable[[Found], Any]) -> Found:
     """Measures everything.
 
     Args:
@@ -320,7 +160,7 @@ def bench(plan: Plan, begin_s: float, tell: Callable[[Found], None]) -> Found:
     place = data_shardings(data_mesh(jax.devices()[:1]), batch_size=1)
     pairs = make_pairs(plan, place)
     found = Found(measure_ceilings(plan.dtype, plan.scale), [], [], {})
-    programs = Programs(compiled_together(lowerings(pairs, place), begin_s))
+    programs = Programs(compiled_together(lowerings(pairs), begin_s))
     for model in plan.models:
         each = pairs.pop(model)  # whose states go with it
         for pair in each:
@@ -329,7 +169,7 @@ def bench(plan: Plan, begin_s: float, tell: Callable[[Found], None]) -> Found:
                 for trainer in pair.trainers.values():
                     trainer.check()
         with _noting(found.failed, f"{model}, changes"):
-            found.changes.extend(measure_changes(each[0], programs, plan.scale, place))
+            found.changes.extend(measure_changes(each[0], programs, plan.scale))
         tell(found)
     return found
 

@@ -1,5 +1,6 @@
 """What `experiments.benchmarks.train` trains: a network, images, compiled steps."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
@@ -54,10 +55,14 @@ class Trainer:
         self.fraction = config.sup.explore_fraction
         self.batch: Rows = inputs.batches(0)
         self.programs: dict[str, Program] = {}
-        shapes = jax.eval_shape(self.steps.init, jax.random.key(0))
-        self.shapes: TrainState = placed(shapes, place)
-        self.state: TrainState
+        self.place = place
+        self.state: Any = None  # `TrainState`
         self.told: Any = None
+
+    @functools.cached_property
+    def shapes(self) -> TrainState:
+        """Of the state, before there is any."""
+        return placed(jax.eval_shape(self.steps.init, jax.random.key(0)), self.place)
 
     def begin(self, init: Program | None = None) -> Self:
         """Draws the state, by a program that is there already or is compiled here."""
