@@ -32,7 +32,7 @@ from experiments.benchmarks.rates_programs import (
     Plan,
     Programs,
     change_cases,
-    lowerings,
+    tracings,
     make_pairs,
 )
 from experiments.benchmarks.table import page_file
@@ -160,7 +160,7 @@ def bench(plan: Plan, begin_s: float, tell: Callable[[Found], Any]) -> Found:
     place = data_shardings(data_mesh(jax.devices()[:1]), batch_size=1)
     pairs = make_pairs(plan, place)
     found = Found(measure_ceilings(plan.dtype, plan.scale), [], [], {})
-    programs = Programs(compiled_together(lowerings(pairs), begin_s))
+    programs = Programs(compiled_together(tracings(pairs), begin_s))
     for model in plan.models:
         each = pairs.pop(model)  # whose states go with it
         for pair in each:

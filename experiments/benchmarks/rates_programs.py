@@ -1,4 +1,4 @@
-"""What `experiments.benchmarks.rates` runs: trainers, and how programs are lowered."""
+"""What `experiments.benchmarks.rates` runs: trainers, and how programs are traced."""
 
 from collections.abc import Callable
 from functools import partial
@@ -149,37 +149,37 @@ class Programs(dict[str, Any]):
         return found
 
 
-def lowerings(pairs: dict[str, list[Pair]]) -> dict[str, Callable[[], Any]]:
-    """How each program is lowered, from shapes alone; the first sizes come first."""
+def tracings(pairs: dict[str, list[Pair]]) -> dict[str, Callable[[], Any]]:
+    """How each program is traced, from shapes alone; the first sizes come first."""
     found: dict[str, Callable[[], Any]] = {}
     for turn in range(max(map(len, pairs.values()))):
         ours = {model: each for model, each in pairs.items() if turn < len(each)}
         for kind in KINDS:  # the sparse find what was tuned for the dense
             for each in ours.values():
                 name, first = each[turn].name(kind), each[0].trainers[kind]
-                found[name] = partial(_lower_block, each[turn], kind, first)
+                found[name] = partial(_trace_block, each[turn], kind, first)
         for model, each in ours.items() if turn == 0 else ():
-            found |= _other_lowerings(model, each[0].trainers)
+            found |= _other_tracings(model, each[0].trainers)
     return found
 
 
-def _lower_block(pair: Pair, kind: str, first: Trainer) -> Any:
+def _trace_block(pair: Pair, kind: str, first: Trainer) -> Any:
     """Of whichever batch size, the shapes are those of the first."""
-    return pair.trainers[kind].steps.block.lower(first.shapes, pair.rows)
+    return pair.trainers[kind].steps.block.trace(first.shapes, pair.rows)
 
 
-def _other_lowerings(
+def _other_tracings(
     model: str, trainers: dict[str, Trainer]
 ) -> dict[str, Callable[[], Any]]:
     sparse = trainers["sparse"]
     inits = {
-        f"{model}: init {kind}": partial(ours.steps.init.lower, jax.random.key(0))
+        f"{model}: init {kind}": partial(ours.steps.init.trace, jax.random.key(0))
         for kind, ours in trainers.items()
     }
     changes = {
-        f"{model}: {name}": partial(_lower_change, sparse, name) for name in CHANGES
+        f"{model}: {name}": partial(_trace_change, sparse, name) for name in CHANGES
     }
-    begin = {f"{model}: begin changes": lambda: begin_changes.lower(*_trees(sparse))}
+    begin = {f"{model}: begin changes": lambda: begin_changes.trace(*_trees(sparse))}
     return inits | changes | begin
 
 
@@ -189,7 +189,7 @@ def _trees(trainer: Trainer) -> tuple[Any, Any, Any]:
     return shapes.params, shapes.method.masks, shapes.params
 
 
-def _lower_change(trainer: Trainer, name: str) -> Any:
+def _trace_change(trainer: Trainer, name: str) -> Any:
     trees = _trees(trainer)
     states = placed(jax.eval_shape(begin_changes, *trees), trainer.place)
-    return change_cases(*trees)[name].call.lower(*states[name])
+    return change_cases(*trees)[name].call.trace(*states[name])

@@ -44,12 +44,12 @@ def compiled(name: str, function: Any, *arguments: Any) -> Program:
 
 
 def compiled_together(
-    lowerings: Mapping[str, Callable[[], Any]], begin_s: float
+    tracings: Mapping[str, Callable[[], Any]], begin_s: float
 ) -> dict[str, Program | BaseException]:
     """Compiles in threads, one a core: the compiler holds no lock of Python's.
 
     Args:
-      lowerings: the most wanted first, each as ``lambda: jax.jit(f).lower(...)``; one
+      tracings: the most wanted first, each as ``lambda: jax.jit(f).trace(...)``; one
         is called while those before it are compiled.
       begin_s: seconds from now after which nothing more is begun.
 
@@ -64,9 +64,9 @@ def compiled_together(
             raise TimeoutError(f"not compiled: {begin_s:g} s were over")
         return now
 
-    def lower_one(lower: Callable[[], Any]) -> Any:
+    def lower_one(trace: Callable[[], Any]) -> Any:
         begin()
-        return lower()
+        return trace().lower()
 
     def compile_one(name: str, lowering: Future[Any]) -> Program:
         lowered, start = lowering.result(), begin()
@@ -77,8 +77,8 @@ def compiled_together(
     # Traced one after the other, which Python's lock would make of it anyhow.
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(os.cpu_count()) as pool:
         each = {
-            name: pool.submit(compile_one, name, first.submit(lower_one, lower))
-            for name, lower in lowerings.items()
+            name: pool.submit(compile_one, name, first.submit(lower_one, trace))
+            for name, trace in tracings.items()
         }
     return {name: one.exception() or one.result() for name, one in each.items()}
 
