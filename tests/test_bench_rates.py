@@ -10,8 +10,8 @@ from experiments.benchmarks.rates_programs import (
     CHANGES,
     KINDS,
     Plan,
-    tracings,
     make_pairs,
+    tracings,
 )
 from experiments.benchmarks.timing import compiled_together
 from experiments.benchmarks.trainer import Scale

@@ -32,8 +32,8 @@ from experiments.benchmarks.rates_programs import (
     Plan,
     Programs,
     change_cases,
-    tracings,
     make_pairs,
+    tracings,
 )
 from experiments.benchmarks.table import page_file
 from experiments.benchmarks.timing import compiled_together, measure, medians, say
