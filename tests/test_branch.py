@@ -296,3 +296,17 @@ def test_a_run_that_keeps_a_network_of_phase_1_has_no_source(straight):
     kept = {epoch: {"checkpoint.keep_epochs": (epoch,)} for epoch in (1, 4)}
     assert find_source(config_of(**kept[1]), others, epoch_steps=5) is None
     assert find_source(config_of(**kept[4]), others, epoch_steps=5) == straight[0]
+
+
+def test_whoever_trains_phase_1_again_for_blocks_is_told(tmp_path, capsys):
+    """Steps of one call round otherwise: 15 steps are no blocks of 2."""
+    blocks = {"train.block_steps": 2, "train.validate_every_epochs": 0}
+    longer = config_of(**{"sup.enabled": False, "train.drop_epochs": (2,), **blocks})
+    shorter = phase1_of(**{"train.drop_epochs": (2,), **blocks})
+    others = [(tmp_path / "phase 1", shorter)]
+    assert find_source(longer, others, epoch_steps=5) is None
+    told = capsys.readouterr().out
+    assert "phase 1 is not taken from" in told
+    assert "a block of config.train.block_steps begins at step 14 here" in told
+    assert find_source(config_of(seed=8), others, epoch_steps=5) is None
+    assert not capsys.readouterr().out

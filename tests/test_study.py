@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments import study as command
-from experiments.build.branch import course_of
+from experiments.build.branch import course_of, difference_before
 from experiments.reports import study as reports
 from experiments.reports import study_diversity
 from experiments.reports.columns import SCORES, score
@@ -87,6 +87,19 @@ def test_a_study_runs_branches_and_writes_its_page(tmp_path, monkeypatch, capsys
     )
     for name in ("small.csv", "small.md"):
         assert (again / name).read_text() == (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize("name, epoch_steps", [("full", 391), ("claim_lenet", 50)])
+def test_arms_share_the_phase_1_that_is_trained_first(name, epoch_steps, tmp_path):
+    study = command.read_study(name)
+    runs = command.members(
+        command.units(study)[0][0], tmp_path, source=command.source_of(study)
+    )
+    first, *others = (course_of(r.config, epoch_steps=epoch_steps) for r in runs)
+    own = "base, own schedule"
+    assert [difference_before(first, other) is None for other in others] == [
+        arm.name != own for arm in study.arms if arm.name != "phase 1"
+    ]
 
 
 def test_a_file_that_no_study_wrote_is_left_alone(tmp_path, capsys):

@@ -85,7 +85,7 @@ def difference_before(theirs: Course, ours: Course) -> str | None:
             f"ghosts fade over a part of the {step} steps there, of the {phase1} here"
         )
     found = _of_rates(theirs, ours, step) or _of_updates(theirs, ours, step)
-    return found or _of_blocks(theirs, ours, step)
+    return found or difference_of_blocks(theirs, ours)
 
 
 def _of_rates(theirs: Course, ours: Course, step: int) -> str | None:
@@ -122,8 +122,12 @@ def _of_updates(theirs: Course, ours: Course, step: int) -> str | None:
     )
 
 
-def _of_blocks(theirs: Course, ours: Course, step: int) -> str | None:
-    """Steps of one call round otherwise than the same steps one by one."""
+def difference_of_blocks(theirs: Course, ours: Course) -> str | None:
+    """In what calls they do the same steps; or ``None`` if in the same.
+
+    Steps of one call round otherwise than the same steps one by one.
+    """
+    step = theirs.plan.phase1_steps
     if theirs.config.train.block_steps == 1:
         return None
     there, here = (_blocks(c, step) for c in (theirs, ours))

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.build.branch import Course, course_of, difference_before, words_of
+from experiments.build.branch import (
+    Course,
+    course_of,
+    difference_before,
+    difference_of_blocks,
+    words_of,
+)
 from experiments.build.experiment import Run
 from experiments.build.mesh import to_read
 from experiments.build.parts import make_superposition
@@ -101,7 +107,10 @@ def find_source(
         ours = ours or course_of(config, epoch_steps=epoch_steps)
         theirs = course_of(other, epoch_steps=epoch_steps)
         step = theirs.plan.phase1_steps
-        if difference_before(theirs, ours) or _other_files(path, config):
+        found = difference_before(theirs, ours)
+        if found is not None and found == difference_of_blocks(theirs, ours):
+            say(f"phase 1 is not taken from {path}, which is the same else: {found}")
+        if found or _other_files(path, config):
             continue
         if _passed(ours, step) is None and _is_whole(path, step):
             return path

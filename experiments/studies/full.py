@@ -17,7 +17,9 @@ STUDY = dataclasses.replace(
     ),
     config=(
         "configs/cifar10.py:model=vgg16,method=rigl,sparsity=0.95,"
-        "data.validation_examples=0,train.validate_every_epochs=0,report.path_points=0"
+        "data.validation_examples=0,train.validate_every_epochs=0,report.path_points=0,"
+        # Divides the 391 steps of an epoch: so runs that go on have the same blocks.
+        "train.block_steps=23,train.check_every_steps=500,model.dtype=bfloat16"
     ),
     cells=(
         Cell("CIFAR-10", {}),
