@@ -23,9 +23,9 @@ from tests.test_bench_train import tables
 QUICK = Scale(0, 1, 0, 2, 0.0, True)
 
 
-def pairs_of(*models):
+def pairs_of(model):
     place = data_shardings(data_mesh(jax.devices()[:1]), batch_size=1)
-    return make_pairs(Plan(models, "bfloat16", None, QUICK), place)
+    return make_pairs(model, Plan((model,), "bfloat16", None, QUICK), place)
 
 
 @pytest.mark.slow

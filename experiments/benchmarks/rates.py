@@ -5,8 +5,9 @@
 On one device, first measured itself: the rate of a large matrix product and the memory
 bandwidth. Then the training steps of real runs with RigL at 95% and dense, with a batch
 that fills a large GPU and that of the paper, and between them a rewire and a
-superposition alone. All programs are compiled together first; a network that fails,
-as for want of memory, is left out, with the reason.
+superposition alone. The programs of a network are compiled together, and the page is
+written after each network; one that fails, as for want of memory, is left out, with the
+reason.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from experiments.benchmarks.rates_programs import (
     Plan,
     Programs,
     change_cases,
+    check_models,
     make_pairs,
     tracings,
 )
@@ -151,25 +153,25 @@ def bench(plan: Plan, begin_s: float, tell: Callable[[Found], Any]) -> Found:
 
     Args:
       plan: what.
-      begin_s: seconds after which no more is compiled.
+      begin_s: seconds after which no more of a network is compiled.
       tell: of what was found so far, whenever there is more.
 
     Raises:
       ValueError: for an unknown model, or sizes that do not fit; before computing.
     """
+    check_models(plan)
     place = data_shardings(data_mesh(jax.devices()[:1]), batch_size=1)
-    pairs = make_pairs(plan, place)
     found = Found(measure_ceilings(plan.dtype, plan.scale), [], [], {})
-    programs = Programs(compiled_together(tracings(pairs), begin_s))
-    for model in plan.models:
-        each = pairs.pop(model)  # whose states go with it
-        for pair in each:
+    for model in plan.models:  # whose programs and states go before the next one's come
+        pairs = make_pairs(model, plan, place)
+        programs = Programs(compiled_together(tracings(pairs), begin_s))
+        for pair in pairs:
             with _noting(found.failed, f"{model}, batch {pair.batch_size}"):
                 found.rates.append(measure_rate(pair, programs, plan.scale))
                 for trainer in pair.trainers.values():
                     trainer.check()
         with _noting(found.failed, f"{model}, changes"):
-            found.changes.extend(measure_changes(each[0], programs, plan.scale))
+            found.changes.extend(measure_changes(pairs[0], programs, plan.scale))
         tell(found)
     return found
 
@@ -205,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--compile_s",
         type=float,
         default=math.inf,
-        help="seconds after which no more programs are compiled",
+        help="seconds after which no more of a network is compiled",
     )
     parser.add_switch("--quick", "tiny widths, a test")
     parser.add_argument("--out", type=file_path, help=f"{OUT}; if quick, none")

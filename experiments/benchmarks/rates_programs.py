@@ -16,6 +16,7 @@ from experiments.benchmarks.trainer import (
     make_images,
     placed,
 )
+from experiments.build.data_checks import check_examples
 from experiments.build.experiment import comparisons
 from experiments.build.inputs import Inputs
 from experiments.build.parts import make_network
@@ -72,34 +73,25 @@ class Pair(NamedTuple):
         return f"{self.model}, batch {self.batch_size}: {kind}"
 
 
-def make_pairs(plan: Plan, place: Shardings) -> dict[str, list[Pair]]:
-    """By model; nothing is compiled yet.
-
-    Raises:
-      ValueError: for an unknown model, or sizes that do not fit.
-    """
+def check_models(plan: Plan) -> None:
+    """Raises a ValueError for an unknown model, or sizes that do not fit."""
     for model in plan.models:
         make_network(configuration(model, plan.scale), classes=10)
-    kept: dict[Any, Inputs] = {}
+        for scale in plan.scales(model):
+            check_examples(scale.examples, 10, scale.batch_size)
 
-    def inputs_of(model: str, scale: Scale) -> Inputs:
-        photos = _photos(model)
-        key = photos, scale.batch_size
-        if key not in kept:
-            side = 224 if photos and not scale.quick else 32
-            classes = 1000 if photos and not scale.quick else 10
-            kept[key] = make_images(
-                (side, side, 3), scale, place, model=model, classes=classes
-            )
-        return kept[key]
 
-    return {
-        model: [
-            _pair(model, scale, inputs_of(model, scale), plan, place)
-            for scale in plan.scales(model)
-        ]
-        for model in plan.models
-    }
+def make_pairs(model: str, plan: Plan, place: Shardings) -> list[Pair]:
+    """One for each batch size; nothing is compiled yet."""
+    large = _photos(model) and not plan.scale.quick
+    side, classes = (224, 1000) if large else (32, 10)
+
+    def images(scale: Scale) -> Inputs:
+        return make_images((side, side, 3), scale, place, model=model, classes=classes)
+
+    return [
+        _pair(model, scale, images(scale), plan, place) for scale in plan.scales(model)
+    ]
 
 
 def _pair(
@@ -149,18 +141,15 @@ class Programs(dict[str, Any]):
         return found
 
 
-def tracings(pairs: dict[str, list[Pair]]) -> dict[str, Callable[[], Any]]:
-    """How each program is traced, from shapes alone; the first sizes come first."""
-    found: dict[str, Callable[[], Any]] = {}
-    for turn in range(max(map(len, pairs.values()))):
-        ours = {model: each for model, each in pairs.items() if turn < len(each)}
-        for kind in KINDS:  # the sparse find what was tuned for the dense
-            for each in ours.values():
-                name, first = each[turn].name(kind), each[0].trainers[kind]
-                found[name] = partial(_trace_block, each[turn], kind, first)
-        for model, each in ours.items() if turn == 0 else ():
-            found |= _other_tracings(model, each[0].trainers)
-    return found
+def tracings(pairs: list[Pair]) -> dict[str, Callable[[], Any]]:
+    """How each program of a network is traced, from shapes alone."""
+    first = pairs[0].trainers
+    blocks = {
+        pair.name(kind): partial(_trace_block, pair, kind, first[kind])
+        for pair in pairs
+        for kind in KINDS
+    }
+    return blocks | _other_tracings(pairs[0].model, first)
 
 
 def _trace_block(pair: Pair, kind: str, first: Trainer) -> Any:
