@@ -282,8 +282,10 @@ _CALLS = {
 
 
 def _scanned(number: Any, params: Any, body: Any, given: list[Any]) -> list[Any]:
-    consts = params["num_consts"]
-    carried = params["num_carry"]
+    if "ft_in" in params:  # from JAX 0.11
+        consts, carried, _ = map(len, params["ft_in"].unpack())
+    else:
+        consts, carried = params["num_consts"], params["num_carry"]
 
     def one(carry: Any, row: Any) -> Any:
         found = _evaluated(number, body, [*given[:consts], *carry, *row])
