@@ -18,14 +18,14 @@ if version is None:
 # XLA aborts the process where it compiles a selection over sharded arrays.
 core = ["jax>=0.8.1", "numpy>=2.0", "optax>=0.2.6", "chex>=0.1.91"]
 train = [
-    "flax>=0.12.0",
+    "flax>=0.12.1",
     "ml-collections>=1.0.0",
     "absl-py>=2.3.1",
     "orbax-checkpoint>=0.11.28,<1.0",
-    "tensorflow-datasets>=4.9.9",
+    "tensorflow-datasets>=4.9.10",
     "array_record>=0.8.1",
     "grain>=0.2.16",
-    "pillow>=10.1",
+    "pillow>=11.0",
     "safetensors>=0.5",
     "tensorboardX>=2.6.4",
     "filelock>=3.12",
