@@ -14,17 +14,18 @@ version = re.search(
 if version is None:
     raise RuntimeError("sup_tickets/__init__.py has no __version__")
 
-# Ranges whose lower and upper ends run; newer Pythons get a newer JAX.
-core = ["jax>=0.8.0", "numpy>=2.0", "optax>=0.2.6", "chex>=0.1.91"]
+# Ranges whose lower and upper ends run; newer Pythons get a newer JAX. With jax 0.8.0
+# XLA aborts the process where it compiles a selection over sharded arrays.
+core = ["jax>=0.8.1", "numpy>=2.0", "optax>=0.2.6", "chex>=0.1.91"]
 train = [
-    "flax>=0.12.0",
+    "flax>=0.12.1",
     "ml-collections>=1.0.0",
-    "absl-py>=2.0",
+    "absl-py>=2.3.1",
     "orbax-checkpoint>=0.11.28,<1.0",
-    "tensorflow-datasets>=4.9.9",
-    "array_record>=0.8",
+    "tensorflow-datasets>=4.9.10",
+    "array_record>=0.8.1",
     "grain>=0.2.16",
-    "pillow>=10.0",
+    "pillow>=11.0",
     "safetensors>=0.5",
     "tensorboardX>=2.6.4",
     "filelock>=3.12",
@@ -35,12 +36,11 @@ train = [
     "pandas>=2.2.2,<4.0",
 ]
 test = [
-    "chex>=0.1.90",
     "pytest>=8.0",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "equinox>=0.13",
-    "dm-haiku>=0.0.14",
+    "dm-haiku>=0.0.15",
 ]
 
 setup(
