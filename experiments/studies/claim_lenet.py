@@ -19,6 +19,6 @@ STUDY = dataclasses.replace(
         )
         for percent in (90, 95, 98)
     ),
-    seeds=tuple(range(8)),
+    seeds=(0, 1, 2, 3, 4),
     remarks="",
 )
