@@ -16,8 +16,8 @@ trained on all 50,000 images: --config.data.validation_examples=0):
     dense            93.91 (0.26)
 
 These 250 epochs are for an accelerator: an H100 did 650 steps of VGG-16 a second, in
-bfloat16 and for two runs side by side, two cores of a CPU take an hour for an epoch. What
-we have of them is in docs/evidence.md. For short runs take RigL's own schedule of
+bfloat16, two runs together; two cores of a CPU take an hour for an epoch. Our results
+so far are in docs/evidence.md. For short runs take RigL's own schedule of
 drops: half of each layer replaced every 100 steps to the end of a short phase 1 ruins a
 small network. This was run, 36 min on two busy cores (one seed):
 

@@ -1,7 +1,7 @@
-"""Every test runs strictly, on eight fake CPU devices.
+"""Tests run strictly, on eight fake CPU devices.
 
-With SUP_TICKETS_TEST_PLATFORMS=cuda,cpu on what is named first instead: those tests
-that need several devices fail there.
+With SUP_TICKETS_TEST_PLATFORMS=cuda,cpu they run on the first platform named, where
+tests that need several devices fail.
 """
 
 import atexit

@@ -9,7 +9,7 @@ from experiments.benchmarks.rates_programs import (
     BATCH_SIZES,
     CHANGES,
     KINDS,
-    Plan,
+    Wanted,
     make_pairs,
     tracings,
 )
@@ -25,7 +25,7 @@ QUICK = Scale(0, 1, 0, 2, 0.0, True)
 
 def pairs_of(model):
     place = data_shardings(data_mesh(jax.devices()[:1]), batch_size=1)
-    return make_pairs(model, Plan((model,), "bfloat16", None, QUICK), place)
+    return make_pairs(model, Wanted((model,), "bfloat16", None, QUICK), place)
 
 
 @pytest.mark.slow

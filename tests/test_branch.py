@@ -299,14 +299,22 @@ def test_a_run_that_keeps_a_network_of_phase_1_has_no_source(straight):
 
 
 def test_whoever_trains_phase_1_again_for_blocks_is_told(tmp_path, capsys):
-    """Steps of one call round otherwise: 15 steps are no blocks of 2."""
-    blocks = {"train.block_steps": 2, "train.validate_every_epochs": 0}
-    longer = config_of(**{"sup.enabled": False, "train.drop_epochs": (2,), **blocks})
-    shorter = phase1_of(**{"train.drop_epochs": (2,), **blocks})
-    others = [(tmp_path / "phase 1", shorter)]
+    """Steps of one call round differently: 15 steps are no blocks of 2."""
+    blocks = {"train.block_steps": 2, "train.drop_epochs": (2,)}
+    longer = config_of(**{"sup.enabled": False, **blocks})
+    trained(tmp_path / "short", phase1_of(**blocks))
+    others = [(tmp_path / "unfinished", phase1_of(**blocks))]
+    capsys.readouterr()
+    assert find_source(longer, others, epoch_steps=5) is None
+    assert not capsys.readouterr().out
+    others.append((tmp_path / "short", phase1_of(**blocks)))
     assert find_source(longer, others, epoch_steps=5) is None
     told = capsys.readouterr().out
-    assert "phase 1 is not taken from" in told
+    assert f"phase 1 of {tmp_path / 'short'} is not taken, for this alone: " in told
     assert "a block of config.train.block_steps begins at step 14 here" in told
-    assert find_source(config_of(seed=8), others, epoch_steps=5) is None
+    sooner = phase1_of(**blocks | {"train.epochs": 4})
+    others.append((tmp_path / "longer", sooner))
+    trained(tmp_path / "longer", sooner)  # 20 steps are
+    capsys.readouterr()
+    assert find_source(longer, others, epoch_steps=5) == tmp_path / "longer"
     assert not capsys.readouterr().out

@@ -97,6 +97,8 @@ def test_arms_share_the_phase_1_that_is_trained_first(name, epoch_steps, tmp_pat
     )
     first, *others = (course_of(r.config, epoch_steps=epoch_steps) for r in runs)
     own = "base, own schedule"
+    assert study.arms[0].name == "phase 1"
+    assert name != "full" or study.arms[-1].name == own
     assert [difference_before(first, other) is None for other in others] == [
         arm.name != own for arm in study.arms if arm.name != "phase 1"
     ]

@@ -2,17 +2,16 @@
 
     python -m experiments.benchmarks.rates [--models=resnet18,vgg16] [--quick]
 
-On one device, first measured itself: the rate of a large matrix product and the memory
-bandwidth. Then the training steps of real runs with RigL at 95% and dense, with a batch
-that fills a large GPU and that of the paper, and between them a rewire and a
-superposition alone. The programs of a network are compiled together, and the page is
-written after each network; one that fails, as for want of memory, is left out, with the
-reason.
+On one device, measured first itself: the rate of a large matrix product and the memory
+bandwidth. Then training steps of real runs, RigL at 95% and dense, with a batch that
+fills a large GPU and with the paper's, and last a rewire and a superposition by
+themselves. The programs of a network are compiled together, and the page is written
+after each network. Whatever fails, for want of memory for example, is left out, with
+the reason.
 """
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,20 +29,21 @@ from experiments.benchmarks.rates_programs import (
     CHANGES,
     KINDS,
     Pair,
-    Plan,
     Programs,
+    Wanted,
     change_cases,
     check_models,
     make_pairs,
     tracings,
 )
-from experiments.benchmarks.table import page_file
+from experiments.benchmarks.table import command_line, page_file
 from experiments.benchmarks.timing import compiled_together, measure, medians, say
 from experiments.benchmarks.train import nbytes
 from experiments.benchmarks.trainer import Scale
 from experiments.command import check_devices, start
 from experiments.config.flags import Parser, file_path
 from sup_tickets.checks import check_one_of, check_whole
+from sup_tickets.data.resident import Shardings
 from sup_tickets.training.flops import dense_flops
 from sup_tickets.training.libraries.linen import kernel_uses
 from sup_tickets.training.mesh import data_mesh, data_shardings
@@ -148,35 +148,45 @@ def _noting(failed: dict[str, str], what: str) -> Iterator[None]:
         say(f"{what} is left out: {failed[what]}")
 
 
-def bench(plan: Plan, begin_s: float, tell: Callable[[Found], Any]) -> Found:
+def bench(wanted: Wanted, begin_s: float, tell: Callable[[Found], Any]) -> Found:
     """Measures everything.
 
     Args:
-      plan: what.
+      wanted: what.
       begin_s: seconds after which no more of a network is compiled.
       tell: of what was found so far, whenever there is more.
 
     Raises:
       ValueError: for an unknown model, or sizes that do not fit; before computing.
     """
-    check_models(plan)
+    check_models(wanted)
     place = data_shardings(data_mesh(jax.devices()[:1]), batch_size=1)
-    found = Found(measure_ceilings(plan.dtype, plan.scale), [], [], {})
-    for model in plan.models:  # whose programs and states go before the next one's come
-        pairs = make_pairs(model, plan, place)
-        programs = Programs(compiled_together(tracings(pairs), begin_s))
-        for pair in pairs:
-            with _noting(found.failed, f"{model}, batch {pair.batch_size}"):
-                found.rates.append(measure_rate(pair, programs, plan.scale))
-                for trainer in pair.trainers.values():
-                    trainer.check()
-        with _noting(found.failed, f"{model}, changes"):
-            found.changes.extend(measure_changes(pairs[0], programs, plan.scale))
+    found = Found(measure_ceilings(wanted.dtype, wanted.scale), [], [], {})
+    for model in wanted.models:
+        with _noting(found.failed, model):
+            _measure_network(model, wanted, place, begin_s, found)
         tell(found)
     return found
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def _measure_network(
+    model: str, wanted: Wanted, place: Shardings, begin_s: float, found: Found
+) -> None:
+    """Adds what is found; programs and states end with it."""
+    pairs = make_pairs(model, wanted, place)
+    programs = Programs(compiled_together(tracings(pairs), begin_s))
+    for pair in pairs:
+        with _noting(found.failed, f"{model}, batch {pair.batch_size}"):
+            rate = measure_rate(pair, programs, wanted.scale)
+            for trainer in pair.trainers.values():
+                trainer.check()
+                trainer.state = trainer.told = None
+            found.rates.append(rate)
+    with _noting(found.failed, f"{model}, changes"):
+        found.changes.extend(measure_changes(pairs[0], programs, wanted.scale))
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
     quick = options.quick
     check_one_of("--dtype", options.dtype, ("bfloat16", "float32"))
     check_whole("--repeats", options.repeats, 1)
@@ -193,7 +203,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         quick=quick,
     )
     models = tuple(dict.fromkeys(options.models.split(",")))
-    return Plan(models, options.dtype, options.batch_size, scale)
+    return Wanted(models, options.dtype, options.batch_size, scale)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -211,22 +221,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_switch("--quick", "tiny widths, a test")
     parser.add_argument("--out", type=file_path, help=f"{OUT}; if quick, none")
-    words = sys.argv[1:] if argv is None else argv
-    command = " ".join(["python -m experiments.benchmarks.rates", *words])
+    command = command_line("rates", argv)
     start(parser, lambda options: _main(options, command), argv)
 
 
 def _main(options: argparse.Namespace, command: str) -> None:
     check_devices()
-    plan, out = _plan(options), page_file(options, OUT)
+    wanted, out = _wanted(options), page_file(options, OUT)
 
     def write(found: Found) -> str:
-        text = page(command, plan.dtype, plan.scale.block_steps, found)
+        text = page(command, wanted.dtype, wanted.scale.block_steps, found)
         if out is not None:
             out.write_text(text, encoding="utf-8")
         return text
 
-    print(write(bench(plan, options.compile_s, write)))
+    print(write(bench(wanted, options.compile_s, write)))
 
 
 if __name__ == "__main__":

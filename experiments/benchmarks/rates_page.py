@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from experiments.benchmarks.table import machine, markdown, wrapped
 
-BACK = 3  # a backward pass costs twice the forward pass
+STEP = 3  # forward passes that a step costs: one forward, two for the backward pass
 
 
 class Ceilings(NamedTuple):
@@ -30,7 +30,7 @@ class Rate(NamedTuple):
 
     def flops(self, kind: str) -> float:
         """Model operations per second: those of the dense network, and no others."""
-        return self.images(kind) * BACK * self.forward
+        return self.images(kind) * STEP * self.forward
 
 
 class Change(NamedTuple):
@@ -59,11 +59,11 @@ the step, {} steps a call. Medians of wall time of one device, the programs in t
 _STEPS = """Operations are those of the dense network for both, three times the
 multiplications and additions of a forward pass (no norms, activations, masks or
 optimizer): zeros are computed with. Shares are of the matrix rate above."""
-_CHANGES = """A rewire drops, grows and resets the optimizer's slots of every leaf,
-given the gradients; then a ticket is superposed and the average pruned. A pass is
-`x + c` over the parameters, in turns with them. GB are those of all arguments read once
-and of all that changes written once; the share is the time that the bandwidth above
-would take for them, over the time taken."""
+_CHANGES = """A rewire, given the gradients, drops, grows and resets the optimizer's
+slots, in every leaf. "superpose and prune" adds a ticket to the average and prunes it.
+A pass is `x + c` over the parameters, in turns with them. GB: all arguments read once
+and all that changes written once; the share is the time that these would take at the
+bandwidth above, over the time taken."""
 
 
 def page(command: str, dtype: str, block_steps: int, found: Found) -> str:
@@ -104,7 +104,7 @@ def _rates(found: Found) -> str:
             *(rate.model, str(rate.batch_size)),
             *(f"{each:.5g}" for each in images),
             f"{images[1] / images[0]:.3f}",
-            f"{BACK * rate.forward / 1e9:.4g}",
+            f"{STEP * rate.forward / 1e9:.4g}",
             *(f"{each / 1e12:.4g}" for each in flops),
             *(f"{each / found.ceilings.flops:.1%}" for each in flops),
             *(f"{rate.temporary[kind] / 1e9:.3g}" for kind in ("dense", "sparse")),

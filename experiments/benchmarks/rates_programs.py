@@ -30,10 +30,11 @@ BATCH_SIZES = {
 }
 KINDS = ("dense", "sparse")
 CHANGES = {"pass": (0,), "rewire": (0, 1, 2), "superpose and prune": (0,)}
-"""What happens between steps, and which of its arguments it writes."""
+"""What happens between steps, and which of its arguments it writes; "pass" is the
+yardstick."""
 
 
-class Plan(NamedTuple):
+class Wanted(NamedTuple):
     """What is measured."""
 
     models: tuple[str, ...]
@@ -73,32 +74,33 @@ class Pair(NamedTuple):
         return f"{self.model}, batch {self.batch_size}: {kind}"
 
 
-def check_models(plan: Plan) -> None:
+def check_models(wanted: Wanted) -> None:
     """Raises a ValueError for an unknown model, or sizes that do not fit."""
-    for model in plan.models:
-        make_network(configuration(model, plan.scale), classes=10)
-        for scale in plan.scales(model):
+    for model in wanted.models:
+        make_network(configuration(model, wanted.scale), classes=10)
+        for scale in wanted.scales(model):
             check_examples(scale.examples, 10, scale.batch_size)
 
 
-def make_pairs(model: str, plan: Plan, place: Shardings) -> list[Pair]:
+def make_pairs(model: str, wanted: Wanted, place: Shardings) -> list[Pair]:
     """One for each batch size; nothing is compiled yet."""
-    large = _photos(model) and not plan.scale.quick
+    large = _photos(model) and not wanted.scale.quick
     side, classes = (224, 1000) if large else (32, 10)
 
     def images(scale: Scale) -> Inputs:
         return make_images((side, side, 3), scale, place, model=model, classes=classes)
 
     return [
-        _pair(model, scale, images(scale), plan, place) for scale in plan.scales(model)
+        _pair(model, scale, images(scale), wanted, place)
+        for scale in wanted.scales(model)
     ]
 
 
 def _pair(
-    model: str, scale: Scale, inputs: Inputs, plan: Plan, place: Shardings
+    model: str, scale: Scale, inputs: Inputs, wanted: Wanted, place: Shardings
 ) -> Pair:
     config = configuration(model, scale)
-    config.model.dtype = plan.dtype
+    config.model.dtype = wanted.dtype
     config.train.block_steps = scale.block_steps
     config.method.update_every_steps = 10  # a run over few images has an update too
     configs = {"dense": comparisons(config)["dense"], "sparse": config}
@@ -131,7 +133,7 @@ def begin_changes(params: Any, masks: Any, gradients: Any) -> dict[str, Any]:
 
 
 class Programs(dict[str, Any]):
-    """By name; of those that there are none of, the reason is raised."""
+    """By name; asking for one that could not be made raises the reason."""
 
     def __getitem__(self, name: str) -> Program:
         """The program."""
@@ -153,7 +155,7 @@ def tracings(pairs: list[Pair]) -> dict[str, Callable[[], Any]]:
 
 
 def _trace_block(pair: Pair, kind: str, first: Trainer) -> Any:
-    """Of whichever batch size, the shapes are those of the first."""
+    """The shapes of the state do not depend on the batch size: those of the first."""
     return pair.trainers[kind].steps.block.trace(first.shapes, pair.rows)
 
 

@@ -1,4 +1,4 @@
-"""The page of a benchmark that is one table, and its command."""
+"""What pages of benchmarks share, and the command of those that are one table."""
 
 import argparse
 import os
@@ -65,8 +65,7 @@ def table_command(
         parser.add_switch(flag, text)
     for flag, text in flags.items():
         parser.add_argument(flag, help=text)
-    words = sys.argv[1:] if argv is None else argv
-    command = " ".join([f"python -m experiments.benchmarks.{name}", *words])
+    command = command_line(name, argv)
 
     def body(options: argparse.Namespace) -> None:
         check_whole("--repeats", options.repeats, 1)
@@ -74,6 +73,17 @@ def table_command(
         _print_page(command, description or "", rows(options))
 
     start(parser, body, argv)
+
+
+def command_line(name: str, argv: Sequence[str] | None) -> str:
+    """As it was typed.
+
+    Args:
+      name: of the benchmark.
+      argv: the words after the command; by default those of the process.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    return " ".join([f"python -m experiments.benchmarks.{name}", *words])
 
 
 def _print_page(command: str, description: str, rows: Iterable[Row]) -> None:

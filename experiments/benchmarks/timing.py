@@ -17,7 +17,7 @@ class Program(NamedTuple):
     """A compiled program."""
 
     call: Any  # as the jitted function
-    compile_s: float  # of wall time, tracing included
+    compile_s: float  # of wall time; with tracing, unless compiled beside others
     temporary: int  # bytes beyond arguments and results
     compile_own_s: float  # of the processor, all threads; not known beside others
 
@@ -49,8 +49,8 @@ def compiled_together(
     """Compiles in threads, one a core: the compiler holds no lock of Python's.
 
     Args:
-      tracings: the most wanted first, each as ``lambda: jax.jit(f).trace(...)``; one
-        is called while those before it are compiled.
+      tracings: the most wanted first, each as ``lambda: jax.jit(f).trace(...)``; called
+        one after the other, while those before are compiled.
       begin_s: seconds from now after which nothing more is begun.
 
     Returns:
@@ -58,18 +58,18 @@ def compiled_together(
     """
     begun = time.perf_counter()
 
-    def begin() -> float:
-        now = time.perf_counter()
-        if now - begun >= begin_s:
+    def check_time() -> None:
+        if time.perf_counter() - begun >= begin_s:
             raise TimeoutError(f"not compiled: {begin_s:g} s were over")
-        return now
 
     def lower_one(trace: Callable[[], Any]) -> Any:
-        begin()
+        check_time()
         return trace().lower()
 
     def compile_one(name: str, lowering: Future[Any]) -> Program:
-        lowered, start = lowering.result(), begin()
+        lowered = lowering.result()
+        check_time()
+        start = time.perf_counter()
         program, spent = lowered.compile(), time.perf_counter() - start
         say(f"{name} compiled in {spent:.1f} s, beside others")
         return Program(program, spent, _temporary(program), float("nan"))

@@ -10,14 +10,13 @@ system of the process, which other people's load disturbs least), else of wall t
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.benchmarks.table import page_file
+from experiments.benchmarks.table import command_line, page_file
 from experiments.benchmarks.timing import Time, clock, measure, medians, say
 from experiments.benchmarks.train_page import Result, Row, page
 from experiments.benchmarks.trainer import Scale, Trainer, configuration, make_images
@@ -318,8 +317,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, help="5, or 1 if quick")
     parser.add_switch("--quick", "tiny widths, a test")
     parser.add_argument("--out", type=file_path, help=f"{OUT}; if quick, none")
-    words = sys.argv[1:] if argv is None else argv
-    command = " ".join(["python -m experiments.benchmarks.train", *words])
+    command = command_line("train", argv)
     start(parser, lambda options: _main(options, command), argv)
 
 

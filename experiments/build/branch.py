@@ -123,9 +123,9 @@ def _of_updates(theirs: Course, ours: Course, step: int) -> str | None:
 
 
 def difference_of_blocks(theirs: Course, ours: Course) -> str | None:
-    """In what calls they do the same steps; or ``None`` if in the same.
+    """How the two divide phase 1 into calls differently; ``None`` if they do not.
 
-    Steps of one call round otherwise than the same steps one by one.
+    Several steps in one call round differently from the same steps one by one.
     """
     step = theirs.plan.phase1_steps
     if theirs.config.train.block_steps == 1:

@@ -100,7 +100,7 @@ def find_source(
       others: folders of runs, begun or not, with their configurations.
       epoch_steps: steps of an epoch of the run.
     """
-    words, ours = words_of(config), None
+    words, ours, missed = words_of(config), None, None
     for path, other in others:
         if words_of(other) != words:
             continue
@@ -108,12 +108,17 @@ def find_source(
         theirs = course_of(other, epoch_steps=epoch_steps)
         step = theirs.plan.phase1_steps
         found = difference_before(theirs, ours)
-        if found is not None and found == difference_of_blocks(theirs, ours):
-            say(f"phase 1 is not taken from {path}, which is the same else: {found}")
-        if found or _other_files(path, config):
+        if found is not None and found != difference_of_blocks(theirs, ours):
             continue
-        if _passed(ours, step) is None and _is_whole(path, step):
+        if _other_files(path, config) or _passed(ours, step) is not None:
+            continue
+        if not _is_whole(path, step):
+            continue
+        if found is None:
             return path
+        missed = missed or (path, found)
+    if missed is not None:
+        say(f"phase 1 of {missed[0]} is not taken, for this alone: {missed[1]}")
     return None
 
 

@@ -20,9 +20,9 @@ STUDY = dataclasses.replace(
     remarks=(
         "'base, topology rests' has a phase 1 of its own, and so the noise of another "
         "training. 'falling rate' is the cycle of SWA, from the highest rate to the "
-        "lowest. Where there is little to gain little is lost: three cycles more add "
-        "0.15 and 0.14, one of the two decided; a constant rate costs 0.24 and 0.20, "
-        "undecided; large restarts ruin the network. No other part is decided in both "
-        "cells, exploration among them."
+        "lowest. Where little is to be gained little is lost: three more cycles add "
+        "0.15 (decided) and 0.14; a constant rate costs 0.24 and 0.20, undecided; "
+        "large restarts ruin the network. No other part, exploration included, is decided in "
+        "both cells; exploring half, CAA and CIMA 0.9 are worse in one each."
     ),
 )

@@ -303,7 +303,7 @@ def _scanned(number: Any, eqn: Any, body: Any, given: list[Any]) -> list[Any]:
 
 
 def _rows(whole: Sequence[Any], of_a_step: Sequence[Any]) -> int:
-    """How many have an axis of steps."""
+    """How many have an axis of steps in front, which those of one step lack."""
     return sum(
         one.aval.ndim > each.aval.ndim
         for one, each in zip(whole, of_a_step, strict=True)
