@@ -22,7 +22,7 @@ STUDY = dataclasses.replace(
         "training. 'falling rate' is the cycle of SWA, from the highest rate to the "
         "lowest. Where little is to be gained little is lost: three more cycles add "
         "0.15 (decided) and 0.14; a constant rate costs 0.24 and 0.20, undecided; "
-        "large restarts ruin the network. No other part, exploration included, is decided in "
-        "both cells; exploring half, CAA and CIMA 0.9 are worse in one each."
+        "large restarts ruin the network. No other part, exploration included, is "
+        "decided in both cells; exploring half, CAA and CIMA 0.9 are worse in one each."
     ),
 )
