@@ -1,4 +1,8 @@
-"""Every test runs strictly, on eight fake CPU devices."""
+"""Every test runs strictly, on eight fake CPU devices.
+
+With SUP_TICKETS_TEST_PLATFORMS=cuda,cpu on what is named first instead: those tests
+that need several devices fail there.
+"""
 
 import atexit
 import ctypes
@@ -13,13 +17,16 @@ import tracemalloc  # noqa: F401
 from collections.abc import Iterator
 from pathlib import Path
 
+PLATFORMS = os.environ.get("SUP_TICKETS_TEST_PLATFORMS", "cpu")
+
 # Compiling, not computing, takes the time of these tests, and half of it XLA's newer
 # emitters, which a JAX without others keeps. `test_fused` compiles as by default.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-    + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
-)
+if PLATFORMS == "cpu":
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+        + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+    )
 
 # By default XLA has one thread for each of the eight devices, and each of them waits in
 # a collective: where another task takes one of the threads, none ever goes on.
@@ -47,7 +54,7 @@ import pytest
 # the time.
 gc.set_threshold(100_000, 50, 50)
 
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", PLATFORMS)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -25,6 +25,7 @@ COMMANDS = (
                 "train",
                 "replicas",
                 "scale",
+                "rates",
             ),
         )
     ),
@@ -236,6 +237,7 @@ WRONG = {
     "benchmarks.texts": [(["--repeats=x"], "--repeats: invalid int value")],
     "benchmarks.replicas": [(["--repeats=0"], "--repeats must be a whole number of")],
     "benchmarks.scale": [(["--repeats=0"], "--repeats must be a whole number of at")],
+    "benchmarks.rates": [(["--compile_s=x"], "--compile_s: invalid float value")],
     "benchmarks.views": [(["--repeats=0"], "--repeats must be a whole number of at")],
     "benchmarks.train": [
         (["--models="], "unknown model ''"),

@@ -1,6 +1,6 @@
 """Programs that are timed beside each other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from experiments.benchmarks.timing import Program, compiled, measure, medians
@@ -22,15 +22,27 @@ class Figures(NamedTuple):
     temporary: int  # bytes beyond arguments and results, as compiled
 
 
-def measure_cases(cases: dict[str, Case], repeats: int) -> dict[str, Figures]:
-    """Of one group, in turns; their states live here alone."""
-    programs: dict[str, Program] = {}
-    calls = {}
+def measure_cases(
+    cases: dict[str, Case],
+    repeats: int,
+    least_s: float = 0.0,
+    programs: Mapping[str, Program] = {},
+) -> dict[str, Figures]:
+    """Of one group, in turns; their states live here alone.
+
+    Args:
+      cases: by name.
+      repeats: how often.
+      least_s: wall time of the calls that are measured at once.
+      programs: of the cases that are compiled already.
+    """
+    programs, calls = dict(programs), {}
     for name, case in cases.items():
         state = case.start()
-        programs[name] = compiled(name, case.call, *state)
+        if name not in programs:
+            programs[name] = compiled(name, case.call, *state)
         calls[name] = _repeatable(programs[name].call, state, case.carries)
-    times = medians(measure(calls, tuple(cases), repeats))
+    times = medians(measure(calls, tuple(cases), repeats, least_s))
     return {
         name: Figures(*spent, programs[name].temporary) for name, spent in times.items()
     }

@@ -122,14 +122,16 @@ def rewire_cases(params: Any, masks: Any, gradients: Any) -> dict[str, Case]:
     }
 
 
-def superposition_cases(params: Any, masks: Any) -> dict[str, Case]:
+def superposition_cases(
+    params: Any, masks: Any, sparsity: float = SPARSITY
+) -> dict[str, Case]:
     """One more ticket beside Optax's own moving average."""
 
     def average(mean: Any, ticket: Any) -> Any:
         return optax.incremental_update(ticket, mean, 0.1), ticket
 
     def case(prune_each: bool) -> Case:
-        sup = st.superposition("cia", sparsity=SPARSITY, prune_each=prune_each)
+        sup = st.superposition("cia", sparsity=sparsity, prune_each=prune_each)
 
         def add(state: Any, params: Any, masks: Any) -> Any:
             return sup.update(state, params, masks), params, masks

@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -98,6 +99,29 @@ def figure_of(page: str, what: str) -> float | None:
         if cells[0] == what:
             return float(cells[1])
     return None
+
+
+def page_file(options: argparse.Namespace, default: str) -> Path | None:
+    """Where a command with the flags ``--out`` and ``--quick`` writes its page.
+
+    Raises:
+      ValueError: if its folder is not there.
+    """
+    out = options.out or (None if options.quick else Path(default))
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"--out={out}: there is no such folder")
+    return out
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def wrapped(text: str) -> str:
+    """A paragraph."""
+    return textwrap.fill(text, 88, break_long_words=False, break_on_hyphens=False)
 
 
 def _cost(begun: float) -> str:

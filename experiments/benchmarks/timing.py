@@ -1,8 +1,10 @@
 """Times of compiled programs, in turns; processor and wall."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,7 @@ class Program(NamedTuple):
     call: Any  # as the jitted function
     compile_s: float  # of wall time, tracing included
     temporary: int  # bytes beyond arguments and results
-    compile_own_s: float  # of the processor, all threads
+    compile_own_s: float  # of the processor, all threads; not known beside others
 
 
 class Time(NamedTuple):
@@ -38,7 +40,51 @@ def compiled(name: str, function: Any, *arguments: Any) -> Program:
     program = function.lower(*arguments).compile()
     spent, own = time.perf_counter() - begun, time.process_time() - own
     say(f"{name} compiled in {spent:.1f} s ({own:.1f} s of processor time)")
-    return Program(program, spent, program.memory_analysis().temp_size_in_bytes, own)
+    return Program(program, spent, _temporary(program), own)
+
+
+def compiled_together(
+    tracings: Mapping[str, Callable[[], Any]], begin_s: float
+) -> dict[str, Program | BaseException]:
+    """Compiles in threads, one a core: the compiler holds no lock of Python's.
+
+    Args:
+      tracings: the most wanted first, each as ``lambda: jax.jit(f).trace(...)``; one
+        is called while those before it are compiled.
+      begin_s: seconds from now after which nothing more is begun.
+
+    Returns:
+      By name, the program, or why there is none.
+    """
+    begun = time.perf_counter()
+
+    def begin() -> float:
+        now = time.perf_counter()
+        if now - begun >= begin_s:
+            raise TimeoutError(f"not compiled: {begin_s:g} s were over")
+        return now
+
+    def lower_one(trace: Callable[[], Any]) -> Any:
+        begin()
+        return trace().lower()
+
+    def compile_one(name: str, lowering: Future[Any]) -> Program:
+        lowered, start = lowering.result(), begin()
+        program, spent = lowered.compile(), time.perf_counter() - start
+        say(f"{name} compiled in {spent:.1f} s, beside others")
+        return Program(program, spent, _temporary(program), float("nan"))
+
+    # Traced one after the other, which Python's lock would make of it anyhow.
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(os.cpu_count()) as pool:
+        each = {
+            name: pool.submit(compile_one, name, first.submit(lower_one, trace))
+            for name, trace in tracings.items()
+        }
+    return {name: one.exception() or one.result() for name, one in each.items()}
+
+
+def _temporary(program: Any) -> int:
+    return program.memory_analysis().temp_size_in_bytes
 
 
 def measure(

@@ -12,12 +12,12 @@ system of the process, which other people's load disturbs least), else of wall t
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.benchmarks.table import page_file
 from experiments.benchmarks.timing import Time, clock, measure, medians, say
 from experiments.benchmarks.train_page import Result, Row, page
 from experiments.benchmarks.trainer import Scale, Trainer, configuration, make_images
@@ -47,8 +47,8 @@ _LEAST_S = 0.5  # of wall time, what is measured at once
 def compare(model: str, scale: Scale, inputs: Inputs, place: Shardings) -> Result:
     """Times all programs of a run with Sup-tickets, and the dense step."""
     config = configuration(model, scale)
-    sparse = Trainer("sparse", config, inputs, place)
-    dense = Trainer("dense", comparisons(config)["dense"], inputs, place)
+    sparse = Trainer("sparse", config, inputs, place).begin()
+    dense = Trainer("dense", comparisons(config)["dense"], inputs, place).begin()
     cases = {"dense": dense.case("train"), "sparse": sparse.case("train")}
     cases["topology"] = sparse.case("topology")
     cases["explore"] = sparse.case("explore", sparse.fraction)
@@ -225,7 +225,7 @@ def compare_blocks(
     """Times several steps in a call beside as many calls, batches included."""
     config = configuration(model, scale)
     count = config.train.block_steps = scale.block_steps
-    trainer = Trainer("block's", config, inputs, place)
+    trainer = Trainer("block's", config, inputs, place).begin()
     batches, steps = inputs.batches, trainer.steps
     single = trainer.compile("train", steps.train, trainer.state, batches(0))
     block = trainer.compile(
@@ -325,9 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(options: argparse.Namespace, command: str) -> None:
     check_devices()
-    out = options.out or (None if options.quick else Path(OUT))
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f"--out={out}: there is no such folder")
+    out = page_file(options, OUT)
     text = page(command, bench(options.models.split(","), _scale(options)))
     if out is not None:
         out.write_text(text, encoding="utf-8")

@@ -1,12 +1,10 @@
 """The page of `experiments.benchmarks.train`."""
 
-import textwrap
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 
-from experiments.benchmarks.table import machine
+from experiments.benchmarks.table import machine, markdown, wrapped
 from experiments.benchmarks.timing import Program, Time
 
 
@@ -44,17 +42,17 @@ def page(command: str, results: dict[str, list[Result]]) -> str:
     missed = [row for row in rows if row.target and row.figure > row.target]
     lines = [
         "# Training steps, sparse beside dense",
-        _wrapped(_ABOUT.format(command, "processor" if cpu else "wall")),
+        wrapped(_ABOUT.format(command, "processor" if cpu else "wall")),
         "\n".join(f"- {line}" for line in machine()),
-        _table(
+        markdown(
             ("model", "what", "figure", "at most", "from"),
             (
                 (r.model, r.what, f"{r.figure:.3g}", _shown(r.target), r.note)
                 for r in rows
             ),
         ),
-        _wrapped(_COMPUTED),
-        _table(
+        wrapped(_COMPUTED),
+        markdown(
             ("model", "program", "processor ms", "wall ms"),
             (
                 (model, name, f"{t.own:.4g}", f"{t.wall:.4g}")
@@ -63,7 +61,7 @@ def page(command: str, results: dict[str, list[Result]]) -> str:
                 for name, t in result.times.items()
             ),
         ),
-        _table(
+        markdown(
             ("model", "program", "compile s", "temporary MB"),
             (
                 (model, name, f"{p.compile_s:.1f}", f"{p.temporary / 1e6:.1f}")
@@ -78,15 +76,6 @@ def page(command: str, results: dict[str, list[Result]]) -> str:
         ),
     ]
     return "\n\n".join(lines) + "\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 88, break_long_words=False, break_on_hyphens=False)
 
 
 def _shown(target: float | None) -> str:

@@ -1,9 +1,14 @@
 """S7: the paper's own setting, VGG-16 on all of CIFAR; for an accelerator."""
 
-from experiments.studies.claim import CHOSEN
-from experiments.studies.values import Arm, Cell, Study
+import dataclasses
 
-STUDY = Study(
+from experiments.studies import claim
+from experiments.studies.values import Cell
+
+_OWN = "base, own schedule"  # last: what is stopped early has those of one phase 1
+
+STUDY = dataclasses.replace(
+    claim.STUDY,
     title="Sup-tickets on VGG-16 and all of CIFAR",
     question="Does the superposed ticket reach what the paper reports?",
     mirrors=(
@@ -18,14 +23,7 @@ STUDY = Study(
         Cell("CIFAR-10", {}),
         Cell("CIFAR-100", {"data.name": "cifar100"}),
     ),
-    arms=(
-        Arm("RigL", {"sup": "false"}),
-        Arm("RigL + Sup-tickets, paper", {}),
-        Arm("RigL + Sup-tickets, chosen", CHOSEN),
-    ),
-    versus=(
-        ("RigL + Sup-tickets, paper", "RigL"),
-        ("RigL + Sup-tickets, chosen", "RigL"),
-    ),
+    arms=tuple(sorted(claim.ARMS, key=lambda arm: arm.name == _OWN)),
     seeds=(0, 1, 2),
+    remarks="",
 )

@@ -258,7 +258,7 @@ def _done(number: Any, eqns: Sequence[Any], given: list[Any]) -> list[Any]:
     name = first.primitive.name
     match name:
         case "scan":
-            return _scanned(number, first.params, inner[0], given)
+            return _scanned(number, first, inner[0], given)
         case "while":
             return _looped(number, eqns, given)
         case "cond":
@@ -281,11 +281,11 @@ _CALLS = {
 }
 
 
-def _scanned(number: Any, params: Any, body: Any, given: list[Any]) -> list[Any]:
-    if "ft_in" in params:  # from JAX 0.11
-        consts, carried, _ = map(len, params["ft_in"].unpack())
-    else:
-        consts, carried = params["num_consts"], params["num_carry"]
+def _scanned(number: Any, eqn: Any, body: Any, given: list[Any]) -> list[Any]:
+    # From the shapes: how JAX notes the three kinds of inputs has changed.
+    params, one_step = eqn.params, _open(body[0])
+    carried = len(eqn.outvars) - _rows(eqn.outvars, one_step.outvars)
+    consts = len(given) - carried - _rows(eqn.invars, one_step.invars)
 
     def one(carry: Any, row: Any) -> Any:
         found = _evaluated(number, body, [*given[:consts], *carry, *row])
@@ -300,6 +300,14 @@ def _scanned(number: Any, params: Any, body: Any, given: list[Any]) -> list[Any]
         unroll=params["unroll"],
     )
     return [*carry, *rows]
+
+
+def _rows(whole: Sequence[Any], of_a_step: Sequence[Any]) -> int:
+    """How many have an axis of steps."""
+    return sum(
+        one.aval.ndim > each.aval.ndim
+        for one, each in zip(whole, of_a_step, strict=True)
+    )
 
 
 def _looped(number: Any, eqns: Sequence[Any], given: list[Any]) -> list[Any]:
