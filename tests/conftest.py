@@ -17,11 +17,11 @@ import tracemalloc  # noqa: F401
 from collections.abc import Iterator
 from pathlib import Path
 
-PLATFORMS = os.environ.get("SUP_TICKETS_TEST_PLATFORMS", "cpu")
+os.environ.setdefault("SUP_TICKETS_TEST_PLATFORMS", "cpu")
 
 # Compiling, not computing, takes the time of these tests, and half of it XLA's newer
 # emitters, which a JAX without others keeps. `test_fused` compiles as by default.
-if PLATFORMS == "cpu":
+if os.environ["SUP_TICKETS_TEST_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "")
         + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
@@ -54,7 +54,7 @@ import pytest
 # the time.
 gc.set_threshold(100_000, 50, 50)
 
-jax.config.update("jax_platforms", PLATFORMS)
+jax.config.update("jax_platforms", os.environ["SUP_TICKETS_TEST_PLATFORMS"])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
