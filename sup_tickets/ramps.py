@@ -27,9 +27,11 @@ def ratio(part: jax.Array, whole: int) -> jax.Array:
     """``part / whole``, exactly 1 where they are equal.
 
     XLA compiles a division by a constant as a product with its reciprocal, which may
-    miss 1 by a rounding.
+    miss 1 by a rounding; and LLVM then fuses it with what is added to it, and drops the
+    corner as superfluous. The barrier keeps it a division.
     """
-    return jnp.where(part == whole, 1.0, floating(part) / whole)
+    divisor = jax.lax.optimization_barrier(floating(whole))
+    return jnp.where(part == whole, 1.0, floating(part) / divisor)
 
 
 def blend(low: float, high: float, part: jax.Array) -> jax.Array:

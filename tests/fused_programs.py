@@ -15,6 +15,7 @@ from jax import lax
 import sup_tickets as st
 from sup_tickets.block_selection import select_n_m
 from sup_tickets.models import ConvNet, LeNet5, make_model
+from sup_tickets.ramps import polynomial
 
 # name: model, shape of the images. The first two are those of the fault: with a maximum
 # over a reshape their kernels were wrong by 39 to 45%.
@@ -156,9 +157,23 @@ def keys_made_once():
     return not [line for line in made if "parameter(" in line or "fusion(" in line]
 
 
+def missed_corners():
+    """How many schedules are not exactly 0 where they should be."""
+    spans = [3, 7, 49, 90, 1000]
+
+    @jax.jit
+    def corners(ends):
+        ghosts = [st.fading(n)(ends[i]) for i, n in enumerate(spans)]
+        ramps = [polynomial(0, 0.9, 1, 0, n)(ends[i] - n) for i, n in enumerate(spans)]
+        return jnp.stack(ghosts + ramps)
+
+    return int((corners(jnp.asarray(spans)) != 0).sum())
+
+
 if __name__ == "__main__":
     models = FULL if "full" in sys.argv else QUICK
     found = {name: gradient_error(*case) for name, case in models.items()}
     if "full" not in sys.argv:
         found |= {"wrong counts": wrong_counts(), "made once": keys_made_once()}
+        found["missed corners"] = missed_corners()
     print(json.dumps(found))
