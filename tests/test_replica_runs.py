@@ -115,10 +115,10 @@ def test_what_cannot_go_together_is_one_line(tmp_path, monkeypatch):
     other = second._replace(config=config_of(seed=3, **changes))
     with pytest.raises(ValueError, match=r"train\.optimizer: they differ in more"):
         run_together([first, other])
-    # A number, without which there is an operation less.
-    changes = {"report.path_points": 0, "train.weight_decay": 0.0}
+    # A number, without which there is a slot less.
+    changes = {"report.path_points": 0, "train.momentum": 0.0}
     other = second._replace(config=config_of(seed=3, **changes))
-    with pytest.raises(ValueError, match=r"because of config\.train\.weight_decay: "):
+    with pytest.raises(ValueError, match=r"because of config\.train\.momentum: "):
         run_together([first, other], devices=one())
     photos = first._replace(config=config_of(**{"data.name": "imagenet2012"}))
     with pytest.raises(ValueError, match="is decoded on its way"):
@@ -159,11 +159,11 @@ def test_seeds_of_one_setting_go_together(tmp_path, monkeypatch):
 
 
 def test_numbers_that_leave_the_program_go_together(tmp_path, monkeypatch):
-    """Without weight decay there is an operation less."""
-    grid = "sparsity=0.5,0.8 train.weight_decay=0.0,0.1 seed=0,1"
+    """Without momentum there is a slot less."""
+    grid = "sparsity=0.5,0.8 train.momentum=0.0,0.5 seed=0,1"
     source = f"{ROOT}/configs/digits.py:{ARGUMENT}"
     found = members(source, parse_grid(grid), tmp_path)
-    plain, decayed = [0, 1, 4, 5], [2, 3, 6, 7]
+    plain, kept = [0, 1, 4, 5], [2, 3, 6, 7]
     (found[2].path / "checkpoints/5").mkdir(parents=True)
     new = Checked(5, 100)
     some = [None if i in (0, 1, 3, 6) else new for i in range(8)]
@@ -171,7 +171,7 @@ def test_numbers_that_leave_the_program_go_together(tmp_path, monkeypatch):
     def in_turn(checked, replicas=None):
         return turns.in_turn(found, checked, replicas, one())
 
-    assert in_turn(some) == [plain[2:], decayed]
+    assert in_turn(some) == [plain[2:], kept]
     assert in_turn([None] * 8) == in_turn(some, 1) == [[i] for i in range(8)]
     # As large as they are when built, the finished ones too.
     monkeypatch.setattr(turns, "_SMALL", 100)

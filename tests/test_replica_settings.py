@@ -47,7 +47,11 @@ def setting(name, *, block_steps=1, model=None, devices=1, method=None, **number
     spec = Spec(
         task_of(model, loss=loss),
         ours,
-        make_optimizer("sgd", weight_decay=numbers["decay"]),
+        make_optimizer(
+            "sgd",
+            weight_decay=numbers["decay"],
+            momentum=numbers.get("momentum", 0.9),
+        ),
         step_lr(numbers["rate"], milestones=[6, 9]),
         block_steps=block_steps,
         block_at=batches_of().at,
@@ -111,7 +115,7 @@ def test_each_is_the_run_of_its_setting(name, options):
         {"method": {"rounding": "ceil"}},  # an operation
         {"model": ConvNet(features=(4,))},  # shapes
         {"block_steps": 2},
-        {"decay": 0.0},  # without it there is an operation less
+        {"momentum": 0.0},  # without it there is a slot less
         {"name": "set"},
     ],
 )

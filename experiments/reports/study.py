@@ -115,6 +115,14 @@ def _off_diagonal(matrix: Sequence[Sequence[float]] | None) -> float | None:
     return float(values[~np.eye(len(values), dtype=bool)].mean())
 
 
+# What pandas 3.1 does by itself, and warns of where it is asked to.
+_EVERY_DIGIT: Any = (
+    {"float_precision": "round_trip"}
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    else {}
+)
+
+
 def read_table(study: Study, path: Path) -> Frame:
     """What `write_page` of `reports.study_page` wrote as CSV.
 
@@ -124,7 +132,7 @@ def read_table(study: Study, path: Path) -> Frame:
     """
     wrong = f"{path} must have rows and the columns {','.join(columns(study))}"
     try:
-        rows: Frame = pd.read_csv(path)
+        rows: Frame = pd.read_csv(path, **_EVERY_DIGIT)
     except ValueError as error:
         raise ValueError(wrong) from error
     if tuple(rows.columns) != columns(study) or not len(rows):
