@@ -440,8 +440,11 @@ def test_a_run_that_was_killed_goes_on_bit_by_bit(
         assert row["perplexity"] == pytest.approx(np.exp(row["nll"]))
     if config.sup.enabled:
         summary = (tmp_path / "whole/report/summary.md").read_text("utf-8")
-        assert "| test perplexity | accuracy |" in " ".join(summary.split())
-        assert "superposed ticket: perplexity" in summary
+        words = " ".join(summary.split())
+        assert "| test perplexity | accuracy |" in words
+        assert (
+            "| the superposed ticket against | perplexity, lower is better |" in words
+        )
     again = evaluate_again(tmp_path / "whole", devices=one())["final"][0]
     assert again["perplexity"] == rows[-1]["perplexity"]
 
