@@ -143,15 +143,22 @@ class Programs(dict[str, Any]):
         return found
 
 
-def tracings(pairs: list[Pair]) -> dict[str, Callable[[], Any]]:
-    """How each program of a network is traced, from shapes alone."""
+def tracings(pairs: list[Pair]) -> list[dict[str, Callable[[], Any]]]:
+    """How each program of a network is traced, from shapes alone, in two waves.
+
+    A GPU's compiler tries several ways to compute each convolution, one program at a
+    time, and remembers the fastest; the sparse steps of the second wave have those of
+    the dense ones.
+    """
     first = pairs[0].trainers
-    blocks = {
-        pair.name(kind): partial(_trace_block, pair, kind, first[kind])
-        for pair in pairs
+    dense, sparse = (
+        {
+            pair.name(kind): partial(_trace_block, pair, kind, first[kind])
+            for pair in pairs
+        }
         for kind in KINDS
-    }
-    return blocks | _other_tracings(pairs[0].model, first)
+    )
+    return [dense, sparse | _other_tracings(pairs[0].model, first)]
 
 
 def _trace_block(pair: Pair, kind: str, first: Trainer) -> Any:

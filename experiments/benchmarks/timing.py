@@ -44,13 +44,14 @@ def compiled(name: str, function: Any, *arguments: Any) -> Program:
 
 
 def compiled_together(
-    tracings: Mapping[str, Callable[[], Any]], begin_s: float
+    waves: Sequence[Mapping[str, Callable[[], Any]]], begin_s: float
 ) -> dict[str, Program | BaseException]:
     """Compiles in threads, one a core: the compiler holds no lock of Python's.
 
     Args:
-      tracings: the most wanted first, each as ``lambda: jax.jit(f).trace(...)``; called
-        one after the other, while those before are compiled.
+      waves: tracings by name, the most wanted first, each as
+        ``lambda: jax.jit(f).trace(...)``; called one after the other, while those
+        before are compiled. A wave begins when the one before is compiled.
       begin_s: seconds from now after which nothing more is begun.
 
     Returns:
@@ -74,13 +75,16 @@ def compiled_together(
         say(f"{name} compiled in {spent:.1f} s, beside others")
         return Program(program, spent, _temporary(program), float("nan"))
 
-    # Traced one after the other, which Python's lock would make of it anyhow.
-    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(os.cpu_count()) as pool:
-        each = {
-            name: pool.submit(compile_one, name, first.submit(lower_one, trace))
-            for name, trace in tracings.items()
-        }
-    return {name: one.exception() or one.result() for name, one in each.items()}
+    found: dict[str, Program | BaseException] = {}
+    for tracings in waves:
+        # Traced one after the other, which Python's lock would make of it anyhow.
+        with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(os.cpu_count()) as pool:
+            each = {
+                name: pool.submit(compile_one, name, first.submit(lower_one, trace))
+                for name, trace in tracings.items()
+            }
+        found |= {name: one.exception() or one.result() for name, one in each.items()}
+    return found
 
 
 def _temporary(program: Any) -> int:
