@@ -57,10 +57,11 @@ def run_together(
                 say(f"\n{replica.name}")
                 tell(result, replica.path)
         stops = [error for error in failed.values() if isinstance(error, Stopped)]
-        if stops:
+        if signals.received:
             for name, error in failed.items():
                 if not isinstance(error, Stopped):
                     say(f"{name} failed: {error}")
+        if stops:
             raise stops[0]
         signals.check("replicas: finished, and stopped as asked")
     return failed

@@ -445,6 +445,18 @@ def test_a_signal_is_honoured_where_the_run_looks(capfd):
     assert capfd.readouterr().err.count("SIGTERM: saving") == 1
 
 
+def test_an_error_after_a_signal_is_a_stop(capfd):
+    """A compiler that the same signal ended is no reason to begin another run."""
+    with pytest.raises(Stopped) as caught, Signals().caught():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyError("x")
+    assert str(caught.value).endswith("what was saved is kept: KeyError: 'x'")
+    assert caught.value.exit_code == 143
+    with pytest.raises(KeyError), Signals().caught():
+        raise KeyError("x")
+    assert capfd.readouterr().err.count("SIGTERM") == 1
+
+
 def test_a_second_signal_ends_at_once_in_one_line(monkeypatch, capfd):
     def leave(code):
         raise SystemExit(code)

@@ -39,13 +39,29 @@ class Signals:
 
     @contextmanager
     def caught(self) -> Iterator["Signals"]:
-        """Catches SIGTERM and SIGINT; elsewhere than in the main thread, none."""
+        """Catches SIGTERM and SIGINT; elsewhere than in the main thread, none.
+
+        Raises:
+          Stopped: instead of an error after a signal, so that nothing else is begun: a
+            signal to the whole group ends what the program waits for, a compiler for
+            example.
+        """
         try:
             self._before = {s: signal.signal(s, self._remember) for s in _SIGNALS}
         except ValueError:  # not the main thread
             self._before = {}
         try:
             yield self
+        except Stopped:
+            raise
+        except Exception as error:
+            if not self.received:
+                raise
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            text = (
+                f"stopped, by an error after the signal; what was saved is kept: {what}"
+            )
+            raise Stopped(text, self.received) from error
         finally:
             self._restore()
 
