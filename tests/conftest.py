@@ -1,7 +1,7 @@
 """Tests run strictly, on eight fake CPU devices.
 
 With SUP_TICKETS_TEST_PLATFORMS=cuda,cpu they run on the first platform named, where
-tests that need several devices fail.
+tests that need more devices than there are, or a CPU, are skipped.
 """
 
 import atexit
@@ -58,6 +58,9 @@ jax.config.update("jax_platforms", os.environ["SUP_TICKETS_TEST_PLATFORMS"])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if os.environ["SUP_TICKETS_TEST_PLATFORMS"] != "cpu":
+    # Otherwise matrices are multiplied in fewer bits than those of NumPy.
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 # Bytes of resident memory above which compiled programs are dropped. The folder above
 # gives them back quickly to whoever still needs them.

@@ -1,14 +1,16 @@
 """Slow, plain NumPy references, and what several tests share."""
 
+import os
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, prod
 from typing import Any
 
 import chex
 import jax
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -174,9 +176,26 @@ SHAPES = {
 }
 
 
-def mesh() -> Mesh:
-    """Eight devices, 2 x 4."""
-    return jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+CPU_ONLY = pytest.mark.skipif(
+    os.environ["SUP_TICKETS_TEST_PLATFORMS"] != "cpu",
+    reason="of what is compiled for a CPU",
+)
+
+
+def need_devices(count: int) -> None:
+    """Skips a test where there are fewer."""
+    if jax.device_count() < count:
+        pytest.skip(f"needs {count} devices, there are {jax.device_count()}")
+
+
+def mesh(**shape: int) -> Mesh:
+    """The first devices as, by default, ``data=2, model=4``."""
+    shape = shape or {"data": 2, "model": 4}
+    count, types = prod(shape.values()), (AxisType.Auto,) * len(shape)
+    need_devices(count)
+    return jax.make_mesh(
+        (*shape.values(),), (*shape,), devices=jax.devices()[:count], axis_types=types
+    )
 
 
 def sharded(tree: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sup_tickets.training import checkpoint as checkpoint_module
 from sup_tickets.training.checkpoint import BrokenCheckpoints, Checkpoints
 from sup_tickets.training.loop import TrainingStopped, train
 from sup_tickets.training.state import RunState
+from tests import helpers
 from tests.helpers import assert_same
 from tests.test_training import Recorder, experiment_of, finished, place_of, start_of
 
@@ -74,6 +75,7 @@ def test_a_run_goes_on_from_any_step_to_the_same_bits(name, tmp_path):
 
 
 def test_other_numbers_of_devices_go_on(tmp_path):
+    helpers.need_devices(8)
     job = experiment_of("rigl")
     checkpoints = Checkpoints(tmp_path)
     train(job, start_of(job), Recorder(), Saver(checkpoints, every=14))

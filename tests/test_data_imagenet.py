@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 from test_data import made_up, write_records
 
@@ -18,6 +18,7 @@ from sup_tickets.data import DataNotPrepared, imagenet
 from sup_tickets.data.imagenet import Evaluation, Stream, open_imagenet, share_of
 from sup_tickets.data.photos import centre_photo, random_box, random_photo
 from sup_tickets.data.resident import Shardings
+from tests import helpers
 
 N, B, SIZE = 11, 4, 8
 
@@ -45,8 +46,7 @@ class Records:
 
 @pytest.fixture(scope="module")
 def place():
-    options = {"devices": jax.devices()[:4], "axis_types": (AxisType.Auto,)}
-    mesh = jax.make_mesh((4,), ("data",), **options)
+    mesh = helpers.mesh(data=4)
     return Shardings(
         NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     )

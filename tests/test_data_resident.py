@@ -4,17 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from sup_tickets.data import resident
 from sup_tickets.data.resident import Rows, Shardings
+from tests import helpers
 
 N, B = 21, 8
 
 
 def placement_on(devices):
-    options = {"devices": jax.devices()[:devices], "axis_types": (AxisType.Auto,)}
-    mesh = jax.make_mesh((devices,), ("data",), **options)
+    mesh = helpers.mesh(data=devices)
     return Shardings(
         NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     )

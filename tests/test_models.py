@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sup_tickets.models import MODELS, make_model, model_options
 from sup_tickets.models.layers import BatchNorm, Layers, bias_init, gelu, halve
 from sup_tickets.models.skips import GhostSkips, without_ghosts
 from sup_tickets.training.state import completed
 from sup_tickets.trees import sparse_leaves
+from tests import helpers
 
 # Each model, small enough to run: options, and the shape of a batch of images.
 SMALL_RESNET = ({"widths": (4, 8), "blocks": (1, 1)}, (2, 8, 8, 3))
@@ -566,7 +567,7 @@ def test_the_statistics_of_one_pixel_and_of_no_number():
 
 
 def test_running_variances_are_those_of_the_whole_batch_on_a_mesh():
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = helpers.mesh(data=4)
     x = jnp.asarray([[1.0], [2.0], [4.0], [9.0]])
     norm = BatchNorm(train=True, momentum=0.0)
     variables = norm.init(jax.random.key(0), x)

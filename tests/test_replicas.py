@@ -20,6 +20,7 @@ from sup_tickets.training.loop import (
 from sup_tickets.training.replicas import together
 from sup_tickets.training.state import TrainState
 from sup_tickets.training.steps import Spec, compile_steps
+from tests import helpers
 from tests.test_sharded_training import experiment_of as sharded_experiment
 from tests.test_sharded_training import on_first_device
 from tests.test_training import (
@@ -263,6 +264,7 @@ def test_an_error_of_a_step_is_that_of_the_run():
 
 @pytest.mark.slow
 def test_eight_devices_are_as_one():
+    helpers.need_devices(8)
     experiment = experiment_for("rigl", devices=8)
     runs = [run_of(experiment, seed, Recorder(), devices=8) for seed in SEEDS]
     for seed, outcome in zip(SEEDS, together(runs), strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as draws
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sup_tickets import selection, selection_cpu, selection_mesh
@@ -329,7 +329,7 @@ def test_sharded_selection_exchanges_scalars_alone(together):
 
 @pytest.mark.parametrize("what", ["select", "globally", "rewire", "prune"])
 def test_all_reduces_of_a_whole_tree(what):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = helpers.mesh(data=8)
     over = NamedSharding(mesh, P("data"))
     shapes = [(64, 5), (32, 3), (16, 7), (8, 4)]
     scores = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=over) for s in shapes]
@@ -385,6 +385,7 @@ def temporary_bytes(function, *args):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@helpers.CPU_ONLY
 def test_one_leaf_of_keys_is_live_at_a_time():
     counts = {k: jax.ShapeDtypeStruct((), jnp.int32) for k in BIG}
     among = {k: jax.ShapeDtypeStruct(v.shape, bool) for k, v in BIG.items()}
@@ -393,6 +394,7 @@ def test_one_leaf_of_keys_is_live_at_a_time():
     assert used < 1.3 * LEAF_BYTES
 
 
+@helpers.CPU_ONLY
 def test_a_rewire_in_groups_keeps_no_more_than_a_leaf():
     masks = {k: jax.ShapeDtypeStruct(v.shape, bool) for k, v in BIG.items()}
 

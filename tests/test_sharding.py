@@ -12,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from sup_tickets.masks import random_masks
@@ -186,7 +185,7 @@ def test_what_linen_and_nnx_say_is_honoured():
 
 
 def test_other_meshes():
-    mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Auto,))
+    mesh = helpers.mesh(rows=8)
     found = Layout(mesh, rules=(("head", P("rows")),)).specs(arrays())
     assert (found["head"], found["conv"]) == (P("rows"), P())
     with pytest.raises(ValueError, match="'fsdp' has the axis 'data'; those of the"):

@@ -14,6 +14,7 @@ from sup_tickets.training.loop import _Advance
 from sup_tickets.training.losses import cross_entropy, smoothed_cross_entropy
 from sup_tickets.training.optimizers import make_optimizer
 from sup_tickets.training.steps import Spec, compile_steps
+from tests import helpers
 from tests.helpers import assert_same
 from tests.test_training import (
     RATE,
@@ -101,6 +102,7 @@ def test_a_block_needs_to_know_its_batches():
         with_options(block_steps=0)
 
 
+@helpers.CPU_ONLY
 def test_loops_of_convolutions_are_unrolled_on_a_cpu():
     convolution, matrix = {"k": jnp.zeros((3, 3, 1, 1))}, {"k": jnp.zeros((3, 3))}
     assert unrolled(7, convolution) == 7

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sup_tickets import masks as masks_module
 from sup_tickets.superposition import Superposition, SuperpositionState, superposition
+from tests import helpers
 from tests.helpers import assert_same
 
 KINDS = [("cia", None), ("caa", None), ("cima", 0.9)]
@@ -686,7 +687,7 @@ def test_superposing_never_touches_training():  # G13
 )
 @both_prunings
 def test_sharded_is_unsharded(kind, decay, prune_each):
-    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    mesh = helpers.mesh()
     sup = compiled(kind, 0.9, prune_each=prune_each, decay=decay)
 
     def place(leaf: jax.Array) -> jax.Array:

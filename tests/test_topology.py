@@ -564,6 +564,7 @@ def test_random_growth_over_shards_exchanges_scalars_alone(key):
     helpers.assert_exchanges_counts_alone(compiled)
 
 
+@helpers.CPU_ONLY
 def test_a_rewire_works_on_one_leaf_at_a_time():
     leaf = 4 << 20
     shape = (1024, 1024)

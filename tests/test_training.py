@@ -31,6 +31,7 @@ from sup_tickets.training.steps import Spec, compile_steps
 from sup_tickets.transforms import sparse_training
 from sup_tickets.trees import named_leaves
 from sup_tickets.update_times import scheduled
+from tests import helpers
 
 N, BATCH, SPARSITY = 20, 8, 0.75  # 3 steps an epoch, the last batch filled up
 TICKETS = TicketPlan(phase1_steps=12, cycle_steps=4, cycles=2)
@@ -405,6 +406,7 @@ def test_the_same_seed_gives_the_same_bits():
 
 
 def test_eight_devices_train_as_one():
+    helpers.need_devices(8)
     one, _ = finished("rigl")
     eight, _ = finished("rigl", devices=8)
     for a, b in ((one.state.train, eight.state.train),):

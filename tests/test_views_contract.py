@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import sup_tickets as st
 from sup_tickets.trees import named_leaves
+from tests import helpers
 
 OPTIONS = {
     "edge-popup": {"density": 0.3},
@@ -201,7 +202,7 @@ def test_after_a_step_what_is_trained_stays(view, params, extra):
 
 
 def test_eight_devices_see_the_same(view, params, extra):
-    mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
+    mesh = helpers.mesh(model=8)
 
     def spread(leaf):
         parts = P(*(None,) * (leaf.ndim - 1), "model") if leaf.ndim > 1 else P()
