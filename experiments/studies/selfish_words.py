@@ -1,0 +1,33 @@
+"""Selfish-RNN and SNT-ASGD on WikiText-2 at one dropout: two core-hours.
+
+Its data is a folder of the user's: --config.data.name=text:FOLDER.
+"""
+
+import dataclasses
+
+from configs.selfish_rnn import DROPOUTS
+from experiments.studies import selfish_rnn
+from experiments.studies.values import Cell
+
+_ARMS = tuple(
+    arm
+    for arm in selfish_rnn.STUDY.arms
+    if "pooled" not in arm.name
+    and ("67%" not in arm.name or arm.name == "67% Selfish, equal shares, SNT-ASGD")
+)
+_NAMES = [arm.name for arm in _ARMS]
+
+STUDY = dataclasses.replace(
+    selfish_rnn.STUDY,
+    title="Selfish-RNN and SNT-ASGD on WikiText-2, one dropout",
+    config="configs/selfish_rnn.py:epochs=12,train.averaging_patience=3",
+    cells=(
+        Cell(
+            "dropout 0.2",
+            dict.fromkeys(map("model.options.{}".format, DROPOUTS), "0.2"),
+        ),
+    ),
+    choice=None,
+    arms=_ARMS,
+    versus=tuple(p for p in selfish_rnn.STUDY.versus if {*p} <= {*_NAMES}),
+)
