@@ -7,7 +7,7 @@ STUDY = Study(
     title="ToST in the converged regime",
     question=(
         "Which part of ToST gains where a network trains for the 182 epochs of the "
-        "release? As released, soft neurons and skips are not annealed but end at once."
+        "release? As released nothing fades: soft neurons and skips stay to the end."
     ),
     mirrors="table 2 of ToST",
     config="configs/small_cifar.py:sup=false,epochs=182",
