@@ -69,8 +69,8 @@ CITED = (
 """Page, row and mark of what others measure."""
 
 _DROP_IN = (
-    "; as SET's step there: masks are read beside the weights (quiet runs took 0.72 to "
-    "1.02 of the plain step)"
+    "; as SET's step there: masks are read beside the weights; quiet runs differ by a "
+    "third"
 )
 WHY = {
     "select per leaf, passes": "; a run differs from the next by a quarter",

@@ -46,6 +46,6 @@ STUDY = dataclasses.replace(
         "decided here (at dropout 0.2 it is, at 90%); random growth is not as good as "
         "growth by gradient at 90%, but far worse; and 67% is 17% worse than dense, 8% "
         "at the same dropout of 0.2, not within 2%, 90% far worse. Equal and pooled "
-        "shares of the gates are alike."
+        "shares of the gates are not told apart."
     ),
 )

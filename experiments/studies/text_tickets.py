@@ -31,8 +31,8 @@ STUDY = Study(
     seeds=(0, 1, 2),
     remarks=(
         "Twelve epochs of 102,000 words are far from converged (perplexity falls to "
-        "the end), which is where a quarter of the budget is best spent on training: "
-        "as with images, see `claim` and `begins`. The superposed ticket is a little "
+        "the end), which is where a quarter of the budget is best spent on training. "
+        "The superposed ticket is a little "
         "better than the mean of its tickets in both cells, and not better than the "
         "best one."
     ),

@@ -1,10 +1,10 @@
-"""S5: ToST on a residual network that has converged."""
+"""S5: ToST on a residual network for as long as its code trains."""
 
 from experiments.studies.tost_lenet import ARMS, VERSUS, cells
 from experiments.studies.values import Arm, Study
 
 STUDY = Study(
-    title="ToST in the converged regime",
+    title="ToST for the epochs of its code",
     question=(
         "Which part of ToST gains where a network trains for the 182 epochs of the "
         "release? As released nothing fades: soft neurons and skips stay to the end."
