@@ -75,8 +75,10 @@ def singular_values(
     jacobian = jax.jit(jax.jacrev(outputs))
     found = []
     for one in inputs:
+        with jax.default_matmul_precision("highest"):
+            matrix = jacobian(one, params)
         # [outputs, inputs]; on the host, in float64, the SVD itself is exact enough.
-        matrix = np.asarray(jacobian(one, params), np.float64)
+        matrix = np.asarray(matrix, np.float64)
         matrix = matrix.reshape(len(matrix), -1)
         if not np.isfinite(matrix).all():
             raise ValueError("the Jacobian is not finite")

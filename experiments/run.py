@@ -307,7 +307,7 @@ def _results(
 def _is_lost(error: Exception) -> bool:
     """Whether an error is of the communication; JAX gives it one type or another."""
     if isinstance(error, jax.errors.JaxRuntimeError):
-        return True
+        return "RESOURCE_EXHAUSTED" not in str(error)  # its own memory
     return any(word in str(error) for word in ("Gloo", "Connection closed", "peer"))
 
 

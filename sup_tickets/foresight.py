@@ -38,6 +38,9 @@ Loss = Callable[[Params, Any], jax.Array]
 Apply = Callable[[Params, Any], jax.Array]
 """``(params, inputs) -> outputs``."""
 
+# Accelerators by default multiply float32 in fewer bits, and scores are compared.
+_PRECISION = "highest"
+
 
 # --- Scores ---------------------------------------------------------------------------
 
@@ -88,7 +91,8 @@ def total_gradient(loss: Loss, params: Params, batches: Sequence[Any]) -> Params
       Taylor's scores: ``taylor(params, total_gradient(loss, params, batches))``.
     """
     _check_batches(batches)
-    gradients = [jax.grad(loss)(params, batch) for batch in batches]
+    with jax.default_matmul_precision(_PRECISION):
+        gradients = [jax.grad(loss)(params, batch) for batch in batches]
     return reduce(partial(jax.tree.map, jnp.add), gradients)
 
 
@@ -152,10 +156,13 @@ def grasp(
         return jax.jvp(lambda p: jax.grad(loss)(p, batch), (params,), (tangent,))[1]
 
     together = total_gradient(loss, params, batches)
-    products = [
-        product(batch, together if pairing == "all" else jax.grad(loss)(params, batch))
-        for batch in batches
-    ]
+    with jax.default_matmul_precision(_PRECISION):
+        products = [
+            product(
+                batch, together if pairing == "all" else jax.grad(loss)(params, batch)
+            )
+            for batch in batches
+        ]
     flow = _sparse_part(masks, reduce(partial(jax.tree.map, jnp.add), products))
     scores = jax.tree.map(jnp.multiply, params, flow)
     total = jnp.abs(_sum(scores)) + 1e-10

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from sup_tickets.counting import MAX_COUNT, in_64_bits
-from sup_tickets.sort_keys import index_of, lowest_of
+from sup_tickets.sort_keys import lowest_of
 from sup_tickets.thresholds import Bracket, Cut, search_with_ties, whole_range
 
 # A comparison more costs an accelerator little beside a pass over the memory and an
@@ -114,7 +114,8 @@ def _hits(
     """
     leaf = problem.leaves[i]
     keys = leaf.keys(*(_again(source, same) for source in leaf.sources))
-    backwards = ~(index_of(leaf.shape).astype(last.dtype) + problem.starts[i])
+    start = problem.starts[i] + same[0].astype(last.dtype)
+    backwards = ~_index_from(start, leaf.shape)
     # No score has the largest key, so that there is room for one more.
     return keys >= level.astype(keys.dtype) + (backwards < last).astype(keys.dtype)
 
@@ -145,6 +146,20 @@ def _masks(problems: list[_Problem], cut: Cut) -> list[list[jax.Array]]:
     return lax.while_loop(lambda s: ~s[0], make, (cut.never, none))[1]
 
 
+def _index_from(start: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The row-major index of every place, from a number on.
+
+    Of a number that differs in each pass, or the index would be made before the loop,
+    and kept.
+    """
+    index, stride = start.reshape((1,) * len(shape)), prod(shape)
+    for axis, size in enumerate(shape):
+        stride //= size
+        along = tuple(size if i == axis else 1 for i in range(len(shape)))
+        index = index + lax.broadcasted_iota(start.dtype, along, axis) * stride
+    return jnp.broadcast_to(index, shape)
+
+
 def _candidates(leaf: Leaf, same: jax.Array) -> jax.Array:
     keys = leaf.keys(*(_again(source, same) for source in leaf.sources))
     return keys != lowest_of(keys)
@@ -157,9 +172,6 @@ def _again(source: Any, same: jax.Array) -> Any:
     """
     if source is None:
         return None
-    changed = same.reshape((1,) * source.ndim)
-    if source.dtype == bool:
-        return source ^ changed
-    as_integers = np.dtype(f"int{8 * source.dtype.itemsize}")
-    bits = lax.bitcast_convert_type(source, as_integers)
-    return lax.bitcast_convert_type(bits ^ changed.astype(as_integers), source.dtype)
+    changed = jnp.broadcast_to(same.reshape((1,) * source.ndim), source.shape)
+    # Not of the bits as integers, which would be made before the loop.
+    return lax.select(changed, jnp.zeros_like(source), source)

@@ -153,6 +153,34 @@ def scores():
     }
 
 
+def test_a_selection_keeps_no_integers_as_large_as_a_leaf():
+    """Keys and indices are made in every pass, so that no device has them beside."""
+    leaf, flag, number = (jax.ShapeDtypeStruct(s, t) for s, t in SELECTED)
+
+    def change(scores, counts, among):
+        return st.select(scores, counts, among=among)
+
+    trees = ({"a": each, "b": each} for each in (leaf, number, flag))
+    text = jax.jit(change).lower(*trees).compile().as_text()
+    entry = text[text.index("\nENTRY ") :]
+    assert "f32[96,64]" in entry and "s32[96,64]" not in entry
+
+
+SELECTED = (((96, 64), jnp.float32), ((96, 64), jnp.bool_), ((), jnp.int32))
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "taylor"])
+def test_scores_are_computed_in_full_float32(name):
+    """Where a device by default rounds what it multiplies."""
+    text = jax.jit(scores()[name]).lower(PARAMS).as_text()
+    products = [
+        line
+        for line in text.splitlines()
+        if "dot_general" in line or "convolution(" in line
+    ]
+    assert products and all("HIGHEST" in line for line in products)
+
+
 KERNELS = {"conv": PARAMS["conv"]["kernel"], "dense": PARAMS["dense"]["kernel"]}
 TRUE = jax.tree.map(lambda p: p > 0, KERNELS)
 CONDENSED = st.condense(

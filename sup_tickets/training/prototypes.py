@@ -42,7 +42,7 @@ def class_means(features: jax.Array, labels: jax.Array, classes: int) -> jax.Arr
       classes: each with an example.
     """
     of_class = jax.nn.one_hot(labels, classes, dtype=features.dtype)  # [B, C]
-    total = jnp.einsum("bc,bd->cd", of_class, normalized(features))
+    total = jnp.einsum("bc,bd->cd", of_class, normalized(features), precision="highest")
     return total / of_class.sum(0)[:, None]
 
 
@@ -59,10 +59,11 @@ def nearness(
     """
     ours = normalized(features)
     if metric == "cosine":
-        near = ours @ normalized(prototypes).T
-    else:
+        prototypes = normalized(prototypes)
+    near = jnp.matmul(ours, prototypes.T, precision="highest")
+    if metric == "euclidean":
         squares = jnp.sum(jnp.square(prototypes), axis=-1)
-        near = 2 * (ours @ prototypes.T) - squares[None] - 1  # ours have length 1
+        near = 2 * near - squares[None] - 1  # ours have length 1
     known = jnp.arange(prototypes.shape[0]) < seen
     return jnp.where(known[None], near, -jnp.inf)
 
