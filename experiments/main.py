@@ -13,7 +13,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Read when JAX is imported, which sets it to 1, for processes that it starts too. Of a
 # lost process we say ourselves, in one line.
@@ -67,9 +67,26 @@ def _join(options: argparse.Namespace) -> None:
     if not options.distributed:
         return
     try:
-        jax.distributed.initialize(address, count, index)
+        jax.distributed.initialize(address, count, index, _local_devices(os.environ))
     except RuntimeError as error:
         raise ValueError(f"--distributed: {error}") from None
+
+
+def _local_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """The GPUs of this process under SLURM, or ``None`` where JAX knows them.
+
+    JAX gives the n-th task of a node the n-th GPU that it sees. But a task may see its
+    own GPU alone, as of --gpus-per-task=1, or be the only one of its node.
+    """
+    seen, tasks = (
+        environment.get(name, "")
+        for name in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_TASKS_PER_NODE")
+    )
+    if not seen or not tasks or environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    number = len(seen.split(","))
+    alone = re.fullmatch(r"1(\(x\d+\))?", tasks)  # "8(x4)": 8 on each of 4 nodes
+    return list(range(number)) if alone or number == 1 else None
 
 
 def _check_processes(

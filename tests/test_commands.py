@@ -2,10 +2,13 @@
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+from experiments.main import _join as join
 from sup_tickets.training.network_files import save_sparse
 from sup_tickets.training.state import Network
 
@@ -299,3 +302,30 @@ def test_every_command_has_help(name, capsys):
         text = capsys.readouterr().out
         assert text.startswith(f"usage: python -m experiments.{name}")
         assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("seen", "tasks", "given", "found"),
+    [
+        ("0,1,2,3,4,5,6,7", "1(x4)", None, list(range(8))),  # one task a node
+        ("0,1,2,3,4,5,6,7", "1", None, list(range(8))),
+        ("0,1,2,3,4,5,6,7", "8(x4)", None, None),  # each takes the GPU of its number
+        ("5", "8(x4)", None, [0]),  # each sees one, which is its first
+        ("0,1", "1(x2),2", None, None),
+        ("", "1(x4)", None, None),  # no GPUs, or nobody says which
+        ("0,1", "", None, None),  # not under SLURM
+        ("0,1", "1(x4)", "1", None),  # the user says so
+    ],
+)
+def test_the_gpus_of_a_task_under_slurm(monkeypatch, seen, tasks, given, found):
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a: asked.append(a))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    if given:
+        monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", given)
+    options = SimpleNamespace(
+        distributed=True, coordinator=None, processes=None, process=None
+    )
+    join(options)
+    assert asked == [(None, None, None, found)]

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sup_tickets.masks import random_masks
@@ -25,6 +26,7 @@ from sup_tickets.topology import rewire
 from sup_tickets.training.libraries.linen import linen_network
 from sup_tickets.training.libraries.nnx import nnx_network
 from sup_tickets.training.mesh import data_mesh, data_shardings
+from sup_tickets.training.processes import agreed
 from sup_tickets.training.sharding import Layout, parse_rule
 from sup_tickets.updates import explore_topology, update_topology
 from sup_tickets.views import edge_popup
@@ -324,3 +326,18 @@ def test_masks_are_the_same_and_counts_alone_are_exchanged(case, name):
         jax.tree.leaves(found), jax.tree.leaves(places), strict=True
     ):
         assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+
+
+def test_copies_that_differ_become_those_of_the_first_device():
+    mesh = helpers.mesh(data=8)
+    copies = [jax.device_put(np.full(3, i), d) for i, d in enumerate(mesh.devices.flat)]
+    place = NamedSharding(mesh, P())
+    apart = jax.make_array_from_single_device_arrays((3,), place, copies)
+    assert apart.is_fully_replicated  # as JAX sees it
+    host = np.ones(2)
+    found = agreed(
+        {"a": apart, "b": None, "c": host}, {"a": apart, "b": apart, "c": host}
+    )
+    assert [int(s.data[0]) for s in found["a"].addressable_shards] == [0] * 8
+    assert found["a"].sharding == place and found["b"] is None
+    assert isinstance(found["c"], np.ndarray) and found["c"].tolist() == [1, 1]

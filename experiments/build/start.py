@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -35,6 +34,7 @@ from sup_tickets.rounds import dead_layers, prune_in_rounds, resample
 from sup_tickets.saliency import magnitude, taylor
 from sup_tickets.structures import Structure
 from sup_tickets.training.network_files import load_sparse
+from sup_tickets.training.processes import agreed
 from sup_tickets.training.state import Start, TrainState
 from sup_tickets.training.steps import Steps
 from sup_tickets.trees import default_rule
@@ -141,7 +141,7 @@ def make_start(begin: Begin) -> Start | None:
         start = start._replace(params=params, masks=masks)
     if rescales and not config.tost.released:
         start = _rescaled(begin, start, masks)
-    return start
+    return start._replace(params=agreed(start.params, start.params))
 
 
 def describe_start(start: Start) -> str:
@@ -203,11 +203,7 @@ def _masks(begin: Begin, start: Start) -> Masks:
         keep_dense=tuple(config.method.keep_dense),
         structure=begin.structure,
     )
-    return jax.tree.map(
-        lambda w, m: None if m is None else jax.device_put(m, w.sharding),
-        drawn.params,
-        found,
-    )
+    return agreed(found, drawn.params)
 
 
 def _drawn(begin: Begin) -> TrainState:
@@ -228,15 +224,16 @@ def _score(begin: Begin, start: Start) -> Callable[[Params, Masks], Scores]:
         return lambda params, masks: synflow(apply, params, shape)
     batches = _examples(begin)
     warm = mask.temperature if mask.name == "grasp" else 1.0
-    loss = classification_loss(_trained(model, start.model_state), temperature=warm)
+    # Compiled for one batch, not for all: images would be constants of the program,
+    # which would have the network in it as often as there are batches.
+    apply = jax.jit(_trained(model, start.model_state))
+    loss = classification_loss(apply, temperature=warm)
     match mask.name:
         case "snip":
-            return jax.jit(lambda p, m: snip(loss, p, batches, masks=m))
+            return lambda p, m: snip(loss, p, batches, masks=m)
         case "grasp":
-            return jax.jit(
-                lambda p, m: grasp(loss, p, batches, pairing=mask.pairing, masks=m)
-            )
-    return jax.jit(lambda p, m: taylor(p, total_gradient(loss, p, batches)))
+            return lambda p, m: grasp(loss, p, batches, pairing=mask.pairing, masks=m)
+    return lambda p, m: taylor(p, total_gradient(loss, p, batches))
 
 
 def _trained(model: nn.Module, batch_stats: Any) -> Callable[[Params, Any], Any]:
@@ -260,7 +257,7 @@ def _evaluated(model: nn.Module, batch_stats: Any) -> Callable[[Params, Any], An
     return apply
 
 
-def _examples(begin: Begin) -> list[tuple[jax.Array, jax.Array]]:
+def _examples(begin: Begin) -> list[tuple[np.ndarray, np.ndarray]]:
     """As many of each class, in batches; augmented as in training."""
     wanted = begin.config.mask.examples_per_class
     left = np.full(begin.inputs.classes, wanted)
@@ -281,7 +278,7 @@ def _examples(begin: Begin) -> list[tuple[jax.Array, jax.Array]]:
     x, y = np.concatenate(inputs), np.concatenate(labels)
     order = np.argsort(np.arange(len(y)) % -(-len(y) // _CHUNK), kind="stable")
     parts = np.array_split(order, -(-len(y) // _CHUNK))
-    return [(jnp.asarray(x[part]), jnp.asarray(y[part])) for part in parts]
+    return [(x[part], y[part]) for part in parts]
 
 
 def _take(left: np.ndarray, label: int) -> bool:

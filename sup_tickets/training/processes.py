@@ -159,6 +159,24 @@ def on_host(tree: Any) -> Any:
     return jax.tree.map(whole, tree)
 
 
+def agreed(tree: Any, like: Any) -> Any:
+    """Arrays as the first device of the first process has them, where others lie.
+
+    For what every device computed for itself: where kernels are not deterministic,
+    copies may differ, and nothing would ever make them the same again.
+
+    Args:
+      tree: of arrays, or ``None`` at some leaves.
+      like: arrays that lie where the result is to lie, NumPy's on the host.
+    """
+
+    def put(leaf: Any, array: Any) -> Any:
+        on_device = array is not None and isinstance(leaf, jax.Array)
+        return placed(array, leaf.sharding) if on_device else array
+
+    return jax.tree.map(put, like, share(on_host(tree), tree))
+
+
 def placed(tree: Any, sharding: Any) -> Any:
     """NumPy arrays that all processes have, on the devices.
 
