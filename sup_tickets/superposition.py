@@ -48,14 +48,7 @@ import jax.numpy as jnp
 from sup_tickets.checks import check_fraction, check_one_of, check_sparsity
 from sup_tickets.counting import active_count
 from sup_tickets.groups import GroupsLike
-from sup_tickets.masks import (
-    apply_masks,
-    check_masks,
-    layer_counts,
-    pack,
-    size,
-    unpack,
-)
+from sup_tickets.masks import apply_masks, check_masks, layer_counts, pack, size, unpack
 from sup_tickets.pruning import prune_to_counts
 from sup_tickets.running_averages import (
     Rule,
@@ -66,7 +59,11 @@ from sup_tickets.running_averages import (
 )
 from sup_tickets.saliency import magnitude
 from sup_tickets.selection import select_globally
-from sup_tickets.tree_checks import check_same_dtypes, check_same_leaves
+from sup_tickets.tree_checks import (
+    check_auto_axes,
+    check_same_dtypes,
+    check_same_leaves,
+)
 from sup_tickets.trees import named_leaves
 from sup_tickets.types import Masks, Params
 
@@ -179,6 +176,7 @@ def superposition(
         params: Params, masks: Masks, as_ticket: bool = False
     ) -> SuperpositionState:
         check_masks(params, masks)
+        check_auto_axes("params", params)
         state = _no_tickets(params, masks, counted, groups, packed)
         return update(state, params, masks) if as_ticket else state
 

@@ -34,7 +34,7 @@ from sup_tickets.methods import METHODS, make_method
 from sup_tickets.slots import check_optimizer, reset_slots, step_with_slots
 from sup_tickets.sparse_state import SparseTrainingState, in_own_buffers, is_ours
 from sup_tickets.tickets import TicketPlan
-from sup_tickets.tree_checks import check_same_names
+from sup_tickets.tree_checks import check_auto_axes, check_same_names
 from sup_tickets.types import Masks, Number, Params
 from sup_tickets.update_times import scheduled
 from sup_tickets.updates import (
@@ -297,6 +297,7 @@ def _check_params(params: Params) -> None:
             "every parameter; put it outside: "
             "optax.lookahead(sparse_training(tx, method), sync_period, slow_step_size)"
         )
+    check_auto_axes("params", params)
 
 
 def _check_innermost(inner: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 from sup_tickets.checks import check_count
 from sup_tickets.trees import is_none, leaf_name, named_leaves
@@ -47,6 +48,22 @@ def check_same_names(
         holder, other = (name, like_name) if leaf in given else (like_name, name)
         raise ValueError(f"{holder} has a leaf {leaf!r} that {other} lacks")
     return given, wanted
+
+
+def check_auto_axes(name: str, tree: Any) -> None:
+    """Raises for leaves on a mesh with explicit axes, the default of `jax.make_mesh`.
+
+    Raises:
+      ValueError: naming the first of them.
+    """
+    for leaf, value in named_leaves(tree):
+        mesh = getattr(getattr(jax.typeof(value), "sharding", None), "mesh", None)
+        if AxisType.Explicit in getattr(mesh, "axis_types", ()):
+            raise ValueError(
+                f"{name} must lie on a mesh whose axes are Auto, got {mesh.axis_types} "
+                f"at leaf {leaf!r}; make it by jax.make_mesh(..., "
+                "axis_types=(jax.sharding.AxisType.Auto,) * n), with n axes"
+            )
 
 
 def check_same_dtypes(name: str, tree: Any, like_name: str, like: Any) -> None:

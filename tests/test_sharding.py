@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sup_tickets.masks import random_masks
@@ -28,6 +28,7 @@ from sup_tickets.training.libraries.nnx import nnx_network
 from sup_tickets.training.mesh import data_mesh, data_shardings
 from sup_tickets.training.processes import agreed
 from sup_tickets.training.sharding import Layout, parse_rule
+from sup_tickets.transforms import sparse_training
 from sup_tickets.updates import explore_topology, update_topology
 from sup_tickets.views import edge_popup
 from tests import helpers
@@ -341,3 +342,22 @@ def test_copies_that_differ_become_those_of_the_first_device():
     assert [int(s.data[0]) for s in found["a"].addressable_shards] == [0] * 8
     assert found["a"].sharding == place and found["b"] is None
     assert isinstance(found["c"], np.ndarray) and found["c"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("what", ["superposition", "sparse_training"])
+def test_explicit_axes_are_refused(what):
+    """The default of `jax.make_mesh`, under which a reshape of a sharded leaf fails."""
+    helpers.need_devices(8)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    params = {"w": jax.device_put(jnp.ones((16, 8)), NamedSharding(mesh, P("data")))}
+    masks = {"w": params["w"] > 0}
+
+    def begin(params, masks):
+        if what == "superposition":
+            return superposition("cia", sparsity=0.5).init(params, masks)
+        method = make_method("set", sparsity=0.5, update_every=4, total_steps=40)
+        return sparse_training(optax.sgd(0.1), method).init(params)
+
+    for way in (begin, jax.jit(begin)):
+        with pytest.raises(ValueError, match="mesh whose axes are Auto"):
+            way(params, masks)
