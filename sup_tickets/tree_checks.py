@@ -58,9 +58,10 @@ def check_auto_axes(name: str, tree: Any) -> None:
     """
     for leaf, value in named_leaves(tree):
         mesh = getattr(getattr(jax.typeof(value), "sharding", None), "mesh", None)
-        if AxisType.Explicit in getattr(mesh, "axis_types", ()):
+        types = getattr(mesh, "axis_types", ())
+        if AxisType.Explicit in types:
             raise ValueError(
-                f"{name} must lie on a mesh whose axes are Auto, got {mesh.axis_types} "
+                f"{name} must lie on a mesh whose axes are Auto, got {types} "
                 f"at leaf {leaf!r}; make it by jax.make_mesh(..., "
                 "axis_types=(jax.sharding.AxisType.Auto,) * n), with n axes"
             )

@@ -574,6 +574,22 @@ def two(monkeypatch):
     return said
 
 
+@pytest.mark.parametrize(
+    ("length", "exchanges"), [(1, 1), (246, 1), (247, 2), (999, 2)]
+)
+def test_what_is_short_is_told_in_one_exchange(monkeypatch, length, exchanges):
+    seen = []
+
+    def of_two(mine):
+        seen.append(len(mine))
+        return np.stack([mine, mine])
+
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", of_two)
+    assert processes.gather("x" * length) == ["x" * length] * 2  # and two quotes
+    assert len(seen) == exchanges and seen[0] == 256
+
+
 def test_errors_of_the_first_are_raised_in_all(two):
     two.first = b'{"value": {"a": 1}}'
     assert processes.on_first(lambda: pytest.fail("not here")) == {"a": 1}

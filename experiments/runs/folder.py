@@ -259,11 +259,20 @@ class RunFolder:
         if jax.process_count() == 1:
             raise error
 
-    def agree(self) -> None:
-        """Of several processes, raises in all what failed in one."""
-        failures = gather(None if self.failure is None else str(self.failure))
+    def agree(self, word: Any = None) -> list[Any]:
+        """Of several processes, raises in all what failed in one.
+
+        Args:
+          word: whatever JSON can hold.
+
+        Returns:
+          The words of all.
+        """
+        told = gather([None if self.failure is None else str(self.failure), word])
+        failures = [failure for failure, _ in told]
         if any(failures):
             raise self.failure or OSError(next(filter(None, failures)))
+        return [each for _, each in told]
 
     def logged_bytes(self) -> int:
         """The size of ``metrics.jsonl`` on the disk, to come back to."""

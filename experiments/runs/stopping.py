@@ -141,8 +141,7 @@ class RunCheckpointer:
         if step // _AGREE_EVERY == self._asked:
             return False
         self._asked = step // _AGREE_EVERY
-        self._folder.agree()
-        return max(gather(received)) != 0
+        return max(self._folder.agree(received)) != 0
 
     def save(self, state: RunState) -> None:
         """Writes a checkpoint."""
